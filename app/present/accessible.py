@@ -15,8 +15,7 @@ from sequoia_core.events import Step
 from ..state.stats import Rate, Statistics, step_speedup
 from .tree_rows import NodeVerdict, TreeRow
 
-ACCESSIBLE = "-accessible"
-"""Class of the app while the mode is on."""
+ACCESSIBLE = "-accessible"  # class of the app while the mode is on
 
 _BOXES, _BLOCKS, _AFTER = 0x2500, 0x2580, 0x25A0
 _PLAIN = (
@@ -29,7 +28,6 @@ _PLAIN = (
 
 
 def is_accessible(node: DOMNode) -> bool:
-    """Whether the app around a widget is in accessible mode."""
     return node.app.has_class(ACCESSIBLE)
 
 
@@ -47,7 +45,6 @@ class PlainFrames(LineFilter):
 
 
 def row_in_words(row: TreeRow) -> str:
-    """A row of the tree without guides and columns."""
     if row.verdict is NodeVerdict.ROOT:
         return f"root {row.token}"
     words = f"depth {row.depth}, {row.verdict.value}: {row.token}"
@@ -55,14 +52,11 @@ def row_in_words(row: TreeRow) -> str:
         words += ", looked up"
     elif row.draft_prob is not None:
         words += f", draft {row.draft_prob:.2f}"
-    if row.target_prob is not None:
-        words += f", target {row.target_prob:.2f}"
-    return words
+    return words if row.target_prob is None else f"{words}, target {row.target_prob:.2f}"
 
 
 def step_in_words(step: Step) -> str:
-    """A step's outcome and times."""
-    times, speedup = step.timings, step_speedup(step)
+    times = step.timings
     outcome = f"{step.accepted} accepted and 1 bonus"
     if step.baseline:
         outcome = "plain step, which speed-ups are measured against"
@@ -71,21 +65,21 @@ def step_in_words(step: Step) -> str:
         f"{times.total_ms:.1f} ms: draft {times.draft_ms:.1f}, verify {times.verify_ms:.1f}, "
         f"rest {times.bookkeeping_ms:.1f}"
     )
-    return words if speedup is None else f"{words}; {speedup:.2f} times plain"
+    return words + _times_plain(step_speedup(step))
 
 
 def rates_in_words(what: str, rates: tuple[Rate, ...], expected: tuple[float, ...]) -> str:
     """Acceptance rates with the expected ones, such as "1: 62% of 55% expected"."""
-    words = [
-        f"{at + 1}: {_percent(rates[at].value if at < len(rates) else None)}"
-        + (f" of {_percent(expected[at])} expected" if at < len(expected) else "")
-        for at in range(max(len(rates), len(expected)))
-    ]
+    words = []
+    for at in range(max(len(rates), len(expected))):
+        share = rates[at].value if at < len(rates) else None
+        words.append(f"{at + 1}: " + ("none" if share is None else f"{share:.0%}"))
+        if at < len(expected):
+            words[-1] += f" of {expected[at]:.0%} expected"
     return f"accepted {what}: " + ("; ".join(words) or "nothing yet")
 
 
 def statistics_in_words(statistics: Statistics) -> str:
-    """Speed, tokens per step and what the last steps accepted."""
     totals = statistics.totals
     if not totals.steps:
         return "no step yet"
@@ -94,9 +88,8 @@ def statistics_in_words(statistics: Statistics) -> str:
         f"{totals.tokens_per_second:.1f} tokens a second, {totals.tokens_per_step:.2f} a step; "
         f"accepted in the last steps: {last}"
     )
-    speedup = statistics.speedup
-    return words if speedup is None else f"{words}; {speedup:.2f} times plain"
+    return words + _times_plain(statistics.speedup)
 
 
-def _percent(share: float | None) -> str:
-    return "none" if share is None else f"{share:.0%}"
+def _times_plain(speedup: float | None) -> str:
+    return "" if speedup is None else f"; {speedup:.2f} times plain"

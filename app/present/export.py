@@ -1,24 +1,14 @@
-"""A chat as a file: Markdown to read, JSON for programs, a trace to replay."""
+"""What leaves a chat: copied text, and files in Markdown, in JSON, or as a trace to replay."""
 
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from markdown_it import MarkdownIt
 
-from sequoia_core.errors import counted
-from sequoia_core.events import (
-    Event,
-    Failed,
-    PairDescription,
-    Piece,
-    PrefillProgress,
-    Step,
-    TextDelta,
-    TreeChosen,
-)
+from sequoia_core import events
+from sequoia_core.errors import SequoiaError, counted
 from sequoia_core.files import encode
 from sequoia_core.recording.trace_file import Asked
 
@@ -26,53 +16,83 @@ from ..state.answer import Answer
 from ..state.history import Exchange, History
 from ..state.sanitize import visible
 
-JSON_FORMAT = "sequoia-chat"
-JSON_VERSION = 1
+_TOTALS = ("tokens", "steps", "baseline_steps", "seconds", "tokens_per_second", "tokens_per_step")
+_TREE = ("mode", "growmap", "nodes", "depth")
 _QUOTED = 60
+_MEANING = (
+    "x plain: the time that the tokens would have taken in plain steps, over the time they took; "
+    "about one step in thirty is decoded plainly to know it, and is left out of tokens/step."
+)
 
 
-@dataclass(frozen=True, slots=True)
-class ExportedChat:
-    """What is exported.
+class CopyError(SequoiaError):
+    """There is nothing of the kind to copy."""
 
-    Attributes:
-        pair: the models, or None before they are loaded.
-        history: every exchange.
-        when: of the export, seconds since the epoch.
+
+# Copies have their control characters made visible: pasted into a shell they would be executed.
+
+
+def code_blocks(text: str) -> list[tuple[str, str]]:
+    """Code and language ("" if not named) of a Markdown text's code blocks, open ones too."""
+    return [
+        (token.content, token.info.partition(" ")[0])
+        for token in MarkdownIt("commonmark", {"html": False}).parse(text)
+        if token.type in ("fence", "code_block")
+    ]
+
+
+def copy_answer(answers: Sequence[str], back: int = 1) -> tuple[str, str]:
+    """The `back`th answer from the end, and in words which one it is.
+
+    Raises CopyError if there are not so many.
     """
+    if not answers:
+        raise CopyError("nothing to copy yet: ask something first")
+    if back > len(answers):
+        raise CopyError(f"/copy {back}: this chat has only {counted(len(answers), 'answer')}")
+    what = "the answer" if back == 1 else f"the answer {back - 1} before the last"
+    return answers[-back], what
 
-    pair: PairDescription | None
-    history: History
-    when: float
 
-    @property
-    def name(self) -> str:
-        """The name of the model."""
-        return self.pair.target if self.pair else "Answer"
+def copy_code(answers: Sequence[str], number: int | None = None) -> tuple[str, str]:
+    """A code block of the last answer that has any, and in words which one it is.
+
+    `number` is from 1 at the top; None is the last. Raises CopyError if there is no such block.
+    """
+    blocks = next((found for text in reversed(answers) if (found := code_blocks(text))), [])
+    if not blocks:
+        raise CopyError("no code to copy: no answer here has a code block")
+    if number is not None and number > len(blocks):
+        count = counted(len(blocks), "code block")
+        raise CopyError(f"/copy code {number}: the last answer with code has only {count}")
+    at = len(blocks) if number is None else number
+    code, language = blocks[at - 1]
+    place = f"code block {at} of {len(blocks)}" if len(blocks) > 1 else "the code block"
+    return code, f"{place} ({language})" if language else place
+
+
+# Traces
 
 
 def asked(exchange: Exchange) -> Asked:
-    """The prompt of an exchange as a trace records it."""
     return Asked(exchange.prompt, exchange.id, exchange.parent, exchange.started)
 
 
-def answer_events(answer: Answer, steps: Sequence[Step]) -> Iterator[Event]:
+def answer_events(answer: Answer, steps: Sequence[events.Step]) -> Iterator[events.Event]:
     """The events that an answer was made from, without notices.
 
-    Args:
-        answer: its own steps may have been dropped.
-        steps: all its steps; of missing ones there is the text without the tree.
+    The answer's own steps may have been dropped; of those that `steps` does not hold either there
+    is the text without the tree.
     """
-    changes: dict[int, list[Event]] = {}
+    changes: dict[int, list[events.Event]] = {}
     for each in answer.trees:
         changes.setdefault(each.since, []).append(each.tree)
     texts = _texts(answer)
     by_index = {step.index: step for step in steps}
-    last = max([0, *by_index, *texts])
     yield from changes.pop(1, [])
-    if answer.prefill is not None and not isinstance(answer.prefill, PrefillProgress):
+    if answer.prefill is not None and not isinstance(answer.prefill, events.PrefillProgress):
         yield answer.prefill
-    for index in range(1, last + 1):
+    for index in range(1, max([0, *by_index, *texts]) + 1):
         yield from changes.pop(index, [])
         # Text held back to the end comes with the last step.
         if index in texts:
@@ -80,34 +100,44 @@ def answer_events(answer: Answer, steps: Sequence[Step]) -> Iterator[Event]:
         if index in by_index:
             yield by_index[index]
     if answer.failure is not None:
-        yield Failed(answer.failure)
+        yield events.Failed(answer.failure)
     elif answer.finished is not None:
         yield answer.finished
 
 
-def _texts(answer: Answer) -> dict[int, TextDelta]:
+def _texts(answer: Answer) -> dict[int, events.TextDelta]:
     """The text by step, as the model wrote it where that can be assigned to the tokens."""
-    pieces: dict[int, list[Piece]] = {}
+    pieces: dict[int, list[events.Piece]] = {}
     verbatim, at = answer.verbatim, 0
     aligned = sum(len(span.text) for span in answer.spans) == len(verbatim)
     for span in answer.spans:
         text = verbatim[at : at + len(span.text)] if aligned else span.text
         at += len(span.text)
-        pieces.setdefault(span.step, []).append(Piece(text, span.rank))
+        pieces.setdefault(span.step, []).append(events.Piece(text, span.rank))
     return {
-        step: TextDelta(step, "".join(piece.text for piece in each), tuple(each))
+        step: events.TextDelta(step, "".join(piece.text for piece in each), tuple(each))
         for step, each in pieces.items()
     }
 
 
-# JSON
+# Documents
+
+
+class ExportedChat(NamedTuple):
+    pair: events.PairDescription | None  # None before the models are loaded
+    history: History
+    when: float  # seconds since the epoch
+
+    @property
+    def name(self) -> str:
+        return self.pair.target if self.pair else "Answer"
 
 
 def as_json(chat: ExportedChat) -> str:
     """One object: every exchange with its text and figures, and the branch on show."""
     document: dict[str, Any] = {
-        "format": JSON_FORMAT,
-        "version": JSON_VERSION,
+        "format": "sequoia-chat",
+        "version": 1,
         "exported": _instant(chat.when),
         "pair": encode(chat.pair) if chat.pair else None,
         "branch": [each.id for each in chat.history.branch],
@@ -117,7 +147,19 @@ def as_json(chat: ExportedChat) -> str:
 
 
 def _exchange(exchange: Exchange) -> dict[str, Any]:
-    answer = exchange.answer
+    answer, figures = exchange.answer, None
+    if answer.statistics:
+        last = answer.statistics[-1]
+        figures = {
+            **{name: getattr(last.totals, name) for name in _TOTALS},
+            "speedup": last.speedup,
+            "accepted_by_depth": [rate.value for rate in last.by_depth],
+            "accepted_by_rank": [rate.value for rate in last.by_rank],
+            "trees": [
+                {"since": each.since, **{name: getattr(each.tree, name) for name in _TREE}}
+                for each in answer.trees
+            ],
+        }
     return {
         "id": exchange.id,
         "parent": exchange.parent,
@@ -126,38 +168,12 @@ def _exchange(exchange: Exchange) -> dict[str, Any]:
         "answer": answer.verbatim,
         "finish_reason": answer.finished.reason.value if answer.finished else None,
         "error": answer.failure,
-        "figures": _figures(answer),
+        "figures": figures,
     }
-
-
-def _figures(answer: Answer) -> dict[str, Any] | None:
-    if not answer.statistics:
-        return None
-    last = answer.statistics[-1]
-    totals = last.totals
-    return {
-        "tokens": totals.tokens,
-        "steps": totals.steps,
-        "baseline_steps": totals.baseline_steps,
-        "seconds": totals.seconds,
-        "tokens_per_second": totals.tokens_per_second,
-        "tokens_per_step": totals.tokens_per_step,
-        "speedup": last.speedup,
-        "accepted_by_depth": [rate.value for rate in last.by_depth],
-        "accepted_by_rank": [rate.value for rate in last.by_rank],
-        "trees": [
-            {"since": each.since, "mode": each.tree.mode, "growmap": each.tree.growmap,
-             "nodes": each.tree.nodes, "depth": each.tree.depth}
-            for each in answer.trees
-        ],
-    }  # fmt: skip
 
 
 def _instant(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
-
-
-# Markdown
 
 
 def as_markdown(chat: ExportedChat) -> str:
@@ -165,7 +181,14 @@ def as_markdown(chat: ExportedChat) -> str:
     branch = chat.history.branch
     shown = {each.id for each in branch}
     others = [each for each in chat.history.exchanges.values() if each.id not in shown]
-    parts = [f"# Chat with {_inline(chat.name)}", _about(chat, len(branch), len(others))]
+    about = f"Exported {time.strftime('%Y-%m-%d %H:%M', time.localtime(chat.when))}"
+    about += f" · {counted(len(branch), 'answer')}"
+    if others:
+        about += f", {len(others)} more on other branches"
+    if chat.pair:
+        draft = f"draft {chat.pair.draft}" if chat.pair.draft else "no draft"
+        about += f" · {draft} · {chat.pair.device} {chat.pair.dtype}"
+    parts = [f"# Chat with {_inline(chat.name)}", f"*{_inline(about)}*"]
     for exchange in branch:
         parts += _section(chat, exchange, "##")
     if any(each.answer.statistics for each in branch):
@@ -174,27 +197,17 @@ def as_markdown(chat: ExportedChat) -> str:
         parts.append("## Other branches")
         for exchange in others:
             before = chat.history.before(exchange)
-            after = f"After {_quoted(before[-1].prompt)}:" if before else "At the beginning:"
-            parts += [after, *_section(chat, exchange, "###")]
+            place = (
+                f"After “{_inline(before[-1].prompt, _QUOTED)}”" if before else "At the beginning"
+            )
+            parts += [f"{place}:", *_section(chat, exchange, "###")]
     return "\n\n".join(parts) + "\n"
 
 
-def _about(chat: ExportedChat, shown: int, others: int) -> str:
-    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(chat.when))
-    parts = [f"Exported {when}", counted(shown, "answer")]
-    if others:
-        parts[-1] += f", {others} more on other branches"
-    if chat.pair:
-        draft = f"draft {chat.pair.draft}" if chat.pair.draft else "no draft"
-        parts += [draft, f"{chat.pair.device} {chat.pair.dtype}"]
-    return f"*{_inline(' · '.join(parts))}*"
-
-
 def _section(chat: ExportedChat, exchange: Exchange, heading: str) -> list[str]:
-    siblings = chat.history.siblings(exchange)
+    siblings, answer = chat.history.siblings(exchange), exchange.answer
     place = f" ({siblings.index(exchange) + 1} of {len(siblings)})" if len(siblings) > 1 else ""
     prompt = "\n".join(f"> {line}".rstrip() for line in visible(exchange.prompt).split("\n"))
-    answer = exchange.answer
     parts = [f"{heading} You{place}", prompt, f"{heading} {_inline(chat.name)}"]
     parts.append(_closed(answer.text.strip()) or "*(no text)*")
     if answer.failure is not None:
@@ -214,42 +227,29 @@ def _closed(text: str) -> str:
 
 def _table(branch: Sequence[Exchange]) -> str:
     rows = [
-        ("answer", "tokens", "steps", "seconds", "tokens/s", "tokens/step", "x plain", "tree"),
-        ("--:", "--:", "--:", "--:", "--:", "--:", "--:", ":--"),
+        "answer | tokens | steps | seconds | tokens/s | tokens/step | x plain | tree",
+        "--: | --: | --: | --: | --: | --: | --: | :--",
     ]
     for number, exchange in enumerate(branch, start=1):
-        answer = exchange.answer
-        if not answer.statistics:
+        if not exchange.answer.statistics:
             continue
-        last = answer.statistics[-1]
+        last = exchange.answer.statistics[-1]
         totals = last.totals
-        rows.append((
-            str(number), str(totals.tokens), str(totals.steps), f"{totals.seconds:.2f}",
-            f"{totals.tokens_per_second:.1f}", f"{totals.tokens_per_step:.2f}",
-            f"{last.speedup:.2f}" if last.speedup is not None else "–",
-            ", ".join(dict.fromkeys(_tree(each.tree) for each in answer.trees)) or "–",
-        ))  # fmt: skip
-    meaning = (
-        "x plain: the time that the tokens would have taken in plain steps, over the time they "
-        "took; about one step in thirty is decoded plainly to know it, and is left out of "
-        "tokens/step."
-    )
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + f"\n\n*{meaning}*"
+        speedup = f"{last.speedup:.2f}" if last.speedup is not None else "–"
+        trees = dict.fromkeys(
+            f"{tree.growmap} {tree.nodes}x{tree.depth}" if tree.nodes > 1 else "plain"
+            for tree in (each.tree for each in exchange.answer.trees)
+        )
+        rows.append(
+            f"{number} | {totals.tokens} | {totals.steps} | {totals.seconds:.2f} | "
+            f"{totals.tokens_per_second:.1f} | {totals.tokens_per_step:.2f} | {speedup} | "
+            f"{_inline(', '.join(trees)) or '–'}"
+        )
+    return "\n".join(f"| {row} |" for row in rows) + f"\n\n*{_MEANING}*"
 
 
-def _tree(tree: TreeChosen) -> str:
-    if tree.nodes <= 1:
-        return "plain"
-    return _inline(f"{tree.growmap} {tree.nodes}x{tree.depth}")
-
-
-def _quoted(text: str) -> str:
+def _inline(text: str, most: int | None = None) -> str:
+    """Text as one line without Markdown, of at most so many characters."""
     line = " ".join(visible(text).split())
-    line = line if len(line) <= _QUOTED else line[: _QUOTED - 1] + "…"
-    return f"“{_inline(line)}”"
-
-
-def _inline(text: str) -> str:
-    """Text as one line without Markdown."""
-    line = " ".join(visible(text).split())
+    line = line if most is None or len(line) <= most else line[: most - 1] + "…"
     return "".join("\\" + char if char in "\\`*_[]<>|#" else char for char in line)

@@ -1,17 +1,22 @@
-"""Markdown as lines of a terminal, one chunk of a document at a time (see `chunks`)."""
+"""Markdown as lines of a terminal, one chunk of a document at a time (see `chunks`).
+
+Nothing is cut that does not fit: lists and quotes give up their indentation before the text has
+no room, and tables without room for their columns become records.
+"""
 
 import io
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import ClassVar
+from itertools import zip_longest
+from typing import NamedTuple
 
-from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from rich import box
+from rich import markdown as md
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.markdown import CodeBlock, Heading, Markdown, MarkdownElement
 from rich.segment import Segment
 from rich.style import Style
 from rich.syntax import Syntax, SyntaxTheme
+from rich.table import Table
 from rich.text import Text
 from rich.theme import Theme
 from typing_extensions import override
@@ -19,84 +24,22 @@ from typing_extensions import override
 from ..state.sanitize import visible
 from .chunks import lexer
 from .markdown_dialect import markdown_parser
-from .markdown_elements import (
-    LEAST_WIDTH,
-    Formula,
-    NumberedItem,
-    NumberedList,
-    Quote,
-    WrappedTable,
-)
 
+_LEAST_WIDTH = 8  # Rich cannot draw lists and code in less; narrower terminals cut the lines
+_LEAST_COLUMN = 6  # cells of a table's column, unless its content takes less
 Lines = list[list[Segment]]
 
 
-@dataclass(frozen=True, slots=True)
-class MarkdownStyles:
-    """Styles of a theme.
-
-    Attributes:
-        strong: headings, list numbers and bullets.
-        code: code within text.
-        quiet: rules, quotes and links' addresses.
-        code_background: of code blocks; "default" is the terminal's own.
-        code_theme: their colours, or the name of a Pygments style.
-    """
-
-    strong: Style
-    code: Style
-    quiet: Style
-    code_background: str
-    code_theme: SyntaxTheme | str
+class MarkdownStyles(NamedTuple):
+    strong: Style  # headings, list numbers and bullets
+    code: Style  # within text
+    quiet: Style  # rules, quotes and links' addresses
+    code_background: str  # of code blocks; "default" is the terminal's own
+    code_theme: SyntaxTheme | str  # their colours, or the name of a Pygments style
 
 
-class MarkdownRenderer:
-    """Draws Markdown in the styles of one theme."""
-
-    def __init__(self, styles: MarkdownStyles) -> None:
-        # One document for all, since Rich makes a parser for each, which takes longer than most
-        # chunks.
-        self._document = _Document(markdown_parser(), styles)
-        self._console = _console(styles)
-
-    def draw(self, source: str, width: int) -> Lines:
-        """The lines of a document or a chunk at a width in cells, none blank at either end."""
-        if not source.strip():
-            return []
-        self._document.read(source)
-        options = self._console.options.update(width=max(LEAST_WIDTH, width), height=None)
-        lines = self._console.render_lines(self._document, options, pad=False)
-        while lines and _is_blank(lines[0]):
-            lines.pop(0)
-        while lines and _is_blank(lines[-1]):
-            lines.pop()
-        return lines
-
-
-def _is_blank(line: list[Segment]) -> bool:
-    """Whether a line shows nothing; a blank line of code has a background."""
-    return not any(
-        part.text.strip() or (part.style is not None and part.style.bgcolor) for part in line
-    )
-
-
-def _console(styles: MarkdownStyles) -> Console:
-    named = {f"markdown.h{level}": styles.strong for level in range(1, 7)}
-    named |= {
-        "markdown.item.number": styles.strong, "markdown.item.bullet": styles.strong,
-        "markdown.code": styles.code, "markdown.code_block": styles.code,
-        "markdown.hr": styles.quiet, "markdown.block_quote": styles.quiet,
-        "markdown.link": styles.strong, "markdown.link_url": styles.quiet,
-        "markdown.table.border": styles.quiet, "markdown.table.header": styles.strong,
-    }  # fmt: skip
-    return Console(
-        file=io.StringIO(), theme=Theme(named), color_system="truecolor",
-        force_terminal=True, legacy_windows=False, no_color=False, highlight=False,
-    )  # fmt: skip
-
-
-class _LeftHeading(Heading):
-    """Rich centres the first headings and boxes the very first; here they are plain lines."""
+class _Heading(md.Heading):
+    """Rich centres the first headings; here they are plain lines."""
 
     @override
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -105,64 +48,171 @@ class _LeftHeading(Heading):
         yield self.text if self.text else Text("#" * int(self.tag[1:]), self.text.style)
 
 
-class _Fence(CodeBlock):
-    """A code block on the theme's background, which Rich takes from the code theme.
+class _Fence(md.CodeBlock):
+    """A code block on the theme's background, which Rich takes from the code theme."""
 
-    Args:
-        info: what stands behind the fence; shown unless it is only the name of a language.
-        styles: of the document.
-    """
-
-    def __init__(self, info: str, styles: MarkdownStyles) -> None:
-        super().__init__(info.partition(" ")[0] or "text", "default")
-        self._info = "" if lexer(info) is not None else info
-        self._styles = styles
+    info = ""
+    styles: MarkdownStyles
 
     @classmethod
     @override
-    def create(cls, markdown: Markdown, token: Token) -> "_Fence":
-        assert isinstance(markdown, _Document)
-        return cls(visible(token.info).strip(), markdown.styles)
+    def create(cls, markdown: md.Markdown, token: Token) -> "_Fence":
+        assert isinstance(markdown, MarkdownRenderer)
+        info = visible(token.info).strip()
+        fence = cls(info.partition(" ")[0] or "text", "default")
+        fence.styles = markdown.styles
+        if lexer(info) is None:  # more than the name of a language
+            fence.info = info
+        return fence
 
     @override
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        if self._info:
-            yield Text(self._info, self._styles.quiet, overflow="fold")
+        if self.info:
+            yield Text(self.info, self.styles.quiet, overflow="fold")
         yield Syntax(
-            str(self.text).rstrip(), self.lexer_name, theme=self._styles.code_theme,
-            word_wrap=True, padding=(0, 1), background_color=self._styles.code_background,
+            str(self.text).rstrip(), self.lexer_name, theme=self.styles.code_theme,
+            word_wrap=True, padding=(0, 1), background_color=self.styles.code_background,
         )  # fmt: skip
 
 
-class _Document(Markdown):
-    """Rich's Markdown with this package's parser and elements."""
+class _Item(md.ListItem):
+    number = ""  # as it was written; "" in a bullet list
+    mark = ""  # behind the number, or the bullet that was written
 
-    elements: ClassVar[dict[str, type[MarkdownElement]]] = {
-        **Markdown.elements,
-        "heading_open": _LeftHeading,
+    @classmethod
+    @override
+    def create(cls, markdown: md.Markdown, token: Token) -> "_Item":
+        item = cls()
+        item.number, item.mark = token.info, token.markup
+        return item
+
+
+class _List(md.ListElement):
+    """A list with the numbers that were written, which Rich counts anew."""
+
+    @override
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        items = [item for item in self.items if isinstance(item, _Item)]
+        ordered = self.list_type == "ordered_list_open"
+        kind = "markdown.item.number" if ordered else "markdown.item.bullet"
+        style = console.get_style(kind, default="none")
+        width = max((len(item.number) for item in items), default=0) + 2 if ordered else 3
+        for item in items:
+            alone = Segment(f" {item.number}{item.mark}", style)
+            first = Segment(f"{item.number.rjust(width - 1)} " if ordered else " • ", style)
+            yield from _marked(console, options, item, alone, first, Segment(" " * width, style))
+
+
+class _Quote(md.BlockQuote):
+    @override
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        bar = Segment("▌ ", self.style)
+        yield from _marked(console, options, self, Segment("▌", self.style), bar, bar)
+
+
+def _marked(
+    console: Console, options: ConsoleOptions, element: md.ListItem | md.BlockQuote, alone: Segment,
+    first: Segment, rest: Segment,
+) -> Iterator[Segment]:  # fmt: skip
+    """An element's lines behind a mark, below it where there is no room; or the mark `alone`."""
+    if not [*element.elements.__iter__()]:  # an answer may be no more than "-", "1." or ">"
+        yield from (alone, Segment.line())
+        return
+    room = options.max_width - first.cell_length
+    fits = room >= _LEAST_WIDTH
+    narrowed = options.update(width=room if fits else options.max_width)
+    if not fits:
+        yield from (Segment(first.text.strip(), first.style), Segment.line())
+    lines = console.render_lines(element.elements, narrowed, style=element.style)
+    for at, line in enumerate(lines):
+        if fits:
+            yield rest if at else first
+        yield from line
+        yield Segment.line()
+
+
+class _Table(md.TableElement):
+    """A table whose cells wrap; where its columns have no room, one record below another."""
+
+    @override
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        header = self.header.row.cells if self.header and self.header.row else []
+        headings = [cell.content.copy() for cell in header]
+        for heading in headings:
+            heading.stylize(console.get_style("markdown.table.header", default="none"))
+        body = self.body.rows if self.body else []
+        rows = [[cell.content for cell in row.cells] for row in body]
+        # Each column needs a few cells, or all that its content takes.
+        columns = list(zip_longest(headings, *rows, fillvalue=Text()))
+        needed = [max(1, *(min(_LEAST_COLUMN, cell.cell_len) for cell in each)) for each in columns]
+        if sum(needed) + 2 * len(needed) <= options.max_width:
+            table = Table(
+                box=box.SIMPLE, pad_edge=False, style="markdown.table.border", show_edge=True,
+                collapse_padding=True,
+            )  # fmt: skip
+            for heading, *_ in columns:
+                table.add_column(heading, overflow="fold")
+            for row in rows:
+                table.add_row(*row)
+            yield table
+            return
+        border = console.get_style("markdown.table.border", default="none")
+        for number, cells in enumerate(rows or [[]]):
+            if number:
+                yield Text("─" * options.max_width, border)
+            for heading, cell in zip_longest(headings, cells, fillvalue=Text()):
+                between = ": " if heading.plain and cells else ""
+                yield Text.assemble(heading, between, cell, overflow="fold")
+
+
+class MarkdownRenderer(md.Markdown):
+    """Draws Markdown in the styles of one theme: Rich's, with this package's parser and elements.
+
+    One for all documents, since Rich makes a parser for each, which takes longer than most chunks.
+    """
+
+    elements = md.Markdown.elements | {
+        "heading_open": _Heading,
         "fence": _Fence,
         "code_block": _Fence,
-        "formula": Formula,
-        "list_item_open": NumberedItem,
-        "bullet_list_open": NumberedList,
-        "ordered_list_open": NumberedList,
-        "blockquote_open": Quote,
-        "table_open": WrappedTable,
+        "formula": md.Paragraph,
+        "list_item_open": _Item,
+        "bullet_list_open": _List,
+        "ordered_list_open": _List,
+        "blockquote_open": _Quote,
+        "table_open": _Table,
     }
-    inlines = Markdown.inlines | {"link", "link_url"}
+    inlines = md.Markdown.inlines | {"link", "link_url"}
 
-    def __init__(self, parser: MarkdownIt, styles: MarkdownStyles) -> None:
+    def __init__(self, styles: MarkdownStyles) -> None:
         super().__init__("", hyperlinks=False)
         self.styles = styles
-        self._parser = parser
+        self._parser = markdown_parser()
+        roles = (
+            (styles.strong, "h1 h2 h3 h4 h5 h6 item.number item.bullet link table.header"),
+            (styles.code, "code code_block"),
+            (styles.quiet, "hr block_quote link_url table.border"),
+        )
+        named = {f"markdown.{name}": style for style, names in roles for name in names.split()}
+        self._console = Console(
+            file=io.StringIO(), theme=Theme(named), color_system="truecolor",
+            force_terminal=True, legacy_windows=False, no_color=False, highlight=False,
+        )  # fmt: skip
 
-    def read(self, text: str) -> None:
-        """Become the document of another text."""
-        self.markup = text
-        self.parsed = self._parser.parse(text)
+    def draw(self, source: str, width: int) -> Lines:
+        """The lines of a document or a chunk at a width in cells, none blank at either end."""
+        self.parsed = self._parser.parse(source)
         for token in self.parsed:
             if token.children:
                 token.children = list(_with_addresses(token.children))
+        options = self._console.options.update(width=max(_LEAST_WIDTH, width), height=None)
+        lines = self._console.render_lines(self, options, pad=False)
+        shown = [
+            at
+            for at, line in enumerate(lines)  # a blank line of code has a background
+            if any(part.text.strip() or (part.style and part.style.bgcolor) for part in line)
+        ]
+        return lines[shown[0] : shown[-1] + 1] if shown else []
 
 
 def _with_addresses(tokens: Iterable[Token]) -> Iterator[Token]:
@@ -171,26 +221,24 @@ def _with_addresses(tokens: Iterable[Token]) -> Iterator[Token]:
     Rich draws images before the text that they stand in, and leaves titles out. Models write poems
     and addresses as lines of one paragraph.
     """
-    opened: list[tuple[Token, str]] = []
+    link, text = Token("link_open", "a", 1), ""
     for token in tokens:
-        if opened:
-            link, text = opened[-1]
-            opened[-1] = link, text + token.content
-        if token.type == "image":
-            yield _text("🌆 ")
-            yield from _with_addresses(token.children or [])
-            yield from _address(token, "src", "")
-        elif token.type == "link_open":
-            opened.append((token, ""))
-            yield Token("anchor_open", "link", 1)
-        elif token.type == "link_close":
-            yield Token("anchor_close", "link", -1)
-            link, text = opened.pop()
-            yield from _address(link, "href", text)
-        elif token.type == "softbreak":
-            yield Token("hardbreak", "br", 0)
-        else:
-            yield token
+        text += token.content
+        match token.type:
+            case "image":
+                yield _text("🌆 ")
+                yield from _with_addresses(token.children or [])
+                yield from _address(token, "src", "")
+            case "link_open":
+                link, text = token, ""
+                yield Token("anchor_open", "link", 1)
+            case "link_close":
+                yield Token("anchor_close", "link", -1)
+                yield from _address(link, "href", text)
+            case "softbreak":
+                yield Token("hardbreak", "br", 0)
+            case _:
+                yield token
 
 
 def _address(token: Token, name: str, text: str) -> Iterator[Token]:

@@ -4,86 +4,56 @@ Everything comes from the step's record; where it holds no more, that is said in
 anything again.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sequoia_core.events import Origin, Outcome, Ranking, Step, TreeNode, TrialRecord
 
 from ..state.sanitize import quote_token
-from .tree_rows import BONUS_NODE, NodeVerdict, ordinal, verdict_of
+from .tree_rows import BONUS_NODE, NodeVerdict, verdict_of
+from .words import ordinal
 
 
-@dataclass(frozen=True, slots=True)
-class Quantity:
-    """One quantity: its symbol, what it is, its value and a remark."""
-
+class Quantity(NamedTuple):
     symbol: str
     meaning: str
     value: str
     remark: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class RankingColumn:
+class RankingColumn(NamedTuple):
     """The most probable tokens of a distribution."""
 
     title: str
     ranking: Ranking
 
 
-@dataclass(frozen=True, slots=True)
-class NodeExplanation:
-    """What is known about a node.
-
-    Attributes:
-        verdict: of verification.
-        token: quoted.
-        headline: the verdict in words.
-        place: in the tree.
-        quantities: that were compared, if any.
-        reason: a sentence; "" where the quantities say it all.
-        heading: over the columns.
-        columns: target, draft and residual distribution, as far as they are known.
-        token_id: of the node, to be found in the columns.
-    """
-
+class NodeExplanation(NamedTuple):
     verdict: NodeVerdict
-    token: str
+    token: str  # quoted
+    token_id: int
     headline: str
     place: str
-    quantities: tuple[Quantity, ...]
-    reason: str
-    heading: str
-    columns: tuple[RankingColumn, ...]
-    token_id: int
+    heading: str  # over the columns
+    columns: tuple[RankingColumn, ...]  # target, draft and residual, as far as they are known
+    quantities: tuple[Quantity, ...] = ()
+    reason: str = ""  # a sentence; "" where the quantities say it all
 
 
-def explain_node(step: Step, node: int) -> NodeExplanation:
+def explain_node(step: Step, index: int) -> NodeExplanation:
     """Explain a node, or the bonus token (`BONUS_NODE`)."""
-    if node == BONUS_NODE:
+    if index == BONUS_NODE:
         return _explain_bonus(step)
-    if step.nodes[node].parent < 0:
-        return _explain_root(step)
-    return _explain_child(step, node)
-
-
-def _explain_root(step: Step) -> NodeExplanation:
-    root = step.nodes[0]
-    heading, columns = _columns(step, 0, None)
-    return NodeExplanation(
-        verdict=NodeVerdict.ROOT,
-        token=quote_token(root.text),
-        headline="the last token of the step before",
-        place="the root of this step's tree",
-        quantities=(),
-        reason="It was given, not judged.",
-        heading=heading,
-        columns=columns,
-        token_id=root.token_id,
-    )
-
-
-def _explain_child(step: Step, index: int) -> NodeExplanation:
     node = step.nodes[index]
+    if node.parent < 0:
+        return NodeExplanation(
+            NodeVerdict.ROOT,
+            quote_token(node.text),
+            node.token_id,
+            "the last token of the step before",
+            "the root of this step's tree",
+            *_distributions(step, 0, None),
+            reason="It was given, not judged.",
+        )
     siblings = step.children[node.parent]
     earlier = [each for each in siblings if step.nodes[each].rank < node.rank]
     residual = None
@@ -91,28 +61,25 @@ def _explain_child(step: Step, index: int) -> NodeExplanation:
         residual = _residual(step, index, "left of target")
     elif node.outcome is Outcome.ACCEPTED and earlier:
         residual = _residual(step, earlier[-1], "held against")
-    heading, columns = _columns(step, node.parent, residual)
     origin = "looked up in the conversation" if node.origin is Origin.LOOKUP else "drafted"
     parent = quote_token(step.nodes[node.parent].text)
     rank = f"{ordinal(node.rank)} of {len(siblings)}"
     return NodeExplanation(
-        verdict=verdict_of(node),
-        token=quote_token(node.text),
-        headline=node.outcome.value,
-        place=f"{rank} after {parent}, depth {node.depth}, {origin}",
-        quantities=_quantities(node, step.insight.trial(index) if step.insight else None),
-        reason=_reason(step, index),
-        heading=heading,
-        columns=columns,
-        token_id=node.token_id,
+        verdict_of(node),
+        quote_token(node.text),
+        node.token_id,
+        node.outcome.value,
+        f"{rank} after {parent}, depth {node.depth}, {origin}",
+        *_distributions(step, node.parent, residual),
+        quantities=tuple(_quantities(node, step.insight.trial(index) if step.insight else None)),
+        reason=_reason(step, node),
     )
 
 
 def _explain_bonus(step: Step) -> NodeExplanation:
     end = step.path[-1]
-    children = step.children[end]
-    tried = [each for each in children if step.nodes[each].outcome is Outcome.REJECTED]
-    greedy = any(_is_greedy(step.nodes[each]) for each in tried)
+    tried = [at for at in step.children[end] if step.nodes[at].outcome is Outcome.REJECTED]
+    greedy = any(_is_greedy(step.nodes[at]) for at in tried)
     if step.baseline:
         reason = "Nothing was drafted: a plain step, which speed-ups are measured against."
     elif not tried:
@@ -124,39 +91,33 @@ def _explain_bonus(step: Step) -> NodeExplanation:
         children_were = few.get(len(tried), f"All {len(tried)} children were")
         reason = f"{children_were} rejected: drawn from what that left of the target."
     residual = _residual(step, tried[-1], "drawn from this") if tried else None
-    heading, columns = _columns(step, end, residual)
     remark = "at first" if tried and not greedy else ""
     return NodeExplanation(
-        verdict=NodeVerdict.BONUS,
-        token=quote_token(step.bonus_text),
-        headline="the target's own token",
-        place=f"after {quote_token(step.nodes[end].text)}, where the accepted path ends",
+        NodeVerdict.BONUS,
+        quote_token(step.bonus_text),
+        step.bonus_token_id,
+        "the target's own token",
+        f"after {quote_token(step.nodes[end].text)}, where the accepted path ends",
+        *_distributions(step, end, residual),
         quantities=(Quantity("p", "target's probability", _number(step.bonus_prob), remark),),
         reason=reason,
-        heading=heading,
-        columns=columns,
-        token_id=step.bonus_token_id,
     )
 
 
-def _quantities(node: TreeNode, trial: TrialRecord | None) -> tuple[Quantity, ...]:
+def _quantities(node: TreeNode, trial: TrialRecord | None) -> list[Quantity]:
     """p, q, their ratio and the random number, as far as they are recorded."""
-    first_p = None if node.target_prob is None else _number(node.target_prob)
-    first_q = None if node.draft_prob is None else _number(node.draft_prob)
-    p, q, p_remark, q_remark = first_p, first_q, "", ""
-    if trial is not None:
-        p, q = _number(trial.p), _number(trial.q)
-        if first_p is not None and first_p != p:
-            p_remark = f"at first {first_p}"
-        if trial.q == 1.0:
-            q_remark = "proposed with certainty"
-        elif node.origin is not Origin.LOOKUP and first_q is not None and first_q != q:
-            q_remark = f"at first {first_q}"
-    found: list[Quantity] = []
-    if p is not None:
-        found.append(Quantity("p", "target's probability", p, p_remark))
-    if q is not None:
-        found.append(Quantity("q", "draft's probability", q, q_remark))
+    found = []
+    at_first = (node.target_prob, None if node.origin is Origin.LOOKUP else node.draft_prob)
+    shown = (trial.p, trial.q) if trial is not None else (node.target_prob, node.draft_prob)
+    for symbol, whose, first, value in zip("pq", ("target", "draft"), at_first, shown, strict=True):
+        if value is None:
+            continue
+        remark = ""
+        if symbol == "q" and trial is not None and value == 1.0:
+            remark = "proposed with certainty"
+        elif first is not None and _number(first) != _number(value):
+            remark = f"at first {_number(first)}"
+        found.append(Quantity(symbol, f"{whose}'s probability", _number(value), remark))
     if node.draw is not None and node.accept_prob is not None:
         chance = _number(node.accept_prob)
         ratio = _number(trial.p / trial.q) if trial and trial.q > 0 else chance
@@ -166,22 +127,21 @@ def _quantities(node: TreeNode, trial: TrialRecord | None) -> tuple[Quantity, ..
             Quantity("p / q", "their ratio", ratio, f"accepted with probability {chance}"),
             Quantity("r", "random number", _number(node.draw), verdict),
         ]
-    return tuple(found)
+    return found
 
 
-def _reason(step: Step, index: int) -> str:
-    node = step.nodes[index]
+def _reason(step: Step, node: TreeNode) -> str:
     if node.outcome is Outcome.NOT_REACHED:
         if node.parent not in step.path:
             parent = step.nodes[node.parent]
             return f"Its parent {quote_token(parent.text)} was {parent.outcome.value}."
-        chosen = next((i for i in step.path if step.nodes[i].parent == node.parent), None)
+        chosen = next((at for at in step.path if step.nodes[at].parent == node.parent), None)
         if chosen is None:
             return "Verification ended before it."
         return f"{quote_token(step.nodes[chosen].text)} before it was accepted."
     if node.draw is not None:
         return ""
-    if node.accept_prob is None:
+    if not _is_greedy(node):
         return "How it was tried was not recorded with this step."
     if node.outcome is Outcome.ACCEPTED:
         return "It is the target's most probable token, which is what greedy decoding takes."
@@ -190,20 +150,19 @@ def _reason(step: Step, index: int) -> str:
     return f"Greedy decoding takes the target's most probable token{named}."
 
 
-def _columns(
+def _distributions(
     step: Step, after: int, residual: RankingColumn | None
 ) -> tuple[str, tuple[RankingColumn, ...]]:
-    """The distributions after a node, and a heading for them."""
+    """A heading and the distributions after a node."""
     heading = f"after {quote_token(step.nodes[after].text)}"
     if step.insight is None:
         return "the models' most probable tokens were not recorded with this step", ()
     opinion = step.insight.opinion(after)
     if opinion is None:
         return f"{heading}: kept only for the path and the first nodes of so large a tree", ()
-    columns = [RankingColumn("target", opinion.target)]
-    if opinion.draft is not None:
-        columns.append(RankingColumn("draft", opinion.draft))
-    return heading, (*columns, *([residual] if residual else []))
+    draft = RankingColumn("draft", opinion.draft) if opinion.draft is not None else None
+    columns = (RankingColumn("target", opinion.target), draft, residual)
+    return heading, tuple(column for column in columns if column is not None)
 
 
 def _residual(step: Step, index: int, title: str) -> RankingColumn | None:

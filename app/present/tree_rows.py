@@ -4,8 +4,8 @@ The emitted tokens stand out without colour too: the guides from the root along 
 to the bonus token are heavy lines, all others light ones.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from rich.cells import cell_len
 
@@ -15,8 +15,7 @@ from ..state.sanitize import quote_token
 
 MAX_GUIDE_CELLS = 40
 """Deeper guides are cut at the left, so that a deep chain still shows its tokens."""
-BONUS_NODE = -1
-"""Index that stands for the bonus token."""
+BONUS_NODE = -1  # index that stands for the bonus token
 
 
 class NodeVerdict(StrEnum):
@@ -29,47 +28,23 @@ class NodeVerdict(StrEnum):
     BONUS = "bonus"
 
 
-GLYPHS: dict[NodeVerdict, str] = {
-    NodeVerdict.ROOT: "●",
-    NodeVerdict.ACCEPTED: "✔",
-    NodeVerdict.REJECTED: "✘",
-    NodeVerdict.NOT_REACHED: "·",
-    NodeVerdict.BONUS: "➜",
-}
+GLYPHS = dict(zip(NodeVerdict, "●✔✘·➜", strict=True))
 
 
-@dataclass(frozen=True, slots=True)
-class GuidePart:
-    """A piece of a row's guides; heavy where the emitted path runs through it."""
-
+class GuidePart(NamedTuple):
     text: str
-    heavy: bool
+    heavy: bool  # the emitted path runs through it
 
 
-Guides = tuple[GuidePart, ...]
-"""From the left, ending at the row's own connector."""
+Guides = tuple[GuidePart, ...]  # from the left, ending at the row's own connector
 
 
-@dataclass(frozen=True, slots=True)
-class TreeRow:
-    """One line of the tree.
-
-    Attributes:
-        guides: in front of the token.
-        verdict: of verification.
-        token: escaped and quoted.
-        draft_prob: None for root and bonus, and for a looked-up token.
-        target_prob: None for the root.
-        depth: below the root.
-        looked_up: the token was found in the conversation, not drafted.
-        node: index of the node, or `BONUS_NODE`.
-    """
-
+class TreeRow(NamedTuple):
     guides: Guides
     verdict: NodeVerdict
-    token: str
-    draft_prob: float | None
-    target_prob: float | None
+    token: str  # escaped and quoted
+    draft_prob: float | None  # None for root and bonus, and for a looked-up token
+    target_prob: float | None  # None for the root
     depth: int = 0
     looked_up: bool = False
     node: int = BONUS_NODE
@@ -89,10 +64,9 @@ def tree_rows(step: Step, cells_per_level: int = 3) -> tuple[TreeRow, ...]:
     stack: list[tuple[int, Guides, Guides]] = [(0, (), ())]
     while stack:
         index, guides, below = stack.pop()
+        rows.append(_row(step, index, _cut(guides)))
         if index == BONUS_NODE:
-            rows.append(_bonus_row(step, guides))
             continue
-        rows.append(_node_row(step.nodes[index], index, guides))
         branch = [*step.children[index], *([BONUS_NODE] if index == leaf else [])]
         heavy = next((at for at, child in enumerate(branch) if child in on_path), -1)
         for at in reversed(range(len(branch))):
@@ -106,13 +80,13 @@ def tree_rows(step: Step, cells_per_level: int = 3) -> tuple[TreeRow, ...]:
 def connector(last: bool, cells: int, *, chosen: bool = False, passed: bool = False) -> GuidePart:
     """The corner in front of a row; `chosen` if it is on the emitted path, or `passed` by it."""
     if chosen:
-        corner, line = ("┗" if last else "┡"), "━"
+        corner = "┗" if last else "┡"
     elif passed:
-        corner, line = "┠", "─"
+        corner = "┠"
     else:
-        corner, line = ("└" if last else "├"), "─"
-    text = corner + line * (cells - 2) + (" " if cells > 1 else "")
-    return GuidePart(text, heavy=chosen or passed)
+        corner = "└" if last else "├"
+    line = ("━" if chosen else "─") * (cells - 2)
+    return GuidePart(corner + line + (" " if cells > 1 else ""), heavy=chosen or passed)
 
 
 def rail(last: bool, cells: int, *, passed: bool = False) -> GuidePart:
@@ -121,35 +95,19 @@ def rail(last: bool, cells: int, *, passed: bool = False) -> GuidePart:
     return GuidePart(text.ljust(cells), heavy=passed)
 
 
-def ordinal(rank: int) -> str:
-    """A rank as an ordinal number: 1st, 2nd, 11th, 21st."""
-    ending = "th" if rank // 10 % 10 == 1 else {1: "st", 2: "nd", 3: "rd"}.get(rank % 10, "th")
-    return f"{rank}{ending}"
-
-
 def verdict_of(node: TreeNode) -> NodeVerdict:
-    """The verdict on a node."""
     return NodeVerdict.ROOT if node.parent < 0 else NodeVerdict[node.outcome.name]
 
 
-def _node_row(node: TreeNode, index: int, guides: Guides) -> TreeRow:
-    is_root = node.parent < 0
+def _row(step: Step, index: int, guides: Guides) -> TreeRow:
+    if index == BONUS_NODE:
+        token, depth = quote_token(step.bonus_text), step.nodes[step.path[-1]].depth + 1
+        return TreeRow(guides, NodeVerdict.BONUS, token, None, step.bonus_prob, depth)
+    node = step.nodes[index]
     return TreeRow(
-        guides=_cut(guides),
-        verdict=verdict_of(node),
-        token=quote_token(node.text),
-        draft_prob=None if is_root else node.draft_prob,
-        target_prob=None if is_root else node.target_prob,
-        depth=node.depth,
-        looked_up=node.origin is Origin.LOOKUP,
-        node=index,
-    )
-
-
-def _bonus_row(step: Step, guides: Guides) -> TreeRow:
-    depth = step.nodes[step.path[-1]].depth + 1
-    token = quote_token(step.bonus_text)
-    return TreeRow(_cut(guides), NodeVerdict.BONUS, token, None, step.bonus_prob, depth)
+        guides, verdict_of(node), quote_token(node.text), node.draft_prob, node.target_prob,
+        node.depth, node.origin is Origin.LOOKUP, index,
+    )  # fmt: skip
 
 
 def _cut(guides: Guides) -> Guides:

@@ -1,16 +1,24 @@
-"""Dates in words."""
+"""Ranks, dates and settings in words."""
 
 from datetime import datetime, timedelta
 
-_WEEK_DAYS = 7
-_LAST = 253_000_000_000.0
-"""In the year 9987."""
+from sequoia_core.events import PairDescription, TreeChosen
+from sequoia_core.tree.choice import ADAPTIVE
+
+from ..config.settings import CHAT_SETTINGS, Settings, shown
+
+_LAST = 253_000_000_000.0  # in the year 9987
+
+
+def ordinal(rank: int) -> str:
+    """1st, 2nd, 11th, 21st."""
+    ending = "th" if rank // 10 % 10 == 1 else {1: "st", 2: "nd", 3: "rd"}.get(rank % 10, "th")
+    return f"{rank}{ending}"
 
 
 def moment(value: object) -> float:
     """Seconds since the epoch from a file; 0 for anything that is no date."""
-    known = isinstance(value, int | float) and 0.0 <= value <= _LAST
-    return float(value) if known else 0.0  # type: ignore[arg-type]
+    return float(value) if isinstance(value, int | float) and 0.0 <= value <= _LAST else 0.0
 
 
 def when(then: float, now: float) -> str:
@@ -21,8 +29,43 @@ def when(then: float, now: float) -> str:
         return f"today {past:%H:%M}"
     if days == 1:
         return f"yesterday {past:%H:%M}"
-    if 0 < days < _WEEK_DAYS:
+    if 0 < days < 7:
         return f"{past:%a %H:%M}"
     if past.year == present.year or present - past < timedelta(days=90):
         return f"{past.day} {past:%b}"
     return f"{past.day} {past:%b %Y}"
+
+
+def value_text(settings: Settings, name: str) -> str:
+    """The value of a setting that `/set` changes, as it is shown."""
+    return shown(getattr(settings, name)) or CHAT_SETTINGS[name].unset
+
+
+def describe(settings: Settings, pair: PairDescription | None, tree: TreeChosen | None) -> str:
+    """The text of `/show`: settings, pair and tree, one entry a line."""
+    rows = [(name, value_text(settings, name)) for name in CHAT_SETTINGS]
+    if pair is None:
+        rows.append(("pair", "still loading"))
+    else:
+        rows += [
+            ("target", pair.target),
+            ("draft", pair.draft or "none: plain decoding"),
+            ("device", f"{pair.device}, {pair.dtype}"),
+            ("context window", f"{pair.context_window} tokens"),
+        ]
+    return "\n".join(f"{name:<15} {value}" for name, value in [*rows, *_tree_rows(tree)])
+
+
+def _tree_rows(tree: TreeChosen | None) -> list[tuple[str, str]]:
+    if tree is None:
+        return [("tree", "chosen with the next answer")]
+    if tree.nodes <= 1:
+        return [("tree", f"none: {tree.reason or 'plain decoding'}")]
+    text = f"{tree.growmap}: {tree.nodes} nodes, {tree.depth} deep"
+    if tree.growmap == ADAPTIVE:
+        text += " at most"
+    if tree.expected_tokens is not None:
+        text += f", {tree.expected_tokens:.2f} tokens/step expected"
+    if tree.predicted_speedup is not None:
+        text += f", {tree.predicted_speedup:.2f}x predicted"
+    return [("tree", text)] + ([("", tree.reason)] if tree.reason else [])

@@ -18,10 +18,10 @@ from ..state.chat_session import ChatSession, RaceQuestion
 from ..state.race_result import Agreement, LaneState, RaceState, agreement_line
 from ..state.sanitize import fit, visible
 from ..ui.base_app import BaseApp
+from ..widgets.bars import RaceBars
 from ..widgets.key_bar import KeyBar
 from ..widgets.lane_text import LaneText
 from ..widgets.line import Line
-from ..widgets.race_bars import RaceBars
 from .redraw import FramePacer
 
 _DRAW_SECONDS = 1 / 20

@@ -13,9 +13,9 @@ from ..present.accessible import is_accessible
 from ..state.player import Player, TraceLoader
 from ..state.step_cursor import StepCursor
 from ..state.timeline import Item, ItemKind, View
+from ..widgets.bars import PlayerPosition, SeekBar
 from ..widgets.entries import AnswerEntry
-from ..widgets.header import ReplayHeader
-from ..widgets.seek_bar import PlayerPosition, SeekBar
+from ..widgets.header import Header
 from ..widgets.tree_view import TreeView
 from .help import ReplayHelp
 from .step_screen import StepScreen
@@ -38,7 +38,7 @@ class ReplayScreen(StepScreen):
     BINDINGS = bindings("replay")
 
     def __init__(self, loading: TraceLoader, pair: PairDescription, player: Player) -> None:
-        self._replay_header, self._seek = ReplayHeader(), SeekBar()
+        self._replay_header, self._seek = Header(replayed=True), SeekBar()
         super().__init__(self._replay_header, self._seek)
         self.player = player
         self._loading, self._pair = loading, pair

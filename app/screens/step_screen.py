@@ -14,11 +14,11 @@ from typing_extensions import override
 from ..present.acceptance_map import AcceptanceMap
 from ..present.node_explanation import explain_node
 from ..state.step_cursor import StepCursor
+from ..widgets.bars import StepBar
 from ..widgets.decode_panel import DecodePanel
 from ..widgets.header import Header
 from ..widgets.key_bar import KeyBar
 from ..widgets.prompt import Prompt
-from ..widgets.step_bar import StepBar
 from ..widgets.transcript import Transcript
 from ..widgets.tree_view import TreeView
 from ..widgets.why_panel import WhyPanel

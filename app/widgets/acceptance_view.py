@@ -1,8 +1,5 @@
 """The acceptance map: how often each position of the tree was accepted, and what was expected."""
 
-from typing import ClassVar
-
-from textual.binding import BindingType
 from textual.color import Color
 from textual.content import Content
 from textual.geometry import Size
@@ -14,9 +11,10 @@ from typing_extensions import override
 from ..config.actions import bindings
 from ..present.acceptance_map import AcceptanceMap, AcceptanceRow
 from ..present.accessible import is_accessible
-from ..present.tree_rows import MAX_GUIDE_CELLS, ordinal
+from ..present.tree_rows import MAX_GUIDE_CELLS
+from ..present.words import ordinal
 from ..state.sanitize import fit
-from .bars import gauge
+from .line import gauge
 
 _HEADINGS = 2
 _FIGURES = 18
@@ -31,7 +29,8 @@ class AcceptanceView(ScrollView, can_focus=True, inherit_bindings=False):
     """Positions in preorder with a bar each, actual and expected rate in columns at the right."""
 
     ALLOW_SELECT = False
-    BINDINGS: ClassVar[list[BindingType]] = bindings("heat")
+    BORDER_TITLE = "Acceptance by place"
+    BINDINGS = bindings("heat")
     DEFAULT_CSS = """
     AcceptanceView {
         overflow-x: hidden;
@@ -47,10 +46,8 @@ class AcceptanceView(ScrollView, can_focus=True, inherit_bindings=False):
         self._rows: list[AcceptanceRow] = []
         self._deepest = 0
 
-    def show(self, acceptance: AcceptanceMap) -> None:
-        """Draw what is counted now."""
-        self._map = acceptance
-        self._rows = acceptance.rows()
+    def show(self, counted: AcceptanceMap) -> None:
+        self._map, self._rows = counted, counted.rows()
         levels = min(_MOST_GUIDES, max((len(row.guides) for row in self._rows), default=0))
         self._deepest = 1 + 3 * levels
         height = len(self._rows) + _HEADINGS
@@ -61,8 +58,7 @@ class AcceptanceView(ScrollView, can_focus=True, inherit_bindings=False):
     @override
     def render_line(self, y: int) -> Strip:
         width = self.scrollable_content_region.width
-        line = self._line(y, width)
-        strips = Visual.to_strips(self, line, width, 1, self.visual_style)
+        strips = Visual.to_strips(self, self._line(y, width), width, 1, self.visual_style)
         return Strip.join(strips).adjust_cell_length(width, self.rich_style)
 
     def _line(self, y: int, width: int) -> Content:
@@ -80,11 +76,8 @@ class AcceptanceView(ScrollView, can_focus=True, inherit_bindings=False):
         counted = self._map
         if not counted.steps:
             return "how often each place of the tree is accepted appears here"
-        steps = f"steps {counted.first} to {counted.last}"
-        if counted.steps == 1:
-            steps = f"step {counted.last}"
-        if not self._rows:
-            return f"{steps}: decoded plainly, no tree"
+        one = counted.steps == 1
+        steps = f"step {counted.last}" if one else f"steps {counted.first} to {counted.last}"
         name = counted.chosen.tree.growmap if counted.chosen is not None else ""
         return f"accepted in {steps}, {name or 'this tree'}"
 

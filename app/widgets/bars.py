@@ -1,30 +1,225 @@
-"""Bars of text, and lines with a left and a right part."""
+"""Bars that show a step, the time in a recording, and both lanes of a race."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
+from textual import events
 from textual.content import Content
+from textual.message import Message
+from textual.reactive import reactive
+from typing_extensions import override
 
-_SPARKS = "▁▂▃▄▅▆▇█"
-_EIGHTHS = " ▏▎▍▌▋▊▉█"
+from sequoia_core.chat.race import Lane
+from sequoia_core.errors import counted
+from sequoia_core.events import Step
+
+from ..present.accessible import is_accessible, step_in_words
+from ..state.race_result import LaneState, RaceState
+from ..state.sanitize import fit
+from ..state.stats import Statistics, step_speedup
+from .line import Line, gauge, spread
+
+_BASELINE = ", which speed-ups are measured against: ", ", the reference: ", ": "
+"""What a plain step between tree steps is for, from the longest form to the shortest."""
+_LEAST_SEEK = 8
+_FIRST_SCALE = 16
+"""Tokens that a race's bar is wide for at first; doubled whenever a lane outgrows it."""
+_LANES = {Lane.PLAIN: "$verify", Lane.SPECULATIVE: "$speedup"}
+_LABELS = 22
+_FIGURES, _FEW_FIGURES = 30, 19
+"""Cells behind a race's bar; the fewer ones end before the tokens of a step."""
+_ROOMY = 76
 
 
-def sparkline(values: Sequence[float], cells: int) -> str:
-    """The last `cells` values as bars between 0 and their maximum."""
-    shown = values[-cells:] if cells > 0 else ()
-    top = max(shown, default=0.0)
-    if top <= 0:
-        return _SPARKS[0] * len(shown)
-    return "".join(_SPARKS[round(value / top * (len(_SPARKS) - 1))] for value in shown)
+class StepBar(Line):
+    """One step's outcome and where its time went, in one line or three.
+
+    The times differ in glyph as well as in colour, for terminals without colour.
+    """
+
+    _shown: tuple[Step | None, Statistics | None, str] = None, None, ""
+
+    def show_step(self, step: Step | None, totals: Statistics | None, waiting: str = "") -> None:
+        """Show a step and the figures after it, or what happens before the first step."""
+        if step is not self._shown[0] or waiting != self._shown[2]:
+            self._shown = step, totals, waiting
+            self.refresh()
+
+    @override
+    def render(self) -> Content:
+        (step, statistics, waiting), width = self._shown, self.size.width
+        if step is None or statistics is None:
+            return Content.styled(fit(f" {waiting or 'no step yet'}", width), "$notice")
+        if is_accessible(self):
+            return Content("\n").join(Content(step_in_words(step)).wrap(max(1, width)))
+        lines = [_outcome(step, width)]
+        if self.size.height >= 3:
+            lines += [_time_bar(step, width - 2), _times(step, statistics, width)]
+        return Content("\n").join(lines)
 
 
-def gauge(value: float | None, cells: int) -> str:
-    """A share between 0 and 1 as a bar of exactly `cells` cells, to an eighth of a cell."""
-    eighths = round(max(0.0, min(1.0, value or 0.0)) * cells * 8)
-    whole, part = divmod(eighths, 8)
-    return ("█" * whole + (_EIGHTHS[part] if part else "")).ljust(cells)
+def _outcome(step: Step, width: int) -> Content:
+    count, time = len(step.token_ids), f" in {step.timings.total_ms:.1f} ms"
+    tokens = counted(count, "token")
+    if step.baseline:
+        start = [(" plain step", "bold $bonus")]
+        ends = [(purpose, tokens, time) for purpose in _BASELINE]
+    else:
+        start = [
+            (f" {step.accepted}", "bold $accepted"), (" accepted + ", "$notice"),
+            ("1", "bold $bonus"),
+        ]  # fmt: skip
+        is_sum = " bonus = " if count == step.accepted + 1 else " bonus, cut to "
+        ends = [
+            (is_sum, tokens, time), (is_sum, str(count), time), (is_sum, tokens, ""),
+            (" bonus", "", ""),
+        ]  # fmt: skip
+    forms = [
+        Content.assemble(
+            *start, (between, "$notice"), (last, "bold $foreground"), (time, "$notice")
+        )
+        for between, last, time in ends
+    ]
+    left = next((form for form in forms if form.cell_length <= width), forms[-1])
+    speedup = step_speedup(step)
+    right = Content.styled(f"{speedup:.2f}x", "bold $speedup") if speedup else Content("")
+    return spread(left, right, width)
 
 
-def spread(left: Content, right: Content, width: int) -> Content:
-    """Both at the ends of a line; the left part alone where there is no room for both."""
-    gap = width - left.cell_length - right.cell_length - 1
-    return Content.assemble(left, " " * gap, right) if gap > 0 else left
+def _time_bar(step: Step, width: int) -> Content:
+    """The three times as one bar of `width` cells; a time above zero gets at least a cell."""
+    times = step.timings
+    total = times.total_ms or 1.0
+    draft = round(width * times.draft_ms / total) or (times.draft_ms > 0)
+    rest = round(width * times.bookkeeping_ms / total) or (times.bookkeeping_ms > 0)
+    verify = max(0, width - draft - rest)
+    return Content.assemble(
+        " ", ("█" * draft, "$draft"), ("▓" * verify, "$verify"), ("░" * rest, "$bookkeeping")
+    )
+
+
+def _times(step: Step, statistics: Statistics, width: int) -> Content:
+    times, speedup = step.timings, statistics.speedup
+    left = Content.assemble(
+        (" █", "$draft"), (f" draft {times.draft_ms:.1f}  ", "$notice"),
+        ("▓", "$verify"), (f" verify {times.verify_ms:.1f}  ", "$notice"),
+        ("░", "$bookkeeping"), (f" rest {times.bookkeeping_ms:.1f} ms", "$notice"),
+    )  # fmt: skip
+    right = Content.styled(f"running {speedup:.2f}x", "$speedup") if speedup else Content("")
+    return spread(left, right, width)
+
+
+class PlayerPosition(NamedTuple):
+    seconds: float = 0.0
+    total: float = 0.0  # length of the recording, as far as it is known
+    playing: bool = False
+    speed: float = 1.0  # recorded seconds per second
+    where: str = ""  # answer and step, in words
+    loaded: float = 1.0  # share of the file that was read
+
+
+class SeekBar(Line):
+    """The time line of a recording: a bar, the position in it, and the speed."""
+
+    ID = "seek"
+    position: reactive[PlayerPosition] = reactive(PlayerPosition())
+
+    @dataclass
+    class Clicked(Message):
+        """The bar was clicked at a share of the recording, 0 to 1."""
+
+        share: float
+
+    @override
+    def render(self) -> Content:
+        now = self.position
+        if is_accessible(self):
+            state = "playing" if now.playing else "paused"
+            times = f"{clock(now.seconds)} of {clock(now.total)}"
+            return Content(f"{state}, {times}, {now.speed:g} times the pace, {now.where}")
+        left, right, cells = self._parts()
+        if cells <= 0:
+            return Content.assemble(left, right)
+        loaded = round(cells * now.loaded)
+        filled = min(round(cells * now.seconds / now.total) if now.total else 0, loaded)
+        return Content.assemble(
+            left,
+            ("━" * filled + "●", "bold $primary"),
+            ("─" * (loaded - filled), "$unreached"),
+            " " * (cells - loaded),
+            right,
+        )
+
+    def on_click(self, event: events.Click) -> None:
+        left, _, cells = self._parts()
+        at = event.x - left.cell_length
+        if cells > 0 and not is_accessible(self) and 0 <= at <= cells:
+            self.post_message(self.Clicked(at / cells))
+
+    def _parts(self) -> tuple[Content, Content, int]:
+        """What is left and right of the bar, and its cells without the knob; 0 if too few."""
+        now = self.position
+        sign = (" ► ", "bold $primary") if now.playing else (" ‖ ", "bold $bonus")
+        times = f"{clock(now.seconds)} / {clock(now.total)} "
+        loading = f" reading {now.loaded:.0%}" if now.loaded < 1 else ""
+        left = Content.assemble(sign, (times, "$foreground"))
+        right = Content.assemble(
+            (f" {now.speed:g}x", "bold $speedup"), (f"  {now.where}{loading} ", "$notice")
+        )
+        cells = self.size.width - left.cell_length - right.cell_length - 1
+        return left, right, cells if cells >= _LEAST_SEEK else 0
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds to a tenth."""
+    tenths = int(seconds * 10)
+    return f"{tenths // 600}:{tenths // 10 % 60:02d}.{tenths % 10}"
+
+
+class RaceBars(Line):
+    """Four lines: tokens of each lane of a race, then seconds of each."""
+
+    ID = "race-bars"
+    _race: RaceState | None = None
+
+    def show_race(self, race: RaceState) -> None:
+        self._race = race
+        self.refresh()
+
+    @override
+    def render(self) -> Content:
+        if self._race is None:
+            return Content("")
+        lanes = self._race.lanes.items()
+        scale = most = max(lane.tokens for _, lane in lanes)
+        if not self._race.ended:
+            # A power of two, so that a growing bar is halved now and then and never shrinks else.
+            scale = max(_FIRST_SCALE, 1 << (most - 1).bit_length())
+        slowest = max(lane.seconds for _, lane in lanes) or 1.0
+        bars = [
+            self._bar("tokens", key, at.tokens / max(scale, 1), _speed(at)) for key, at in lanes
+        ]
+        bars += [self._bar("time", key, at.seconds / slowest, _time(at)) for key, at in lanes]
+        return Content("\n").join(bars)
+
+    def _bar(self, what: str, lane: Lane, share: float, figures: str) -> Content:
+        name = what if lane is Lane.PLAIN else ""
+        label = Content.assemble((f" {name:<8}", "$notice"), (f"{lane.value:<13}", "$foreground"))
+        width = _FIGURES if self.size.width >= _ROOMY else _FEW_FIGURES
+        shown = Content.styled(figures[:width].ljust(width), "$foreground")
+        if is_accessible(self):  # a bar is read aloud sign by sign
+            return Content.assemble(label, shown)
+        cells = max(0, self.size.width - _LABELS - width - 2)
+        return Content.assemble(label, (gauge(share, cells), _LANES[lane]), " ", shown)
+
+
+def _speed(lane: LaneState) -> str:
+    return f"{lane.tokens:>4}  {lane.tokens_per_second:.1f} tok/s" if lane.tokens else "0"
+
+
+def _time(lane: LaneState) -> str:
+    text = f"{lane.seconds:>6.2f} s"
+    if not lane.answer.statistics:
+        return text
+    totals = lane.answer.statistics[-1].totals
+    return f"{text}  {counted(totals.steps, 'step'):<9} {totals.tokens_per_step:.2f} each"

@@ -1,43 +1,41 @@
 """Blocks of lines that are drawn when they come into view and can be dropped again.
 
-Text is never read as markup of the terminal or the widget library, except Markdown by its renderer.
+Matches of a search are looked for in the lines once more: Markdown is gone from them, and long
+lines are wrapped.
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 
 from ..present.markdown import Lines
+from ..store.text_search import Term, fullest, hits
 from .look import Look
 
 _CONSOLE = Console(file=io.StringIO(), color_system="truecolor", force_terminal=True)
+_CLOSE = 80  # characters within which matches stand together, about the length of an excerpt
 
-
-Draw = Callable[[int, Look], Lines]
-"""Makes the lines of a given width."""
+Draw = Callable[[str, int, Look], Lines]  # makes the lines of a text at a width
 
 
 class Block:
-    """Lines of the transcript; their number is known once they were drawn, until then estimated.
-
-    Args:
-        text: source, used to estimate the height.
-        draw: makes the lines.
-    """
+    """Lines of the transcript; their number is known once they were drawn, until then estimated."""
 
     __slots__ = ("_draw", "_height", "_lines", "_look", "_width", "text")
 
+    _lines: Lines | None
+    _look: Look | None
+
     def __init__(self, text: str, draw: Draw) -> None:
-        self._lines: Lines | None = None
-        self._look: Look | None = None
         self.become(text, draw)
 
     def become(self, text: str, draw: Draw) -> None:
-        """Hold another text."""
         self.text, self._draw = text, draw
         self._width, self._height = -1, 0
         self.release()
@@ -47,16 +45,16 @@ class Block:
         return self._width == width
 
     def height(self, width: int) -> int:
-        """Lines at this width, as far as is known."""
         return self._height if self._width == width else estimate_height(self.text, width)
 
-    def lines(self, width: int, look: Look) -> Lines:
+    def lines(self, width: int, look: Look, *, keep: bool = True) -> Lines:
         """The lines, drawn now if need be."""
         if self._lines is not None and self._width == width and self._look is look:
             return self._lines
-        lines = self._draw(width, look)
-        self._lines, self._look = lines, look
-        self._width, self._height = width, len(lines)
+        lines = self._draw(self.text, width, look)
+        if keep:
+            self._lines, self._look = lines, look
+            self._width, self._height = width, len(lines)
         return lines
 
     def release(self) -> None:
@@ -80,3 +78,67 @@ def wrap(text: Text, width: int) -> Lines:
 def indent(lines: Lines, mark: str, style: Style) -> Lines:
     """The lines behind a mark, with a style beneath their own."""
     return [[Segment(mark, style), *Segment.apply_style(line, style)] for line in lines]
+
+
+def find_densest(texts: Sequence[str], terms: Sequence[Term]) -> tuple[int, float] | None:
+    """Where in the parts of a text most matches stand together, at first if several times.
+
+    Index of the part, and the share of it before the place; None where nothing matches.
+    """
+    spans = hits("\n".join(texts), terms)
+    if not spans:
+        return None
+    before, at = fullest(spans, _CLOSE), 0
+    while at < len(texts) - 1 and before > len(texts[at]):
+        before -= len(texts[at]) + 1
+        at += 1
+    return at, before / max(1, len(texts[at]))
+
+
+def match_line(lines: Lines, terms: Sequence[Term], share: float) -> int:
+    """The line with the match nearest to a share of a part's source; without a match, that line."""
+    expected = share * len(lines)
+    found = [row for row, _, _ in _matches(lines, terms)]
+    found = found or [min(int(expected), max(0, len(lines) - 1))]
+    return min(found, key=lambda row: abs(row + 0.5 - expected))
+
+
+def highlight(lines: Lines, terms: Sequence[Term], style: Style) -> Lines:
+    """The lines with all matches in a style."""
+    highlighted = list(lines)
+    for row, start, end in _matches(lines, terms):
+        text = _text(lines[row])
+        cuts = [cell_len(text[:at]) for at in (start, end, len(text))]
+        before, match, after = Segment.divide(highlighted[row], cuts)
+        highlighted[row] = [*before, *Segment.apply_style(match, post_style=style), *after]
+    return highlighted
+
+
+def _matches(lines: Lines, terms: Sequence[Term]) -> list[tuple[int, int, int]]:
+    """All matches in order, those that go over the end of a line as one per line.
+
+    Each is a line number, and the match's first character and end in that line.
+    """
+    rows = [_text(line) for line in lines]
+    # A line ends between two words, but anywhere in a script without blanks between words.
+    spaced = _matches_joined(rows, [term for term in terms if term.words], " ")
+    solid = _matches_joined(rows, [term for term in terms if not term.words], "")
+    return sorted({*spaced, *solid})
+
+
+def _matches_joined(
+    rows: Sequence[str], terms: Sequence[Term], joint: str
+) -> Iterator[tuple[int, int, int]]:
+    """Matches in the rows joined without their indents."""
+    parts = [row.strip() for row in rows]
+    starts = list(accumulate((len(part) + len(joint) for part in parts), initial=0))
+    for first, last in hits(joint.join(parts), terms):
+        for at, (row, part, start) in enumerate(zip(rows, parts, starts, strict=False)):
+            begin, end = max(first - start, 0), min(last - start, len(part))
+            if begin < end:
+                indent = len(row) - len(row.lstrip())
+                yield at, indent + begin, indent + end
+
+
+def _text(line: Sequence[Segment]) -> str:
+    return "".join(part.text for part in line)

@@ -1,47 +1,44 @@
-"""The right side of the chat: a step's tree, its bar, and the statistics after that step."""
+"""The right side of the chat: a step's tree or the acceptance map, its bar, and statistics."""
 
+import textwrap
+from collections.abc import Sequence
+
+from rich.cells import cell_len
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.content import Content
+from textual.reactive import reactive
 from typing_extensions import override
 
 from sequoia_core.events import Step
 
+from ..present.accessible import is_accessible, rates_in_words, statistics_in_words
 from ..state.answer import Chosen
-from ..state.stats import Statistics
+from ..state.sanitize import fit, visible
+from ..state.stats import Rate, Statistics
 from .acceptance_view import AcceptanceView
-from .statistics import StatisticsPanel
-from .step_bar import StepBar
+from .bars import StepBar
+from .line import Line, gauge, sparkline
 from .tree_view import TreeView
+
+_LABEL = 10
+_FIGURE = 5
+_FRAMED_LINES = 5  # of the statistics in their frame, where there is no room for rates
 
 
 class DecodePanel(Vertical):
-    """Shows one step at a time; the style sheet gives every part a fixed height.
-
-    Attributes:
-        token_tree: the step's token tree.
-        acceptance: the acceptance map, shown in the place of the tree.
-    """
+    """Shows one step at a time; the style sheet gives every part a fixed height."""
 
     def __init__(self) -> None:
         super().__init__(id="decoding")
         self.token_tree = TreeView()
-        self.acceptance = AcceptanceView()
+        self.acceptance = AcceptanceView()  # shown in the place of the tree
         self._bar = StepBar(id="step")
         self._statistics = StatisticsPanel()
 
     @override
     def compose(self) -> ComposeResult:
-        yield self.token_tree
-        yield self.acceptance
-        yield self._bar
-        yield self._statistics
-
-    def on_mount(self) -> None:
-        """Label the borders."""
-        self.token_tree.border_title = "Tree"
-        self.acceptance.border_title = "Acceptance by place"
-        self._statistics.border_title = "Statistics"
+        yield from (self.token_tree, self.acceptance, self._bar, self._statistics)
 
     def show_tree(self, step: Step | None, title: str, *, still: bool) -> None:
         """Draw a step's tree; `still` if the next step does not follow at once: it may scroll."""
@@ -50,13 +47,125 @@ class DecodePanel(Vertical):
         self.token_tree.show(step, scroll=still)
 
     def show_figures(
-        self,
-        step: Step | None,
-        statistics: Statistics | None,
-        chosen: Chosen | None,
-        waiting: str = "",
+        self, step: Step | None, totals: Statistics | None, chosen: Chosen | None, waiting: str = ""
     ) -> None:
         """Draw the figures after a step and its tree shape, or what happens before the first."""
-        self._bar.show_step(step, statistics, waiting)
-        self._statistics.statistics = statistics
+        self._bar.show_step(step, totals, waiting)
+        self._statistics.statistics = totals
         self._statistics.chosen = chosen
+
+
+class StatisticsPanel(Line):
+    """As many lines as there is height for: summary, two sparklines, why this tree, the rates."""
+
+    ID = "statistics"
+    BORDER_TITLE = "Statistics"
+    statistics: reactive[Statistics | None] = reactive(None)
+    chosen: reactive[Chosen | None] = reactive(None, init=False)
+
+    def watch_chosen(self) -> None:
+        self._place_reason()
+
+    def on_resize(self) -> None:
+        self._place_reason()
+
+    def _place_reason(self) -> None:
+        """Write the reason into the border where there is no line for it, or make lines for it."""
+        roomy = is_accessible(self) or self.screen.has_class("-roomy")
+        reason = "" if roomy else self._reason()
+        fits = cell_len(reason) <= self.size.width - 2
+        self.border_subtitle = Content(reason) if reason and fits else None
+        lines = 0 if fits else len(self._reason_lines(self.size.width - 2))
+        self.styles.height = _FRAMED_LINES + lines if lines else None
+
+    @override
+    def render(self) -> Content:
+        statistics = self.statistics or Statistics()
+        tree = self.chosen.tree if self.chosen is not None else None
+        by_depth, by_rank = (tree.expected_by_depth, tree.expected_by_rank) if tree else ((), ())
+        if is_accessible(self):
+            words = [
+                statistics_in_words(statistics),
+                f"tree {self._reason()}",
+                rates_in_words("by depth", statistics.by_depth, by_depth),
+                rates_in_words("by child rank", statistics.by_rank, by_rank),
+            ]
+            width = max(1, self.size.width - 1)
+            rows = (row for line in words for row in Content(f" {line}").wrap(width))
+            return Content("\n").join(rows)
+        width = self.size.width - 2
+        lines = [
+            _summary(statistics),
+            _spark_line("accepted", statistics.accepted, "$accepted", width),
+            _spark_line("speed-up", statistics.speedups, "$speedup", width),
+        ]
+        lines += self._reason_lines(width)[: self.size.height - len(lines)]
+        room = self.size.height - len(lines) - 1
+        if room > 0:
+            half = (width - 2) // 2
+            left = _rate_table("by depth", statistics.by_depth, by_depth, half, room)
+            right = _rate_table("by child rank", statistics.by_rank, by_rank, half, room)
+            lines += [Content.assemble(a, "  ", b) for a, b in zip(left, right, strict=True)]
+        return Content("\n").join(Content.assemble(" ", line) for line in lines)
+
+    def _reason(self) -> str:
+        """Where the tree comes from, and since which step if it changed within the answer."""
+        if self.chosen is None:
+            return ""
+        since = f"step {self.chosen.since}: " if self.chosen.since > 1 else ""
+        return since + visible(self.chosen.tree.reason)
+
+    def _reason_lines(self, width: int) -> list[Content]:
+        lines = textwrap.wrap(self._reason(), max(1, width - _LABEL)) or [""]
+        return [
+            Content.assemble((fit("" if at or not line else "tree", _LABEL), "$notice"),
+                             (line, "$foreground"))
+            for at, line in enumerate(lines)
+        ]  # fmt: skip
+
+
+def _summary(statistics: Statistics) -> Content:
+    totals = statistics.totals
+    if not totals.steps:
+        return Content.styled("no step yet", "$notice")
+    parts = [
+        Content.styled(f"{totals.tokens_per_second:.1f} tokens/s", "bold $foreground"),
+        Content.styled(f"{totals.tokens_per_step:.2f} tokens/step", "bold $foreground"),
+    ]
+    if statistics.speedup is not None:
+        parts.append(Content.styled(f"{statistics.speedup:.2f}x plain", "bold $speedup"))
+    return Content("   ").join(parts)
+
+
+def _spark_line(label: str, values: Sequence[float], style: str, width: int) -> Content:
+    cells = max(0, width - _LABEL - _FIGURE - 1)
+    last = ""
+    if values:  # three digits, fewer where they do not fit into the column
+        forms = [f"{values[-1]:{precision}}" for precision in (".3g", ".2f", ".0f")]
+        last = next((form for form in forms if len(form) <= _FIGURE), forms[-1])
+    return Content.assemble(
+        (fit(label, _LABEL), "$notice"),
+        (fit(sparkline(values, cells), cells), style),
+        f" {last:>{_FIGURE}}" if last else " ",
+    )
+
+
+def _rate_table(
+    title: str, rates: Sequence[Rate], expected: Sequence[float], width: int, rows: int
+) -> list[Content]:
+    """A heading and `rows` lines of exactly `width` cells: index, bar, measured, expected."""
+    lines = [Content.styled(fit(fit(title, max(0, width - 10)) + "got   exp", width), "$notice")]
+    for at in range(rows):
+        rate = rates[at].value if at < len(rates) else None
+        wanted = expected[at] if at < len(expected) else None
+        line = Content("")
+        if rate is not None or wanted is not None:
+            style = "$accepted" if wanted is None or (rate or 0.0) >= wanted else "$bonus"
+            got, exp = ("   –" if share is None else f"{share:.2f}" for share in (rate, wanted))
+            line = Content.assemble(
+                (f"{at + 1:>2} ", "$notice"),
+                (gauge(rate, max(0, width - 14)), style),
+                (f" {got}  {exp}", "$foreground"),
+            )
+        lines.append(line.truncate(max(0, width), pad=True))
+    return lines

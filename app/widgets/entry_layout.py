@@ -7,9 +7,9 @@ than its text.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 from rich.segment import Segment
 
@@ -17,17 +17,13 @@ from .blocks import Block
 from .entries import Entry
 from .look import Look
 
-KEPT_LINES = 2000
-"""Lines that stay drawn: a few screens and the answer under way."""
-KEPT_ENTRIES = 48
-"""Entries that keep their blocks, drawn or not."""
+KEPT_LINES = 2000  # lines that stay drawn: a few screens and the answer under way
+KEPT_ENTRIES = 48  # entries that keep their blocks, drawn or not
 
-TextLine = list[Segment] | None
-"""A line, or None below the last."""
+TextLine = list[Segment] | None  # A line, or None below the last
 
 
-@dataclass(frozen=True, slots=True)
-class Anchor:
+class Anchor(NamedTuple):
     """What stays in place: a block of an entry, and the row of the view at which it begins."""
 
     entry: int
@@ -36,73 +32,47 @@ class Anchor:
 
 
 class EntryLayout:
-    """The rows of a list of entries."""
-
     def __init__(self) -> None:
-        self._entries: list[Entry] = []
+        self.entries: list[Entry] = []
+        self.width = 0
         self._heights: list[int] = []
         self._ends: list[int] = []
         self._open: dict[int, Sequence[Block]] = {}  # ordered by last view, as `_drawn` is
-        self._drawn: dict[Block, int] = {}
-        self._width = 0
+        self._drawn: dict[Block, int] = {}  # their lines
         self._look: Look | None = None
-
-    @property
-    def entries(self) -> Sequence[Entry]:
-        """All entries."""
-        return self._entries
-
-    @property
-    def width(self) -> int:
-        """Cells of a row."""
-        return self._width
 
     @property
     def height(self) -> int:
         """Number of rows, as far as is known."""
         return self._ends[-1] if self._ends else 0
 
-    @property
-    def drawn_lines(self) -> int:
-        """Lines that are held in memory."""
-        return sum(self._drawn.values())
-
-    # What changes
-
     def use(self, width: int, look: Look, top: int = 0) -> int:
         """Draw at this width in these styles; returns the row at which row `top` is now."""
         self._look = look
-        if width == self._width:
-            return top
-        place, self._width = self._place(top), width
-        self._estimate()
-        return self._row_at(place)
+        return top if width == self.width else self.measure(top, width)
 
-    def measure(self, top: int) -> int:
-        """Estimate all heights again; returns the row at which row `top` is now."""
+    def measure(self, top: int, width: int) -> int:
+        """Estimate all heights at this width; returns the row at which row `top` is now."""
         place = self._place(top)
+        self.width = width
         self._estimate()
         return self._row_at(place)
 
     def replace(self, entries: Iterable[Entry]) -> None:
-        """Hold other entries."""
-        self._entries = list(entries)
+        self.entries = list(entries)
         self._drawn = {}
         self._estimate()
 
     def append(self, entry: Entry) -> None:
-        """Add an entry at the end."""
-        self._entries.append(entry)
-        self._heights.append(entry.estimate_height(self._width))
-        self._sum(len(self._entries) - 1)
+        self.entries.append(entry)
+        self._heights.append(entry.estimate_height(self.width))
+        self._sum(len(self.entries) - 1)
 
     def refresh(self) -> None:
         """Take in changes of entries that are open or growing."""
-        growing = [at for at, entry in enumerate(self._entries) if entry.growing]
+        growing = [at for at, entry in enumerate(self.entries) if entry.growing]
         for at in {*self._open, *growing}:
             self._take(at)
-
-    # Where things are
 
     def anchor(self, top: int, room: int) -> Anchor | None:
         """What has to stay in place when heights change; None if there is nothing.
@@ -110,21 +80,15 @@ class EntryLayout:
         The first block in view whose height is known; if there is none, what is at the top.
         """
         for at, index, start, block in self._in_view(top, room):
-            if block.measured(self._width):
+            if block.measured(self.width):
                 return Anchor(at, index, start - top)
         first = bisect_right(self._ends, top)
-        if first >= len(self._entries):
-            return None
-        if first not in self._open:
+        if first < len(self.entries) and first not in self._open:
             place = self._place(top)
             self._take(first)
             top = self._row_at(place)
-        start = self._start(first)
-        for index, block in enumerate(self._open[first]):
-            end = start + block.height(self._width)
-            if end > top:
-                return Anchor(first, index, start - top)
-            start = end
+        for at, index, start, _ in self._in_view(top, max(1, room)):
+            return Anchor(at, index, start - top)
         return None
 
     def settle(self, anchor: Anchor | None, room: int) -> int:
@@ -149,16 +113,15 @@ class EntryLayout:
 
     def window(self, top: int, room: int) -> list[TextLine]:
         """The rows of the view, which has to be settled."""
-        if self._look is None:
-            return [None] * room
         rows: list[TextLine] = []
-        for at, _, start, block in self._in_view(top, room):
-            lines = block.lines(self._width, self._look)
-            rows += lines[max(0, top - start) : max(0, top + room - start)]
-            self._open[at] = self._open.pop(at)
-            self._drawn.pop(block, None)
-            self._drawn[block] = len(lines)
-        self._drop_old(top, room)
+        if self._look is not None:
+            for at, _, start, block in list(self._in_view(top, room)):
+                lines = block.lines(self.width, self._look)
+                rows += lines[max(0, top - start) : max(0, top + room - start)]
+                self._open[at] = self._open.pop(at)
+                self._drawn.pop(block, None)
+                self._drawn[block] = len(lines)
+            self._drop_old(top, room)
         return [*rows[:room], *[None] * (room - len(rows))]
 
     def text(self, first: int = 0, last: int | None = None) -> list[str]:
@@ -166,24 +129,18 @@ class EntryLayout:
         if self._look is None:
             return []
         shown: list[str] = []
-        at = min(bisect_right(self._ends, first), len(self._entries))
-        skipped = first - self._start(at)
-        for entry in self._entries[at:]:
-            lines = entry.lines(self._width, self._look)
-            shown += ["".join(part.text for part in line).rstrip() for line in lines]
-            if last is not None and len(shown) > skipped + last - first:
-                break
-        for number, entry in enumerate(self._entries):
-            if number not in self._open:
+        start = min(bisect_right(self._ends, first), len(self.entries))
+        first -= self._start(start)
+        end = None if last is None else last - self._start(start) + 1
+        for at, entry in enumerate(self.entries[start:], start):
+            for block in self._open.get(at) or entry.blocks():
+                lines = block.lines(self.width, self._look, keep=False)
+                shown += ["".join(part.text for part in line).rstrip() for line in lines]
+            if at not in self._open:
                 entry.release()
-        for blocks in self._open.values():
-            for block in blocks:
-                if block not in self._drawn:
-                    block.release()
-        self.refresh()
-        return shown[skipped : None if last is None else skipped + last - first + 1]
-
-    # Heights
+            if end is not None and len(shown) >= end:
+                break
+        return shown[first:end]
 
     def _start(self, at: int) -> int:
         return self._ends[at - 1] if at > 0 else 0
@@ -195,37 +152,31 @@ class EntryLayout:
 
     def _estimate(self) -> None:
         self._open = {}
-        self._heights = [entry.estimate_height(self._width) for entry in self._entries]
+        self._heights = [entry.estimate_height(self.width) for entry in self.entries]
         self._sum()
 
     def _measure(self, at: int) -> None:
-        height = sum(block.height(self._width) for block in self._open[at])
+        height = sum(block.height(self.width) for block in self._open[at])
         if height != self._heights[at]:
             self._heights[at] = height
             self._sum(at)
 
     def _place(self, row: int) -> tuple[int, float]:
         """A row as an entry and a share of its height, which survives another width."""
-        at = min(bisect_right(self._ends, row), len(self._entries) - 1)
-        if at < 0:
-            return 0, 0.0
-        return at, (row - self._start(at)) / max(1, self._heights[at])
+        at = min(bisect_right(self._ends, row), len(self.entries) - 1)
+        return (at, (row - self._start(at)) / max(1, self._heights[at])) if at >= 0 else (0, 0.0)
 
     def _row_at(self, place: tuple[int, float]) -> int:
         at, share = place
-        if at >= len(self._entries):
-            return self.height
-        return self._start(at) + int(share * self._heights[at])
+        return self._start(at) + int(share * self._heights[at]) if self.entries else 0
 
     def _row(self, anchor: Anchor) -> int:
         before = self._opened(anchor.entry)[: anchor.block]
-        return self._start(anchor.entry) + sum(block.height(self._width) for block in before)
-
-    # Blocks
+        return self._start(anchor.entry) + sum(block.height(self.width) for block in before)
 
     def _take(self, at: int) -> None:
         """Open an entry, or take in its changes."""
-        self._open[at] = self._entries[at].blocks()
+        self._open[at] = self.entries[at].blocks()
         self._measure(at)
 
     def _opened(self, at: int) -> Sequence[Block]:
@@ -233,17 +184,15 @@ class EntryLayout:
             self._take(at)
         return self._open[at]
 
-    def _in_view(self, top: int, room: int) -> list[tuple[int, int, int, Block]]:
+    def _in_view(self, top: int, room: int) -> Iterator[tuple[int, int, int, Block]]:
         """Blocks of open entries in view: number of the entry and in it, first row, block."""
-        seen: list[tuple[int, int, int, Block]] = []
         for at in self._entries_in_view(top, room):
             start = self._start(at)
             for index, block in enumerate(self._open.get(at, ())):
-                end = start + block.height(self._width)
+                end = start + block.height(self.width)
                 if end > top and start < top + room:
-                    seen.append((at, index, start, block))
+                    yield at, index, start, block
                 start = end
-        return seen
 
     def _entries_in_view(self, top: int, room: int) -> range:
         first = bisect_right(self._ends, top)
@@ -256,28 +205,28 @@ class EntryLayout:
                 self._take(at)
                 return True
         for at, _, _, block in self._in_view(top, room):
-            if not block.measured(self._width) and self._look is not None:
+            if not block.measured(self.width) and self._look is not None:
                 self._draw(at, block)
                 return True
         return False
 
     def _draw(self, at: int, block: Block) -> None:
         if self._look is not None:
-            self._drawn[block] = len(block.lines(self._width, self._look))
+            self._drawn[block] = len(block.lines(self.width, self._look))
             self._measure(at)
 
     def _drop_old(self, top: int, room: int) -> None:
         """Drop what has been out of view the longest."""
         seen = {block for _, _, _, block in self._in_view(top, room)}
-        held = self.drawn_lines
+        held = sum(self._drawn.values())
         for block in [each for each in self._drawn if each not in seen]:
             if held <= KEPT_LINES:
                 break
             held -= self._drawn.pop(block)
             block.release()
         shown = self._entries_in_view(top, room)
-        shut = [at for at in self._open if at not in shown and not self._entries[at].growing]
+        shut = [at for at in self._open if at not in shown and not self.entries[at].growing]
         for at in shut[: max(0, len(self._open) - KEPT_ENTRIES)]:
             for block in self._open.pop(at):
                 self._drawn.pop(block, None)
-            self._entries[at].release()
+            self.entries[at].release()

@@ -32,25 +32,14 @@ NODES = key_row(
     "chat.tree", *_END,
 )  # fmt: skip
 
-KEPT = 2
-"""Keys at the end of each row that stay when others no longer fit: help and quit."""
+KEPT = len(_END)  # keys at the end of each row that stay when others no longer fit
 
 
 class KeyBar(Line):
-    """One line of keys and what they do.
-
-    Attributes:
-        row: the keys that matter now.
-        keys: the key bindings in use.
-        way_back: what the key of the tree does, when it has to stand among the first; else "".
-    """
-
+    ID = "keys"
     row: reactive[KeyRow] = reactive(IDLE)
     keys: reactive[Keys] = reactive(Keys())
-    way_back = reactive("")
-
-    def __init__(self) -> None:
-        super().__init__(id="keys")
+    way_back = reactive("")  # what the key of the tree does, if it has to stand among the first
 
     @override
     def render(self) -> Content:

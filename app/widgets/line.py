@@ -1,21 +1,27 @@
-"""A widget of fixed height that draws given content without ever causing a layout."""
+"""Lines of given content, and what is drawn in them: bars, sparklines, text at both ends."""
+
+from collections.abc import Sequence
 
 from textual.content import Content
 from textual.widget import Widget
 from typing_extensions import override
 
+_SPARKS = "▁▂▃▄▅▆▇█"
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
+
 
 class Line(Widget):
-    """Shows the content it was given last; the style sheet sets its height."""
+    """Shows the content it was given last, and never causes a layout."""
 
     ALLOW_SELECT = False
+    ID: str | None = None  # of the widgets of a class
     DEFAULT_CSS = """
     Line { height: 1; text-wrap: nowrap; text-overflow: ellipsis; }
     """
 
-    def __init__(self, content: str | Content = "", *, id: str | None = None) -> None:  # noqa: A002
-        super().__init__(id=id)
-        self._content = Content.from_text(content, markup=False)
+    def __init__(self, content: str = "", *, id: str | None = None) -> None:  # noqa: A002
+        super().__init__(id=id or self.ID)
+        self._content = Content(content)
 
     def show(self, content: str | Content) -> None:
         """Draw other content; plain text is never read as markup."""
@@ -27,3 +33,22 @@ class Line(Widget):
     @override
     def render(self) -> Content:
         return self._content
+
+
+def sparkline(values: Sequence[float], cells: int) -> str:
+    """The last `cells` values as bars between 0 and their maximum."""
+    shown = values[-cells:] if cells > 0 else ()
+    top = max(shown, default=0.0) or 1.0
+    return "".join(_SPARKS[round(value / top * (len(_SPARKS) - 1))] for value in shown)
+
+
+def gauge(value: float | None, cells: int) -> str:
+    """A share between 0 and 1 as a bar of exactly `cells` cells, to an eighth of a cell."""
+    whole, part = divmod(round(max(0.0, min(1.0, value or 0.0)) * cells * 8), 8)
+    return ("█" * whole + (_EIGHTHS[part] if part else "")).ljust(cells)
+
+
+def spread(left: Content, right: Content, width: int) -> Content:
+    """Both at the ends of a line; the left part alone where there is no room for both."""
+    gap = width - left.cell_length - right.cell_length - 1
+    return Content.assemble(left, " " * gap, right) if gap > 0 else left

@@ -1,68 +1,101 @@
-"""The styles of the transcript in the current theme."""
+"""The styles of the transcript in the current theme; colours of code that stay readable in it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rich.style import Style
-from rich.syntax import SyntaxTheme
+from rich.syntax import PygmentsSyntaxTheme
+from textual.color import Color
 from textual.widget import Widget
+from typing_extensions import override
 
 from ..config.themes import least_contrast
-from ..present.code_colors import CODE_STYLES, ReadableCode
 from ..present.markdown import MarkdownRenderer, MarkdownStyles
 
-STYLES = (
-    "text", "user", "name", "note", "error", "figures", "heading", "code", "quiet", "fence",
-    "walked", "walked-bonus", "match", "rank-0", "rank-1", "rank-2", "rank-3",
-)  # fmt: skip
-CSS = """
-    Transcript {
-        overflow-x: hidden;
-        border-subtitle-color: $primary;
-        & .transcript--text { color: $foreground; }
-        & .transcript--user { color: $user; text-style: bold; }
-        & .transcript--name, & .transcript--heading { color: $primary; text-style: bold; }
-        & .transcript--note, & .transcript--figures, & .transcript--quiet { color: $notice; }
-        & .transcript--error { color: $error; }
-        & .transcript--code { color: $secondary; }
-        & .transcript--fence { background: $surface; }
-        & .transcript--walked { color: $accepted; background: $accepted 25%; text-style: bold; }
-        & .transcript--walked-bonus { color: $bonus; background: $bonus 25%; text-style: bold; }
-        & .transcript--match { color: $bonus; text-style: bold underline; }
-        & .transcript--rank-0 { color: $bonus; text-style: bold; }
-        & .transcript--rank-1 { color: $rank-1; }
-        & .transcript--rank-2 { color: $rank-2; text-style: underline; }
-        & .transcript--rank-3 { color: $rank-3; text-style: italic underline; }
-    }
-"""
+_RULES = {
+    "text": "color: $foreground",
+    "user": "color: $user; text-style: bold",
+    **dict.fromkeys(("name", "heading"), "color: $primary; text-style: bold"),
+    **dict.fromkeys(("note", "figures", "quiet"), "color: $notice"),
+    "error": "color: $error",
+    "code": "color: $secondary",
+    "fence": "background: $surface",
+    "walked": "color: $accepted; background: $accepted 25%; text-style: bold",
+    "walked-bonus": "color: $bonus; background: $bonus 25%; text-style: bold",
+    "match": "color: $bonus; text-style: bold underline",
+    "rank-0": "color: $bonus; text-style: bold",
+    "rank-1": "color: $rank-1",
+    "rank-2": "color: $rank-2; text-style: underline",
+    "rank-3": "color: $rank-3; text-style: italic underline",
+}
+STYLES = tuple(_RULES)
+CSS = "Transcript { overflow-x: hidden; border-subtitle-color: $primary; }\n" + "\n".join(
+    f"Transcript .transcript--{name} {{ {rule}; }}" for name, rule in _RULES.items()
+)
+CODE_STYLES = {True: "lightbulb", False: "xcode"}
+"""Pygments styles for dark and for light themes: those whose palest colour is the most readable."""
+_BLENDS = 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Look:
-    """What the lines of the transcript are drawn with.
+    """What the lines of the transcript are drawn with: styles by the names in `STYLES`."""
 
-    Attributes:
-        styles: by the names in `STYLES`.
-        markdown: draws Markdown in them.
-    """
-
-    styles: dict[str, Style] = field(hash=False)
+    styles: dict[str, Style]
     markdown: MarkdownRenderer
 
 
 def current_look(transcript: Widget) -> Look:
-    """The look in the theme in use."""
     styles = {name: transcript.get_component_rich_style(f"transcript--{name}") for name in STYLES}
-    markdown = MarkdownStyles(
-        styles["heading"], styles["code"], styles["quiet"], *_code_colors(transcript)
-    )
+    strong, code, quiet = styles["heading"], styles["code"], styles["quiet"]
+    theme = transcript.app.current_theme
+    if transcript.app.native_ansi_color:
+        colors = "ansi_dark" if theme.dark else "ansi_light"
+        markdown = MarkdownStyles(strong, code, quiet, "default", colors)
+    else:
+        fence = transcript.get_component_styles("transcript--fence").background
+        ink = transcript.get_component_styles("transcript--text").color
+        readable_code = ReadableCode(CODE_STYLES[theme.dark], fence, ink, least_contrast(theme))
+        markdown = MarkdownStyles(strong, code, quiet, fence.hex6, readable_code)
     return Look(styles, MarkdownRenderer(markdown))
 
 
-def _code_colors(transcript: Widget) -> tuple[str, SyntaxTheme | str]:
-    """Background and colours of code blocks."""
-    theme = transcript.app.current_theme
-    if transcript.app.native_ansi_color:
-        return "default", "ansi_dark" if theme.dark else "ansi_light"
-    fence = transcript.get_component_styles("transcript--fence").background
-    ink = transcript.get_component_styles("transcript--text").color
-    return fence.hex6, ReadableCode(CODE_STYLES[theme.dark], fence, ink, least_contrast(theme))
+class ReadableCode(PygmentsSyntaxTheme):
+    """A Pygments style whose colours are made `readable`."""
+
+    def __init__(self, style: str, ground: Color, ink: Color, least: float) -> None:
+        super().__init__(style)
+        self._read_on = ground, ink, least
+        self._readable: dict[tuple[str, ...], Style] = {}
+
+    @override
+    def get_style_for_token(self, token_type: tuple[str, ...]) -> Style:
+        style = self._readable.get(token_type)
+        if style is None:
+            style = super().get_style_for_token(token_type)
+            if style.color is not None and style.color.triplet is not None:
+                color = readable(Color(*style.color.triplet), *self._read_on)
+                style += Style(color=color.hex6)
+            self._readable[token_type] = style
+        return style
+
+
+def readable(color: Color, ground: Color, ink: Color, least: float) -> Color:
+    """The colour, blended with the ink as little as gives this contrast (WCAG 2) with the ground.
+
+    No colour gets more contrast than the ink has.
+    """
+    blends = (color.blend(ink, step / _BLENDS) for step in range(_BLENDS))
+    return next((blend for blend in blends if _contrast(blend, ground) >= least), ink)
+
+
+def _contrast(first: Color, second: Color) -> float:
+    dark, light = sorted((_luminance(first), _luminance(second)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def _luminance(color: Color) -> float:
+    red, green, blue = (
+        share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4
+        for share in color.normalized
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue

@@ -18,21 +18,15 @@ from typing_extensions import override
 from ..config.keymap import Keys
 from ..state.sanitize import visible
 
-MOST_PASTED = 1_000_000
-"""Characters; after more, each key would take seconds."""
+MOST_PASTED = 1_000_000  # characters; after more, each key would take seconds
 _FENCE = '"""'
-_WALKS = {
-    "chat.step_before": "back",
-    "chat.step_after": "forward",
-    "chat.first_step": "first",
-    "chat.live": "live",
-}
-_STEPS = ("chat.step_before", "chat.step_after")
-_ACTIONS = ("prompt.send", "prompt.new_line", "chat.step", *_WALKS, "chat.leave")
+_STEPS = {"chat.step_before": "back", "chat.step_after": "forward"}
+_WALKS = {**_STEPS, "chat.first_step": "first", "chat.live": "live"}
+_WRITES = {"prompt.send": "send", "prompt.new_line": "new_line"}
+_ACTIONS = (*_WRITES, "chat.step", *_WALKS, "chat.leave")
 """What keys do here."""
 _WALKING = "chat.step_before, chat.first_step walk; this key writes here"
-_BORDER = 2
-"""Cells of the border next to a hint."""
+_BORDER = 2  # cells of the border next to a hint
 _PAGE_KEYS = {"pageup": -1, "pagedown": 1}
 # As bindings these would run after the characters typed behind them, when keys come in a burst.
 # Copying stays a binding: with nothing selected here, it copies what is selected in the chat.
@@ -45,21 +39,11 @@ _EDITS = {
 
 
 class Prompt(TextArea):
-    """A text area that sends on Enter.
-
-    Attributes:
-        steps_on_space: Space in the empty prompt runs one step; set while paused.
-        walks: keys in the empty prompt walk through the steps; set while there are steps.
-        held: an earlier step is on show, or decoding is paused: printable keys walk too.
-        edits: it holds an earlier message: Up and Down choose another one.
-        keys: the key bindings in use.
-    """
-
     TITLE: ClassVar[str] = "ask something"
-    steps_on_space = False
-    walks = False
-    held = False
-    edits = False
+    steps_on_space = False  # in the empty prompt it runs one step; set while paused
+    walks = False  # keys in the empty prompt walk through the steps; set while there are steps
+    held = False  # an earlier step is on show, or decoding is paused: printable keys walk too
+    edits = False  # it holds an earlier message: Up and Down choose another one
 
     @dataclass
     class Submitted(Message):
@@ -86,13 +70,11 @@ class Prompt(TextArea):
         self._stepping = False
 
     def use_keys(self, keys: Keys) -> None:
-        """Use these key bindings."""
         self.keys = keys
         self._actions = keys.by_key(_ACTIONS)
 
     def on_mount(self) -> None:
-        """Steady the cursor, since a blinking one repaints while nothing happens."""
-        self.cursor_blink = False
+        self.cursor_blink = False  # it would repaint while nothing happens
         self.retitle(self.TITLE)
 
     @override
@@ -105,20 +87,15 @@ class Prompt(TextArea):
         self.border_title = Content(f"> {title}")
 
     def hint(self, text: str, *, passing: bool = False) -> None:
-        """Show a line on the border until the next key.
+        """Show a line, in which ids of actions become their keys, on the border until the next key.
 
-        Args:
-            text: the line, in which ids of actions become their keys; `HintCut` is posted where
-                the border is too short for it.
-            passing: another one follows soon, so that it may be cut.
+        A `passing` one may be cut, since another follows soon.
         """
         text = self.keys.shown(text)
         if not passing and cell_len(visible(text)) > max(0, self.size.width - _BORDER):
             self.post_message(self.HintCut(text))
         self.border_subtitle = Content(visible(text)) if text else None
         self.set_class(bool(text), "-hinted")  # where there is no border, it gets one
-
-    # Text
 
     def put(self, text: str) -> None:
         """Hold another text, with the cursor at its end."""
@@ -132,7 +109,7 @@ class Prompt(TextArea):
 
     def accept(self, typed: str) -> None:
         """Move sent text into the history; what was typed since stays."""
-        if typed.strip() and (not self._history or self._history[-1] != typed):
+        if typed.strip() and self._history[-1:] != [typed]:
             self._history.append(typed)
         self._draft = ""
         self.put(self.text.removeprefix(typed))
@@ -149,18 +126,16 @@ class Prompt(TextArea):
             self.refresh(layout=True)
 
     def on_resize(self) -> None:
-        """Wrap at another width."""
         self.call_after_refresh(self._grow)
 
     async def _on_paste(self, event: events.Paste) -> None:
-        _consume(event)
+        event.stop()
+        event.prevent_default()
         text = event.text.replace("\r\n", "\n").replace("\r", "\n")
         if len(text) > MOST_PASTED:
             self.hint(f"{len(text):,} characters: the prompt takes {MOST_PASTED:,} at once")
         else:
             self.write(visible(text))
-
-    # History
 
     @override
     def action_cursor_up(self, select: bool = False) -> None:
@@ -180,13 +155,11 @@ class Prompt(TextArea):
 
     def _recall(self, at: int) -> None:
         self._at = at
-        self._replace(self._history[at] if at < len(self._history) else self._draft)
-
-    # Keys
+        self._replace([*self._history, self._draft][at])
 
     async def take_early(self, event: events.Key) -> None:
         """Send or begin a line by a key that was pressed before this had the focus."""
-        if self._actions.get(event.key) in ("prompt.send", "prompt.new_line"):
+        if self._actions.get(event.key) in _WRITES:
             await self._on_key(event)
 
     async def _on_key(self, event: events.Key) -> None:
@@ -195,24 +168,21 @@ class Prompt(TextArea):
         name = self._actions.get(event.key, "")
         action = self._action_of(event, name) or _EDITS.get(event.key, "")
         self._stepping = name in _STEPS and action.startswith("screen.walk")
-        if name == "prompt.send":
-            _consume(event)
-            self._send()
-        elif name == "prompt.new_line":
-            _consume(event)
-            self.insert("\n")
-        elif action:
-            _consume(event)
+        if action:
+            event.stop()
+            event.prevent_default()
             await self.run_action(action)
-        else:
-            walked_once = not self.text and self.walks and name in _WALKS
-            await super()._on_key(event)
-            if walked_once:
-                self.hint(_WALKING)
+            return
+        walked_once = not self.text and self.walks and name in _WALKS
+        await super()._on_key(event)
+        if walked_once:
+            self.hint(_WALKING)
 
     def _action_of(self, event: events.Key, name: str) -> str:
         """The action that a key runs now; "" where it writes or moves the cursor."""
         key = event.key
+        if name in _WRITES:
+            return _WRITES[name]
         if key in _PAGE_KEYS:
             return f"screen.page({_PAGE_KEYS[key]})"
         if self.edits and key == "up" and self.cursor_at_first_line:
@@ -231,18 +201,16 @@ class Prompt(TextArea):
                 return f"screen.walk('{_WALKS[name]}')"
         return "app.quit" if name == "chat.leave" else ""
 
-    def _send(self) -> None:
+    def action_new_line(self) -> None:
+        self.insert("\n")
+
+    def action_send(self) -> None:
         text = self.text
         if text.lstrip().startswith(_FENCE):
-            body = text.lstrip()[len(_FENCE) :]
+            body = text.lstrip().removeprefix(_FENCE)
             if _FENCE not in body:
                 self.insert("\n")
                 self.hint(f"{_FENCE} ends the block")
                 return
             text = body.replace(_FENCE, "", 1)
         self.post_message(self.Submitted(text, self.text))
-
-
-def _consume(event: events.Event) -> None:
-    event.stop()
-    event.prevent_default()

@@ -24,7 +24,6 @@ from .entries import AnswerEntry, Entry, TextEntry
 from .entry_layout import Anchor, EntryLayout, TextLine
 from .line_view import LineView
 from .look import CSS, STYLES, Look, current_look
-from .search_highlight import count_found
 
 _Added = TypeVar("_Added", bound=Entry)
 
@@ -44,13 +43,13 @@ _WELCOME_END = "/? shows all keys and commands."
 
 
 class Transcript(LineView[list[Segment]], can_focus=True):
-    """Messages and notes in order."""
-
     COMPONENT_CLASSES: ClassVar[set[str]] = {f"transcript--{name}" for name in STYLES}
+    BORDER_TITLE = "Chat"
     DEFAULT_CSS = CSS
 
     def __init__(self) -> None:
         super().__init__("transcript")
+        self.follows = True  # the view stays at the end as the chat grows
         self._keys = Keys()
         self._layout = EntryLayout()
         self._layout.replace([self._welcome()])
@@ -59,10 +58,9 @@ class Transcript(LineView[list[Segment]], can_focus=True):
         self._look: Look | None = None
         self._window: list[TextLine] = []
         self._window_top = 0
-        self._follows = True
         self._placing = False
         self._stale = False
-        self._walked: tuple[int, int] | None = None
+        self._walked: tuple[int, int | None] | None = None
         self._searched: Sequence[Entry] = ()
         self._target: Sequence[Entry] = ()  # scrolled to again when the width changes
         self._target_due = False
@@ -75,16 +73,12 @@ class Transcript(LineView[list[Segment]], can_focus=True):
             self.redraw()
 
     def on_mount(self) -> None:
-        """Show the welcome text."""
-        self.border_title = "Chat"
         self.redraw()
-
-    # Entries
 
     def add_user(self, text: str) -> TextEntry:
         """Add a message of the person; the view goes to the end."""
         self._clear_search()
-        self._follows = True
+        self.follows = True
         return self._add(TextEntry(text, "text", name="You"))
 
     def add_answer(self, answer: Answer, name: str) -> AnswerEntry:
@@ -94,7 +88,6 @@ class Transcript(LineView[list[Segment]], can_focus=True):
         return self._add(entry)
 
     def add_note(self, text: str, *, error: bool = False) -> TextEntry:
-        """Add the reply to a command, a notice or an error."""
         return self._add(TextEntry(text, "error" if error else "note", mark="▌ "))
 
     def show(self, entries: Sequence[Entry]) -> None:
@@ -102,29 +95,29 @@ class Transcript(LineView[list[Segment]], can_focus=True):
         self._clear_search()
         for left in {*self._layout.entries}.difference(entries):
             left.release()  # another branch may never be looked at again
-        for entry in entries:
-            if isinstance(entry, AnswerEntry):
-                entry.tinted = self._tinted
         self._layout.replace(entries or [self._welcome()])
-        self._empty, self._follows, self._walked = not entries, True, None
+        self._tint_answers()
+        self._empty, self.follows, self._walked = not entries, True, None
         self.redraw()
 
     def clear(self) -> None:
-        """Show the welcome text."""
         self.show(())
 
     def tint(self, tinted: bool) -> None:
         """Tint the tokens of all answers, or of none."""
         self._tinted = tinted
-        for entry in self._layout.entries:
-            if isinstance(entry, AnswerEntry):
-                entry.tinted = tinted
-        top = self._layout.measure(self.scroll_offset.y)
+        self._tint_answers()
+        top = self._layout.measure(self.scroll_offset.y, self._layout.width)
         self._settle(self._layout.anchor(top, self._room))
 
     def text(self) -> str:
         """The whole chat as it is shown."""
         return "\n".join(self._layout.text())
+
+    def _tint_answers(self) -> None:
+        for entry in self._layout.entries:
+            if isinstance(entry, AnswerEntry):
+                entry.tinted = self._tinted
 
     def _welcome(self) -> TextEntry:
         """Without the keys where none are known yet."""
@@ -145,41 +138,26 @@ class Transcript(LineView[list[Segment]], can_focus=True):
         if self._stale:
             self.redraw()
 
-    # Where the view is
-
-    @property
-    def follows(self) -> bool:
-        """Whether the view stays at the end as the chat grows."""
-        return self._follows
-
     def follow(self) -> None:
-        """Go to the end and stay there."""
-        self._follows, self._target = True, ()
+        self.follows, self._target = True, ()
         self.redraw()
 
-    def scroll_to_entry(self, entry: Entry) -> None:
-        """Bring the beginning of an entry into view."""
-        self.scroll_to_match([entry], ())
-
-    def scroll_to_match(self, entries: Sequence[Entry], terms: tuple[Term, ...]) -> None:
+    def scroll_to_match(self, entries: Sequence[Entry], terms: tuple[Term, ...] = ()) -> None:
         """Bring the best match of a search into view, and the beginning if it is near.
 
-        All matches are highlighted until the next search, message or branch.
-
-        Args:
-            entries: that are searched, one after another.
-            terms: of the search; if there are none, the view goes to the first entry.
+        All matches are highlighted until the next search, message or branch. Without terms, the
+        view goes to the beginning of the first entry.
         """
         self._clear_search()
         for entry in entries:
-            entry.search_terms = terms
+            entry.search(terms)
         self._searched = self._target = entries
-        self._target_due, self._follows = True, False
+        self._target_due, self.follows = True, False
         self.redraw()
 
     def _clear_search(self) -> None:
         for entry in self._searched:
-            entry.search_terms = ()
+            entry.search(())
         self._searched = self._target = ()
 
     def redraw(self) -> None:
@@ -209,15 +187,14 @@ class Transcript(LineView[list[Segment]], can_focus=True):
         """Draw what is in view with the anchor in place, and repaint what changed."""
         top = self._walked_top()
         if top is None:
-            top = self._layout.settle(None if self._follows else anchor, self._room)
+            top = self._layout.settle(None if self.follows else anchor, self._room)
         self._place(top)
 
     def _target_top(self, top: int) -> int:
         """Where the view goes from a row so that the target is in it."""
         entries, room = self._layout.entries, self._room
-        beginning = Anchor(entries.index(self._target[0]), 0, 0)
-        top = self._layout.scroll_to(beginning, 0, top, room)
-        best = max(self._target, key=lambda entry: count_found(entry.source, entry.search_terms))
+        top = self._layout.scroll_to(Anchor(entries.index(self._target[0]), 0, 0), 0, top, room)
+        best = max(self._target, key=Entry.count_found)
         match = best.find_match(self._width, self.look)
         if match is None:
             return top
@@ -227,21 +204,18 @@ class Transcript(LineView[list[Segment]], can_focus=True):
 
     def _walked_top(self) -> int | None:
         """Where the view goes when another step is walked to: to its text, at last to the end."""
-        walked = next(
-            (
-                (at, entry)
-                for at, entry in enumerate(self._layout.entries)
-                if isinstance(entry, AnswerEntry) and entry.walked_step is not None
-            ),
-            None,
-        )
-        now = (walked[0], walked[1].walked_step or 0) if walked else None
+        walked = [
+            (at, entry)
+            for at, entry in enumerate(self._layout.entries)
+            if isinstance(entry, AnswerEntry) and entry.walked_step is not None
+        ]
+        now = (walked[0][0], walked[0][1].walked_step) if walked else None
         if now == self._walked:
             return None
-        self._walked, self._target, self._follows = now, (), walked is None
-        if walked is None:
+        self._walked, self._target, self.follows = now, (), not walked
+        if not walked:
             return None
-        at, entry = walked
+        at, entry = walked[0]
         block, line = entry.walked_place(self._width) or (0, 0)
         anchor = Anchor(at, block, self._room // 2)
         return self._layout.scroll_to(anchor, line, self.scroll_offset.y, self._room)
@@ -256,7 +230,7 @@ class Transcript(LineView[list[Segment]], can_focus=True):
         self._placing = False
         below = self._layout.height - top - self._room
         if self._walked is None and below <= 0:
-            self._follows = True
+            self.follows = True
         self._window, self._window_top = self._layout.window(top, self._room), top
         if moved or len(before) != len(self._window):
             self.refresh()
@@ -264,7 +238,7 @@ class Transcript(LineView[list[Segment]], can_focus=True):
             for y, (old, new) in enumerate(zip(before, self._window, strict=True)):
                 if old is not new and old != new:
                     self.refresh_line(top + y)
-        hint = f"▼ {counted(below, 'more line')}: End" if below > 0 and not self._follows else ""
+        hint = f"▼ {counted(below, 'more line')}: End" if below > 0 and not self.follows else ""
         if str(self.border_subtitle or "") != hint:
             self.border_subtitle = Content(hint)
 
@@ -284,19 +258,16 @@ class Transcript(LineView[list[Segment]], can_focus=True):
         if self._placing or self._width <= 0 or round(old_value) == round(new_value):
             return
         top, self._target = round(new_value), ()
-        self._follows = top >= self._layout.height - self._room
-        anchor = None if self._follows else self._layout.anchor(top, self._room)
+        self.follows = top >= self._layout.height - self._room
+        anchor = None if self.follows else self._layout.anchor(top, self._room)
         self._place(self._layout.settle(anchor, self._room))
 
     def on_resize(self) -> None:
-        """Wrap at another width."""
         self.redraw()
 
     def watch_show_vertical_scrollbar(self) -> None:
         """Wrap without the column of the scroll bar, for which no resize event comes."""
         self.call_after_refresh(self.redraw)
-
-    # Lines
 
     @override
     def item_at(self, y: int) -> TextLine:
@@ -319,8 +290,6 @@ class Transcript(LineView[list[Segment]], can_focus=True):
         start, end = (at if at is None else Offset(at.x, at.y - first) for at in selection)
         return Selection(start, end).extract("\n".join(lines)), "\n"
 
-    # Styles
-
     @property
     @override
     def look(self) -> Look:
@@ -332,10 +301,9 @@ class Transcript(LineView[list[Segment]], can_focus=True):
     def notify_style_update(self) -> None:
         super().notify_style_update()
         self._look = None
-        self.call_later(self._redraw_in_look)
+        self.call_later(self._redraw_in_look)  # component styles change only after this
 
     def _redraw_in_look(self) -> None:
-        """Draw everything again; component styles change only after the notification."""
         self._look = None
         self.redraw()
         self.refresh()

@@ -10,8 +10,7 @@ from typing import ClassVar
 
 from rich.segment import Segment
 from rich.style import Style
-from textual import events
-from textual.binding import BindingType
+from textual import events, on
 from textual.geometry import Size
 from textual.message import Message
 from textual.reactive import reactive
@@ -27,27 +26,18 @@ from ..state.sanitize import fit
 from .line_view import LineView
 
 _COLUMN = 7
-_GLYPH = 2
-"""Cells of a verdict's glyph and the blank after it."""
+_GLYPH = 2  # cells of a verdict's glyph and the blank after it
 _HEADINGS = 1
-_CLASSES = {
-    NodeVerdict.ROOT: "tree-view--root",
-    NodeVerdict.ACCEPTED: "tree-view--accepted",
-    NodeVerdict.REJECTED: "tree-view--rejected",
-    NodeVerdict.NOT_REACHED: "tree-view--unreached",
-    NodeVerdict.BONUS: "tree-view--bonus",
-}
+_CLASSES = {verdict: f"tree-view--{verdict.value}" for verdict in NodeVerdict}
+_CLASSES[NodeVerdict.NOT_REACHED] = "tree-view--unreached"
 
 
 class TreeView(LineView[TreeRow], can_focus=True, inherit_bindings=False):
-    """Rows in preorder with draft and target probabilities in columns at the right.
-
-    Attributes:
-        pinned: the selected node is marked without the focus too.
-    """
+    """Rows in preorder with draft and target probabilities in columns at the right."""
 
     ALLOW_SELECT = False
-    BINDINGS: ClassVar[list[BindingType]] = bindings("tree")
+    BORDER_TITLE = "Tree"
+    BINDINGS = bindings("tree")
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "tree-view--heading", "tree-view--path", "tree-view--guide", "tree-view--pointed",
         *_CLASSES.values(),
@@ -70,7 +60,7 @@ class TreeView(LineView[TreeRow], can_focus=True, inherit_bindings=False):
         }
     }
     """
-    pinned = reactive(False)
+    pinned = reactive(False)  # the selected node is marked without the focus too
 
     @dataclass
     class Pointed(Message):
@@ -81,32 +71,26 @@ class TreeView(LineView[TreeRow], can_focus=True, inherit_bindings=False):
 
     def __init__(self) -> None:
         super().__init__("tree")
+        self.step: Step | None = None
         self._node: int | None = None
-        self._step: Step | None = None
         self._rows: tuple[TreeRow, ...] | None = None
         self._rows_width = 0
 
-    @property
-    def step(self) -> Step | None:
-        """The step that is drawn."""
-        return self._step
-
     def show(self, step: Step | None, *, scroll: bool = False) -> None:
-        """Draw another step's tree.
+        """Draw another step's tree, or an empty panel.
 
-        Args:
-            step: the step, or None for an empty panel.
-            scroll: bring the bonus token into view; not while decoding, since a tree that jumps
-                cannot be read.
+        `scroll` brings the bonus token into view; not while decoding, since a tree that jumps
+        cannot be read.
         """
-        if step is self._step:
+        if step is self.step:
             return
-        before, self._step, self._rows = self._rows, step, None
+        before, self.step, self._rows = self._rows, step, None
         height = len(step.nodes) + 1 + _HEADINGS if step else 0
         if self.virtual_size.height != height:
             self.virtual_size = Size(self.size.width, height)
         if scroll and self.size:
-            self._scroll_to_bonus()
+            at = self._row_of(BONUS_NODE)
+            self._bring_into_view(at, at - self._room // 2)
         if before is None or step is None or height != len(before) + _HEADINGS:
             self.refresh()
             return
@@ -116,44 +100,36 @@ class TreeView(LineView[TreeRow], can_focus=True, inherit_bindings=False):
             if rows[at] != before[at]:
                 self.refresh_line(at + _HEADINGS)
 
-    # Which node is selected
-
     @property
     def node(self) -> int:
         """The selected node; while there is none, the end of the accepted path."""
-        if self._step is None:
+        if self.step is None:
             return BONUS_NODE
-        if self._node is not None and self._node < len(self._step.nodes):
+        if self._node is not None and self._node < len(self.step.nodes):
             return self._node
-        return self._step.path[-1]
+        return self.step.path[-1]
 
     @property
     def _marked(self) -> int | None:
         return self.node if self.has_focus or self.pinned else None
 
     def point(self, node: int, *, asked: bool = False) -> None:
-        """Select a node and bring it into view."""
-        if self._step is None:
+        if self.step is None:
             return
         self._node = node
-        at, top = self._row_of(node), self.scroll_offset.y
-        if not top <= at < top + self._room:
-            self.scroll_to(y=at if at < top else at - self._room + 1, animate=False, force=True)
+        at = self._row_of(node)
+        self._bring_into_view(at, at if at < self.scroll_offset.y else at - self._room + 1)
         self.refresh()
         self.post_message(self.Pointed(node, asked))
 
     def action_point(self, by: int) -> None:
-        """Select the node so many rows below."""
-        rows = self._current_rows()
-        if rows:
+        if rows := self._current_rows():
             self.point(rows[min(max(0, self._row_of(self.node) + by), len(rows) - 1)].node)
 
     def action_page(self, by: int) -> None:
-        """Select the node so many pages below."""
         self.action_point(by * max(1, self._room - 1))
 
     def action_explain(self) -> None:
-        """Request an explanation of the selected node."""
         self.point(self.node, asked=True)
 
     def on_click(self, event: events.Click) -> None:
@@ -163,38 +139,31 @@ class TreeView(LineView[TreeRow], can_focus=True, inherit_bindings=False):
         if row is not None:
             self.point(row.node, asked=row.node == self._node)
 
-    def on_focus(self) -> None:
-        """Mark the selected node."""
+    @on(events.Focus)
+    @on(events.Blur)
+    def _mark(self) -> None:
         self.refresh()
-
-    def on_blur(self) -> None:
-        """Remove the mark."""
-        self.refresh()
-
-    # Rows
 
     @property
     def _room(self) -> int:
         return max(1, self.size.height - _HEADINGS)
 
     def _current_rows(self) -> tuple[TreeRow, ...]:
-        if self._step is None:
+        if self.step is None:
             return ()
         width = self.scrollable_content_region.width
         if self._rows is None or self._rows_width != width:
-            self._rows = tree_rows(self._step, guide_width(self._step, width - 2 * _COLUMN))
+            self._rows = tree_rows(self.step, guide_width(self.step, width - 2 * _COLUMN))
             self._rows_width = width
         return self._rows
 
     def _row_of(self, node: int) -> int:
         return next((at for at, row in enumerate(self._current_rows()) if row.node == node), 0)
 
-    def _scroll_to_bonus(self) -> None:
-        at, top = self._row_of(BONUS_NODE), self.scroll_offset.y
-        if not top <= at < top + self._room:
-            self.scroll_to(y=max(0, at - self._room // 2), animate=False, force=True)
-
-    # Drawing
+    def _bring_into_view(self, at: int, top: int) -> None:
+        """Scroll to `top` unless row `at` is in view."""
+        if not 0 <= at - self.scroll_offset.y < self._room:
+            self.scroll_to(y=max(0, top), animate=False, force=True)
 
     @property
     @override
@@ -216,12 +185,12 @@ class TreeView(LineView[TreeRow], can_focus=True, inherit_bindings=False):
         if self.item_at(y) is not None:
             return super().render_line(y)
         width = self.scrollable_content_region.width
-        style = self.get_component_rich_style("tree-view--heading")
         text = ""
-        if self._step is None and y == _HEADINGS:
+        if self.step is None and y == _HEADINGS:
             text = "  the token tree of each step appears here"
-        elif self._step is not None and y < _HEADINGS and not is_accessible(self):
-            text = fit("", max(0, width - 2 * _COLUMN)) + f"{'draft':>6} {'target':>6} "
+        elif self.step is not None and y < _HEADINGS and not is_accessible(self):
+            text = f"{'draft':>6} {'target':>6} ".rjust(width)
+        style = self.get_component_rich_style("tree-view--heading")
         return Strip([Segment(fit(text, width), style)], width)
 
     @override
@@ -256,10 +225,7 @@ class TreeView(LineView[TreeRow], can_focus=True, inherit_bindings=False):
             yield from (Segment(label[:_GLYPH], style), Segment(text, token))
             label = label[_GLYPH + len(text) :]
         draft = "lookup " if row.looked_up else _probability(row.draft_prob)
-        yield from (
-            Segment(label, style),
-            Segment((draft + _probability(row.target_prob))[:columns], style),
-        )
+        yield Segment(label + (draft + _probability(row.target_prob))[:columns], style)
 
 
 def _probability(value: float | None) -> str:

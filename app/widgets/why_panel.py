@@ -11,38 +11,22 @@ from ..present.tree_rows import GLYPHS, NodeVerdict
 from ..state.sanitize import fit, quote_token
 from .line import Line
 
-_STYLES = {
-    NodeVerdict.ROOT: "bold $root",
-    NodeVerdict.ACCEPTED: "bold $accepted",
-    NodeVerdict.REJECTED: "bold $rejected",
-    NodeVerdict.NOT_REACHED: "bold $foreground",
-    NodeVerdict.BONUS: "bold $bonus",
-}
+_STYLES = {verdict: f"bold ${verdict.value}" for verdict in NodeVerdict}
+_STYLES[NodeVerdict.NOT_REACHED] = "bold $foreground"
 _SYMBOL, _MEANING, _VALUE, _REMARK = 6, 22, 8, 30
 _PROB = 7
 _LEAST_TOKEN = 8
-CLOSING = "esc closes · up down node · [ ] step"
 
 
 class WhyPanel(Line):
-    """Covers the chat, next to the tree.
+    """Covers the chat, next to the tree."""
 
-    Attributes:
-        explanation: what it shows; None before the first step.
-    """
-
-    explanation: reactive[NodeExplanation | None] = reactive(None)
-
-    def __init__(self) -> None:
-        super().__init__(id="why")
-
-    def on_mount(self) -> None:
-        """Label the border."""
-        self.border_title = "Why"
-        self.border_subtitle = Content(CLOSING)
+    ID = "why"
+    BORDER_TITLE = "Why"
+    BORDER_SUBTITLE = r"esc closes · up down node · \[ ] step"
+    explanation: reactive[NodeExplanation | None] = reactive(None)  # None before the first step
 
     def explain(self, explanation: NodeExplanation | None, title: str) -> None:
-        """Show an explanation, and on the border the title of its step."""
         self.explanation = explanation
         if str(self.border_title or "") != f"Why · {title}":
             self.border_title = Content(f"Why · {title}")
@@ -59,13 +43,13 @@ class WhyPanel(Line):
 
 def _head(why: NodeExplanation, width: int) -> list[Content]:
     title = f"{GLYPHS[why.verdict]} {why.token} {why.headline}"
-    lines = [
+    return [
         Content.styled(fit(title, width), _STYLES[why.verdict]),
         Content.styled(fit(why.place, width), "$notice"),
-    ]
-    lines += [_quantity(quantity, width) for quantity in why.quantities]
-    reason = textwrap.wrap(why.reason, max(1, width))
-    return lines + [Content.styled(fit(line, width), "$foreground") for line in reason]
+        *(_quantity(quantity, width) for quantity in why.quantities),
+        *(Content.styled(fit(line, width), "$foreground")
+          for line in textwrap.wrap(why.reason, max(1, width))),
+    ]  # fmt: skip
 
 
 def _quantity(quantity: Quantity, width: int) -> Content:

@@ -12,8 +12,16 @@ from sequoia_core.files import text_written_whole
 from sequoia_core.recording.trace_file import Entry, write_event, write_header
 
 from ...config.output_files import output_file
-from ...present.copyable import CopyError, copy_answer, copy_code
-from ...present.export import ExportedChat, answer_events, as_json, as_markdown, asked
+from ...present.export import (
+    CopyError,
+    ExportedChat,
+    answer_events,
+    as_json,
+    as_markdown,
+    asked,
+    copy_answer,
+    copy_code,
+)
 from ...state.chat_session import ChatError, ChatSession
 from ...state.slash_commands import CopyRequest
 

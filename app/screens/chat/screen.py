@@ -13,7 +13,7 @@ from ...config.preferences import Preferences
 from ...config.settings import Settings
 from ...engine.decode_thread import Decoder
 from ...engine.messages import Ask, LoadFailed
-from ...present.settings_summary import describe, value_text
+from ...present.words import describe, value_text
 from ...state.chat_session import ChatError, ChatSession
 from ...state.history import Exchange
 from ...state.slash_commands import Command, is_command, parse_command, parse_copy, parse_set

@@ -21,7 +21,7 @@ from app.config.themes import (
     load_theme,
     packaged_folder,
 )
-from app.present.code_colors import CODE_STYLES, ReadableCode, readable
+from app.widgets.look import CODE_STYLES, ReadableCode, readable
 from tests.app.color_vision import (
     DEUTERANOPIA,
     PLAIN,

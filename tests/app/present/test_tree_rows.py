@@ -13,9 +13,9 @@ from app.present.tree_rows import (
     NodeVerdict,
     TreeRow,
     guide_width,
-    ordinal,
     tree_rows,
 )
+from app.present.words import ordinal
 from app.state.sanitize import quote_token
 from sequoia_core.events import Outcome, Step
 from tests.fakes import PARENTS_16, make_step

@@ -426,7 +426,7 @@ async def test_the_walked_step_is_highlighted_in_the_text() -> None:
         await chat.ask()
         await chat.pilot.press("home")
         look = chat.app.chat.query_one(Transcript).look
-        lines = chat.entry.lines(60, look)
+        lines = [line for block in chat.entry.blocks() for line in block.lines(60, look)]
         marked = (look.styles["walked"].bgcolor, look.styles["walked-bonus"].bgcolor)
         text = "".join(
             part.text

@@ -156,7 +156,7 @@ async def test_where_the_texts_part_is_shown_in_both() -> None:
         assert '"Daylight"' in text
         assert '"Sunlight"' in text
         for lane in shown(chat).query(LaneText):
-            assert lane.own.partition(" ")[0] in ("Sunlight", "Daylight")
+            assert lane.text[lane.own_from :].partition(" ")[0] in ("Sunlight", "Daylight")
 
 
 async def test_above_temperature_0_nothing_is_compared() -> None:
@@ -164,7 +164,7 @@ async def test_above_temperature_0_nothing_is_compared() -> None:
         await chat.type("why?", "f3")
         await over(chat)
         assert "draws its own text" in chat.screen_text()
-        assert not any(lane.own for lane in shown(chat).query(LaneText))
+        assert all(lane.own_from is None for lane in shown(chat).query(LaneText))
 
 
 async def test_f2_and_space_run_one_step_of_either_lane() -> None:

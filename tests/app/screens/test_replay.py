@@ -23,8 +23,8 @@ from app.state.answer import Answer
 from app.state.player import SPEEDS, Player, TraceLoader
 from app.state.timeline import PAUSE_SECONDS, PROMPT_SECONDS, ItemKind, Timeline
 from app.widgets.acceptance_view import AcceptanceView
+from app.widgets.bars import SeekBar, clock
 from app.widgets.key_bar import KeyBar
-from app.widgets.seek_bar import SeekBar, clock
 from app.widgets.transcript import Transcript
 from app.widgets.tree_view import TreeView
 from app.widgets.why_panel import WhyPanel
@@ -405,8 +405,8 @@ async def test_arrows_move_by_time_and_a_click_on_the_bar_goes_there(tmp_path: P
         await replay.press("left")
         assert replay.player.seconds == 0.0
         bar = replay.app.replay.query_one(SeekBar)
-        begin, cells = bar._bar()
-        await replay.pilot.click(SeekBar, offset=(begin + cells // 2, 0))
+        left, _, cells = bar._parts()
+        await replay.pilot.click(SeekBar, offset=(left.cell_length + cells // 2, 0))
         await replay.pilot.pause()
         middle = replay.player.timeline.seconds / 2
         assert replay.player.seconds == pytest.approx(middle, rel=0.05)
@@ -503,7 +503,7 @@ async def test_no_letter_is_under_the_scroll_bar_that_a_jump_brings(tmp_path: Pa
         await replay.press("end")
         transcript = replay.app.replay.query_one(Transcript)
         assert transcript.show_vertical_scrollbar
-        assert transcript._layout._width == transcript.scrollable_content_region.width
+        assert transcript._layout.width == transcript.scrollable_content_region.width
 
 
 @pytest.mark.parametrize("size", [(20, 5), (40, 10), (60, 20)])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from textual.selection import SELECT_ALL
 
-from app.present.copyable import CopyError, code_blocks, copy_answer, copy_code
+from app.present.export import CopyError, code_blocks, copy_answer, copy_code
 from app.state.slash_commands import CopyRequest, SlashError, parse_command, parse_copy
 from app.ui.clipboard import (
     MOST_BYTES,

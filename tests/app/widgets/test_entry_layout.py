@@ -179,7 +179,7 @@ def test_what_was_looked_at_is_given_up_again() -> None:
         top = layout.scrolled(max(0, top - ROOM + 1))
         layout.texts(top)
         held = sum(len(block.lines(WIDTH, layout.look)) for block in layout._drawn)
-        assert held == layout.drawn_lines <= KEPT_LINES + 2 * ROOM
+        assert held == sum(layout._drawn.values()) <= KEPT_LINES + 2 * ROOM
         assert len(layout._open) <= KEPT_ENTRIES + ROOM
     assert layout.height > KEPT_LINES / 2
     kept = [entry for entry in entries if isinstance(entry, AnswerEntry) and entry._markdown]
@@ -190,9 +190,9 @@ def test_reading_all_of_a_chat_keeps_no_more_of_it() -> None:
     entries = chat(60)
     layout = LaidOut(entries)
     layout.texts(layout.settle(None, ROOM))
-    before = layout.drawn_lines
+    before = dict(layout._drawn)
     assert layout.text() == layout.text()
-    assert layout.drawn_lines == before
+    assert layout._drawn == before
     assert sum(block._lines is not None for b in layout._open.values() for block in b) < 2 * ROOM
 
 

@@ -7,8 +7,7 @@ from rich.style import Style
 from rich.text import Text
 
 from app.store.text_search import hits, terms
-from app.widgets.blocks import wrap
-from app.widgets.search_highlight import find_densest, highlight, match_line
+from app.widgets.blocks import find_densest, highlight, match_line, wrap
 
 MARK = Style(underline=True)
 

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.widgets.bars import gauge, sparkline
+from app.widgets.line import gauge, sparkline
 
 quick = settings(deadline=None, max_examples=80)
 
