@@ -52,9 +52,8 @@ class Block:
         if self._lines is not None and self._width == width and self._look is look:
             return self._lines
         lines = self._draw(self.text, width, look)
-        if keep:
-            self._lines, self._look = lines, look
-            self._width, self._height = width, len(lines)
+        self._width, self._height = width, len(lines)
+        self._lines, self._look = (lines, look) if keep else (None, None)
         return lines
 
     def release(self) -> None:

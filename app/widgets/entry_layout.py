@@ -140,6 +140,7 @@ class EntryLayout:
                 entry.release()
             if end is not None and len(shown) >= end:
                 break
+        self.refresh()
         return shown[first:end]
 
     def _start(self, at: int) -> int:
