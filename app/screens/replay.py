@@ -38,8 +38,8 @@ class ReplayScreen(StepScreen):
     BINDINGS = bindings("replay")
 
     def __init__(self, loading: TraceLoader, pair: PairDescription, player: Player) -> None:
-        self._replay_header, self._seek = Header(replayed=True), SeekBar()
-        super().__init__(self._replay_header, self._seek)
+        self._seek = SeekBar()
+        super().__init__(Header(replayed=True), self._seek)
         self.player = player
         self._loading, self._pair = loading, pair
         self._then = monotonic()
@@ -127,7 +127,7 @@ class ReplayScreen(StepScreen):
         asked = view.recorded.asked
         self.header.statistics = statistics
         self.header.chosen_tree = chosen.tree if chosen is not None else None
-        self._replay_header.temperature = asked.temperature if asked else None
+        self.header.temperature = asked.temperature if asked else None
 
     def _draw_place(self, view: View) -> None:
         player, timeline = self.player, self.player.timeline
