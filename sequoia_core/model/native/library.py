@@ -36,34 +36,39 @@ def _fields(text: str) -> list[tuple[str, Any]]:
     return [(name, _KINDS[kind]) for kind, *names in parts for name in names]
 
 
-class ModelShapeStruct(Structure):
-    """`sequoia_model_shape` of abi.h, as the others below."""
+class SizedStruct(Structure):
+    """A structure of abi.h, which all begin with their size."""
 
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(**{"size": ctypes.sizeof(self), **fields})
+
+
+class ModelShapeStruct(SizedStruct):
     _fields_ = _fields(
         "u size; i layers hidden heads kv_heads head_dim inner vocab head_rows; f norm_epsilon;"
         "i half_cache feature_count; I feature_layers; i target_features; F inverse_frequencies"
     )
 
 
-class SegmentStruct(Structure):
+class SegmentStruct(SizedStruct):
     _fields_ = _fields(
         "u size; i rows logit_rows; p cache target_cache mask; i prefix slot_count;"
         "p path_lengths path_slots"
     )
 
 
-class ReadingStruct(Structure):
+class ReadingStruct(SizedStruct):
     _fields_ = _fields(
         "u size; f inverse_temperature; i wanted;"
         "p parents summaries probs uniforms columns picked stated peaks"
     )
 
 
-class LogitsStruct(Structure):
+class LogitsStruct(SizedStruct):
     _fields_ = _fields("u size; i rows columns; f inverse_temperature; p values")
 
 
-class LabelsStruct(Structure):
+class LabelsStruct(SizedStruct):
     _fields_ = _fields("u size; i wanted; p temperatures uniforms columns probs drawn")
 
 

@@ -6,7 +6,6 @@ read, so decoding with a tree at temperature 0 gives the text of plain decoding.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Mapping, Sequence
 from ctypes import addressof, byref, c_double, c_float, c_int32, c_int64
 from dataclasses import dataclass
@@ -200,11 +199,9 @@ class NativeLlama:
         count = len(rows.token_ids)
         logits = torch.empty((count, self.vocab_size))
         found = (c_double * (4 * count))()
+        inverse, address = 1.0 / temperature, parents.buffer_info()[0]
         reading = ReadingStruct(
-            size=ctypes.sizeof(ReadingStruct),
-            inverse_temperature=1.0 / temperature,
-            parents=parents.buffer_info()[0],
-            summaries=addressof(found),
+            inverse_temperature=inverse, parents=address, summaries=addressof(found)
         )
         self._read(rows, cache, logits, reading)
         return logits, Summary(list(map(int, found[::4])), *(found[at::4] for at in (1, 2, 3)))
@@ -219,7 +216,6 @@ class NativeLlama:
         if draw.generator is not None:
             uniforms = torch.rand(nodes * count, generator=draw.generator, dtype=torch.float64)
         reading = ReadingStruct(
-            size=ctypes.sizeof(ReadingStruct),
             inverse_temperature=1.0 / draw.temperature,
             wanted=count,
             probs=probs.data_ptr(),
@@ -265,7 +261,6 @@ class NativeLlama:
         assert isinstance(cache, NativeCache)
         check_room(cache.length + rows, self.context_window)
         return SegmentStruct(
-            size=ctypes.sizeof(SegmentStruct),
             rows=rows,
             logit_rows=logit_rows,
             cache=cache.handle,

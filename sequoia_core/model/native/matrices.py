@@ -6,7 +6,6 @@ numbers are passed on as they are.
 
 from __future__ import annotations
 
-import ctypes
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from ctypes import c_float, c_int32
@@ -154,7 +153,6 @@ def shape_struct(
     """A model's shape for the library; the outputs of `kept_layers` are kept in its caches."""
     frequencies = inverse_frequencies(config) / config.rope_factor
     return ModelShapeStruct(
-        size=ctypes.sizeof(ModelShapeStruct),
         layers=config.num_layers,
         hidden=config.hidden_size,
         heads=config.num_heads,

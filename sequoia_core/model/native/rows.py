@@ -5,7 +5,6 @@ Shapes: `n` rows, `V` vocabulary.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from ctypes import addressof, byref, c_double, c_float, c_int32
 from typing import TYPE_CHECKING, Any
@@ -85,20 +84,15 @@ class NativeRows:
         return LabelledDraws(drawn[:], columns, probs)
 
     def _label(self, logits: Tensor, **given: Any) -> None:
-        labels = LabelsStruct(size=ctypes.sizeof(LabelsStruct), **given)
+        labels = LabelsStruct(**given)
         rows = byref(_struct(logits, 1.0))
         check(self._library.sequoia_label(self._pool.handle, rows, byref(labels)))
 
 
 def _struct(logits: Tensor, temperature: float) -> LogitsStruct:
     rows, columns = logits.shape
-    return LogitsStruct(
-        size=ctypes.sizeof(LogitsStruct),
-        rows=rows,
-        columns=columns,
-        inverse_temperature=1.0 / temperature,
-        values=logits.data_ptr(),
-    )
+    values, inverse = logits.data_ptr(), 1.0 / temperature
+    return LogitsStruct(rows=rows, columns=columns, inverse_temperature=inverse, values=values)
 
 
 _reader: NativeRows | None = None
