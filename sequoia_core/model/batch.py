@@ -1,11 +1,9 @@
 """Many conversations decoded together with one model.
 
 Shapes: `B` rows, `R` rows of a group, `L` layers, `F` kept layers, `H` query heads, `K` KV heads,
-`G = H / K`, `D` head dim, `V` vocabulary.
-
-PyTorch's rows are in groups of similar length, so that not all attend over the longest row.
-Products always have B rows and attention always R, over a multiple of `SPAN` tokens: then a row's
-results do not depend on the other rows, on the CPU bit for bit.
+`G = H / K`, `D` head dim, `V` vocabulary. PyTorch's rows are in groups of similar length. Products
+always have B rows and attention always R, over a multiple of `SPAN` tokens: then a row's results do
+not depend on the other rows, on the CPU bit for bit.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """A draft that reads the target's hidden states together with the tokens.
 
-After EAGLE (arXiv 2401.15077) and EAGLE-3 (arXiv 2503.01840). A row's input is its token's
-embedding and a hidden state of the token before it: the target's, at several layers, where the
-target has read that token; in a tree, whose tokens the target has not read yet, the draft's own
-output at the row's parent.
+After EAGLE-3 (arXiv 2503.01840). A row's input is its token's embedding and hidden states of the
+token before it: the target's, or in a tree, whose tokens the target has not read yet, the draft's
+own output at the row's parent.
 """
 
 from collections.abc import Mapping, Sequence

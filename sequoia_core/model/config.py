@@ -1,7 +1,6 @@
 """The shape of a Llama-family model, read from its `config.json`.
 
-Every entry is computed (`READ`), cannot change what the model computes (`NO_EFFECT`), has a
-Llama's value (`ONLY_VALUES`), or is refused by its name.
+Every entry is in `READ`, `NO_EFFECT` or `ONLY_VALUES`, or is refused by its name.
 """
 
 import math

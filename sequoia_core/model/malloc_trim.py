@@ -1,8 +1,4 @@
-"""Returning freed memory to the system.
-
-Loading frees as much as it keeps: tensors in other formats, buffers of files. The C library keeps
-it for later requests of the same sizes, which decoding never makes.
-"""
+"""Returning freed memory to the system: loading frees as much as it keeps."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Matrices of a safetensors file in GGML's blocks: 32 columns of a row share a float16 scale.
 
 Such a matrix is uint8 [rows, bytes of a row], byte for byte what a GGUF file holds; vectors and
-matrices whose columns fill no blocks are stored as they are. The native forward multiplies with
-the blocks; PyTorch's reads float32.
+matrices whose columns fill no blocks are stored as they are.
 """
 
 from collections.abc import Mapping

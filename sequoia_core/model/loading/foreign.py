@@ -1,7 +1,6 @@
 """Recognising what is no whole Llama: adapters, speculative heads, quantized and converted models.
 
-By its files, its `config.json` or its tensors. Each function says what it is and what would work,
-or "".
+Each function says what it is and what would work, or "".
 """
 
 import re

@@ -1,7 +1,6 @@
 """The forward pass that computes a pair, its number formats, and the memory it takes.
 
-On a CPU that is the native library, with the weights as their files store them; elsewhere, and
-where the library cannot, PyTorch. No weights are read.
+No weights are read.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
 """A Llama in a GGUF file, seen as a Hugging Face configuration and weights.
 
-Every tensor and every metadata entry about the model is translated, can change nothing, or is
-refused by its name. The `gguf` package dequantises.
-
-llama.cpp rotates neighbouring elements of a head where Hugging Face rotates its two halves, so for
-architecture `llama` its converters reorder the rows of q_proj and k_proj. Every such file has that
-order (also those made from weights that had it from the start), hence it is always undone here.
+llama.cpp rotates neighbouring elements of a head where Hugging Face rotates its two halves, so its
+converters reorder the rows of q_proj and k_proj. Every such file has that order (also those made
+from weights that had it from the start), hence it is always undone here.
 """
 
 from collections.abc import Mapping

@@ -1,9 +1,8 @@
 """The tokenizer inside a GGUF file, built from the file's own entries alone.
 
-Byte-level vocabularies name the rule by which text is split before merging
-(`tokenizer.ggml.pre`); the rules are those of llama.cpp's `llama-vocab.cpp`, which quotes them from
-the models' own `tokenizer.json`. An unknown rule is refused: with another one, a prompt would be
-cut into other tokens than the model was trained with, and nobody would notice.
+Byte-level vocabularies name the rule by which text is split before merging; the rules are those of
+llama.cpp's `llama-vocab.cpp`. An unknown one is refused: with another, a prompt would be cut into
+other tokens than the model was trained with, and nobody would notice.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Opening a model: a Hugging Face directory, a hub id, or a GGUF file.
-
-An opened model has a checked configuration; its weights are still on disk.
-"""
+"""Opening a model: its configuration is checked, its weights are still on disk."""
 
 import hashlib
 import os

@@ -1,8 +1,7 @@
 """A sentencepiece vocabulary of kind BPE as a `tokenizers` backend, without a post-processor.
 
-A GGUF file and a `tokenizer.model` hold the same: pieces, each with a score and a type, and a few
-rules for spaces. Sentencepiece merges the pair whose piece has the highest score; the `tokenizers`
-library wants a list of merges, which is made from the scores.
+Sentencepiece merges the pair whose piece has the highest score; the `tokenizers` library wants a
+list of merges, which is made from the scores.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Loading tokenizers, and whether those of a pair agree.
 
-A tokenizer is always one of transformers' own classes around a backend of the `tokenizers` library:
-no class is chosen by a file, and no code of a model's folder is run. transformers is imported late,
+No class is chosen by a file, and no code of a model's folder is run. transformers is imported late,
 since its import takes most of the time here.
 """
 

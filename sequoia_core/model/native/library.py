@@ -1,7 +1,4 @@
-"""The compiled library: finding it, its structures and signatures, its errors, its threads.
-
-It is optional: without it models are computed by PyTorch.
-"""
+"""The compiled library, which is optional: its structures, signatures, errors and threads."""
 
 import ctypes
 import os

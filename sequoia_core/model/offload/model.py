@@ -1,8 +1,8 @@
 """A Llama whose layers stay on disk or in main memory and pass through two buffers.
 
-Embedding, norms, biases and output head stay on the device. Products are PyTorch's own over the
-buffers: packing a layer for another kernel would have to be done in every forward. In a buffer,
-matrices that read the same input lie one after the other, so that one product reads them as one.
+Embedding, norms, biases and output head stay on the device. Packing a layer for a faster product
+would have to be done in every forward. In a buffer, matrices that read the same input lie one after
+the other, so that one product reads them as one.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
