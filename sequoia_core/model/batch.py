@@ -50,8 +50,6 @@ class ConversationBatch(Protocol):
 
 
 class NativeBatch:
-    """Rows of a native model, with a cache each."""
-
     def __init__(self, model: NativeLlama, rows: int) -> None:
         assert rows > 0
         self._model = model
@@ -89,8 +87,6 @@ class NativeBatch:
 
 @dataclass(slots=True)
 class _Group:
-    """R rows."""
-
     rows: list[int]  # the row in each slot
     memory: Tensor  # keys and values [L, 2, R, K, span, D]; contiguous, which doubles the speed
     features: Tensor  # outputs of the kept layers [R, span, F, hidden]

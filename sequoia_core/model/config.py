@@ -94,8 +94,6 @@ class RopeScaling:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Everything that the forward pass must know besides the weights."""
-
     vocab_size: int  # `V`, rows of the embedding
     head_vocab_size: int  # rows of the output head; fewer than `V` for a trimmed draft
     hidden_size: int
@@ -132,7 +130,6 @@ class ModelConfig:
             raise ModelLoadError(f"config: head_dim is {self.head_dim}; rotary needs an even one")
 
     def has_bias(self, module: str) -> bool:
-        """Whether a module, by its name in the files, adds a bias to its product."""
         return (self.attention_bias and "self_attn." in module) or (
             self.mlp_bias and "mlp." in module
         )

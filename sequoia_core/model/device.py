@@ -36,13 +36,11 @@ class Placement:
 
     @property
     def is_one_cpu(self) -> bool:
-        """Whether all layers are resident on one CPU."""
         one = len(self.devices) == 1 and self.device.type == "cpu"
         return one and self.offload is Offload.NONE
 
 
 def choose_placement(device: str = "auto", offload: Offload = Offload.NONE) -> Placement:
-    """The placement for a device list and an offload setting."""
     devices = choose_devices(device)
     if offload is not Offload.NONE and len(devices) > 1:
         raise ParameterError(
@@ -134,7 +132,6 @@ def _preferred_dtype(devices: Sequence[torch.device]) -> torch.dtype:
 
 
 def cpu_multiplies_bfloat16() -> bool:
-    """Whether this CPU has AMX or AVX512-BF16."""
     # not in PyTorch's public interface, so they may be missing
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     answers = [getattr(torch.cpu, probe)() for probe in probes if hasattr(torch.cpu, probe)]

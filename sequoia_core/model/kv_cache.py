@@ -96,7 +96,6 @@ class LayeredKVCache:
 
     @property
     def capacity(self) -> int:
-        """Tokens that every buffer has room for."""
         return min(self._features.shape[0], *(part.shape[3] for part in self._parts))
 
     def span(self, rows: int) -> int:
@@ -157,7 +156,6 @@ class LayeredKVCache:
         return self._features[parents + self.length]
 
     def advance(self, rows: int) -> None:
-        """Count `rows` tokens that every layer has written."""
         self.length += rows
 
     @torch.inference_mode()

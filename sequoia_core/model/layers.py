@@ -34,7 +34,6 @@ class RmsNorm:
         self._least = torch.tensor(math.sqrt(width * eps), device=weight.device)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[n, hidden] -> [n, hidden]."""
         if not self._by_length:
             return functional.rms_norm(x, self._weight.shape, self._weight, self._eps)
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)

@@ -37,8 +37,6 @@ Watch = Callable[[int, Tensor], None]  # receives every layer's index and output
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One transformer block's weights, laid out for the device."""
-
     attention_norm: RmsNorm
     query_key_value: Product  # hidden -> (H + 2 K) D
     attention_out: Product  # H D -> hidden
@@ -48,8 +46,6 @@ class Layer:
 
 
 class Llama:
-    """A Llama-family model; a `LanguageModel`."""
-
     prompt_rows = PREFILL_ROWS  # a constant, since other numbers round differently
 
     def __init__(
@@ -129,7 +125,6 @@ class Llama:
             self._hidden(chunk, position_ids, None, cache)
 
     def embed(self, token_ids: Tensor) -> Tensor:
-        """int64 [n] -> [n, hidden]."""
         return functional.embedding(token_ids, self.embedding)
 
     def logits(self, hidden: Tensor) -> Tensor:

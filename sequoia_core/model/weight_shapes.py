@@ -75,7 +75,6 @@ def _layer_shapes(config: ModelConfig, layer: int) -> dict[str, tuple[int, ...]]
 
 
 def weight_values(config: ModelConfig) -> int:
-    """Numbers that a model's weights consist of."""
     return sum(map(prod, expected_shapes(config).values()))
 
 

@@ -46,7 +46,6 @@ class ModelShape:
         return weight_values(self.config)
 
     def kv_bytes(self, context: int) -> int:
-        """Keys and values of `context` tokens in 16 bits."""
         return context * kv_token_bytes(self.config, _BYTES_PER_VALUE)
 
 
@@ -71,7 +70,6 @@ class PairEntry:
         return min(_CONTEXT, *windows)
 
     def plan(self, on_gpu: bool) -> MemoryPlan:
-        """What both models take in 16 bits."""
         weights = _BYTES_PER_VALUE * (self.target.parameters + self.draft.parameters)
         token = self.target.kv_bytes(1) + self.draft.kv_bytes(1)
         return plan_memory(

@@ -90,7 +90,6 @@ def foreign_files(directory: Path) -> str:
 
 
 def foreign_settings(settings: Mapping[str, Any]) -> str:
-    """Of a `config.json`."""
     kind, names = settings.get("model_type"), settings.get("architectures")
     stated = [kind, settings.get("speculators_model_type")]
     stated += names if isinstance(names, list) else []

@@ -65,7 +65,6 @@ class Forward:
 
     @property
     def exact(self) -> bool:
-        """See `PairDescription.exact`."""
         return self.native or self.dtype is torch.float32
 
     @property
@@ -94,7 +93,6 @@ class Forward:
         return f"PyTorch {torch.__version__}"
 
     def key(self) -> str:
-        """Everything about the forward that changes its times."""
         number = "" if self.dtype is None else dtype_name(self.dtype)
         build = library_digest() if self.native else ""
         devices = map(device_name, self.placement.devices)
@@ -200,7 +198,6 @@ def pair_plans(
 def memory_plans(
     target: ModelConfig, draft: ModelConfig | None, dtype: torch.dtype, placement: Placement
 ) -> dict[torch.device, MemoryPlan]:
-    """What each device must have room for if PyTorch computes in `dtype`."""
     size, first = dtype.itemsize, placement.device
     draft_values = weight_values(draft) if draft else 0
     layer_token = kv_token_bytes(target, size) // target.num_layers

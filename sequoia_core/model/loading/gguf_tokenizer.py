@@ -57,8 +57,6 @@ _DEEPSEEK3 = (
 
 @dataclass(frozen=True, slots=True)
 class SplitRule:
-    """How text is split before it is merged."""
-
     patterns: tuple[str, ...]  # one after the other; matches and remainders become pieces
     whole_words: bool = False  # a piece that is a token is not merged from its parts
     begins: bool = False  # a text begins with BOS unless the file says otherwise

@@ -33,8 +33,6 @@ def no_progress(_message: str, _fraction: float | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """An opened model, checked but not yet read."""
-
     name: str  # short, for a title bar
     config: ModelConfig
     settings: Mapping[str, Any]  # the whole `config.json`

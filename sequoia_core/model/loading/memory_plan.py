@@ -23,8 +23,6 @@ _OUT_OF_MEMORY = (
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes that one device holds while it decodes."""
-
     weights: int  # of every model on it
     token: int  # per token of context: keys, values, hidden states for a draft, and the mask
     logits: int = 0  # of the largest tree, with the probabilities made of them at once
@@ -33,7 +31,6 @@ class MemoryPlan:
     window: int = 0  # most tokens of context
 
     def needed(self, context: int) -> int:
-        """Bytes in all at so many tokens of context."""
         return self._fixed + self.token * context
 
     @property
@@ -51,7 +48,6 @@ class MemoryPlan:
         return max(min(self.window, (free - self._fixed) // max(self.token, 1)), 0)
 
     def words(self, context: int) -> str:
-        """The sum and its parts, one line."""
         parts = {
             "weights": self.weights,
             f"KV cache and masks of {context:,} tokens": self.token * context,
@@ -76,7 +72,6 @@ def plan_memory(
     on_gpu: bool,  # CUDA's own memory counts
     native: bool = False,  # logits are float32 from the start, and masks are not converted
 ) -> MemoryPlan:
-    """The plan of a device that computes logits."""
     weights, token = held
     head_bytes = FLOAT32 if native else value_bytes + FLOAT32  # as computed, and in float32
     logits = PLANNED_ROWS * target.vocab_size * head_bytes

@@ -53,7 +53,6 @@ class Pair:
 
     @property
     def native(self) -> bool:
-        """Whether the native library computes the target."""
         return isinstance(self.target, NativeLlama)
 
 
@@ -134,7 +133,6 @@ def load_pair(
 def _with_fitting_window(
     target: Checkpoint, draft: Checkpoint | None, forward: Forward, report: Progress
 ) -> Checkpoint:
-    """The target with the context window that fits into the memory."""
     plans = pair_plans(target, draft, forward)
     both = " and ".join(each.name for each in (target, draft) if each)
     first = forward.placement.device

@@ -39,7 +39,6 @@ class VocabularyPiece(NamedTuple):
 
 
 def added_tokens(pieces: Sequence[VocabularyPiece]) -> list[AddedToken]:
-    """The pieces that are matched before merging."""
     from tokenizers import AddedToken
 
     special = {PieceType.USER_DEFINED: False, PieceType.CONTROL: True, PieceType.UNKNOWN: True}

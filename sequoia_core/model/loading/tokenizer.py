@@ -163,7 +163,6 @@ def name_tokens(tokenizer: PreTrainedTokenizerBase, names: Mapping[str, Any]) ->
 
 
 def mark_ends(tokenizer: PreTrainedTokenizerBase, begins: bool, ends: bool) -> None:
-    """Let `encode` add the tokens that begin and end a text."""
     from tokenizers import processors
 
     first = [tokenizer.bos_token] if begins and tokenizer.bos_token else []
@@ -202,7 +201,6 @@ def _folder_templates(directory: Path, settings: Mapping[str, Any]) -> dict[str,
 
 
 def choose_template(templates: Mapping[str, str]) -> str | None:
-    """The template called `default`, else the first one."""
     if not templates:
         return None
     chosen = templates.get(DEFAULT_TEMPLATE, next(iter(templates.values())))

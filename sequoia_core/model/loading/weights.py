@@ -48,8 +48,6 @@ _FOREIGN_CLASS = re.compile(r"Unsupported (?:global|class): GLOBAL (?P<name>[\w.
 
 @dataclass(frozen=True, slots=True)
 class StoredMatrix:
-    """A matrix as a file stores it."""
-
     file_format: int  # its `ggml_type`
     shape: tuple[int, ...]
     data: Callable[[], Bytes]  # reads it: uint8 [rows, bytes of a row]

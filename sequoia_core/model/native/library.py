@@ -83,7 +83,6 @@ _SIGNATURES = {
 
 
 def find_library() -> Path | None:
-    """The compiled library in this folder, or None where it was not built."""
     path = Path(os.environ.get("SEQUOIA_NATIVE_LIBRARY") or Path(__file__).parent / LIBRARY_NAME)
     return path if path.exists() else None
 

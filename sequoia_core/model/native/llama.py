@@ -68,7 +68,6 @@ class NativeCache:
 
     @property
     def nbytes(self) -> int:
-        """Memory of its pages."""
         return int(self._library.sequoia_cache_bytes(self.handle))
 
     def keep(self, committed: int, rows: Sequence[int]) -> None:
@@ -143,7 +142,6 @@ class NativeLlama:
 
     @property
     def weight_bytes(self) -> int:
-        """Memory of its matrices."""
         return int(self._library.sequoia_model_bytes(self.handle))
 
     def new_cache(self, target_cache: KVCache | None = None) -> NativeCache:

@@ -68,7 +68,6 @@ Matrices = Mapping[tuple[int, int], StoredMatrix]  # by layer and part of the li
 def model_matrices(
     config: ModelConfig, weights: Mapping[str, Tensor], wanted: int | None = None
 ) -> Matrices:
-    """All matrices of a model; see `stored_matrix`."""
     places = {
         names.layer_name(layer, f"{name}.weight"): (layer, part)
         for layer in range(config.num_layers)
@@ -171,7 +170,6 @@ def shape_struct(
 
 
 def fill_matrices(model: int, matrices: Matrices) -> None:
-    """Copy matrices into a model, given by its handle."""
     library = load_library()
     for place, matrix in matrices.items():
         size = (matrix.file_format, *matrix.shape)

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 
 class NativeRows:
-    """Reads rows on the CPU in place of PyTorch's operations, with the threads of `pool`."""
-
     def __init__(self, pool: Pool) -> None:
         self._library, self._pool = load_library(), pool
 
@@ -99,7 +97,6 @@ _reader: NativeRows | None = None
 
 
 def read_rows_with(reader: NativeRows) -> None:
-    """Read rows with `reader` in this process from now on."""
     global _reader  # as process-wide as the threads that it computes with
     _reader = reader
 

@@ -22,8 +22,6 @@ CONVERTED_AT_ONCE = 1 << 20  # values of another format; bounds the memory
 
 @dataclass(frozen=True, slots=True)
 class _Extent:
-    """Where a tensor lies."""
-
     path: Path
     file: int  # descriptor
     offset: int  # bytes
@@ -55,7 +53,6 @@ class TensorFiles(Weights):
             raise
 
     def close(self) -> None:
-        """Close the files; nothing can be read afterwards."""
         self._files.close()
 
     def read(self, name: str, into: Tensor) -> None:

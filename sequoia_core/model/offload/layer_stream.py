@@ -14,8 +14,6 @@ THREAD = "sequoia-offload"  # prefix of the reading threads' names
 
 
 class LayerLoader(Protocol):
-    """Fills buffers with layers."""
-
     def load(self, layer: int, slot: int) -> None:
         """Fill a buffer, or begin to; called in a thread of its own, one call at a time."""
 

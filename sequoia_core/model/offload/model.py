@@ -34,7 +34,6 @@ class LayerLayout:
 
     @cached_property
     def nbytes(self) -> int:
-        """Bytes of one layer."""
         return self._spans[-1][1]
 
     def products(self, buffer: Tensor) -> dict[str, Tensor]:
@@ -55,7 +54,6 @@ class LayerLayout:
 
     @cached_property
     def _spans(self) -> list[tuple[int, int]]:
-        """First byte, and the one after the last, of each product."""
         shapes, spans, start = matrix_shapes(self.config), [], 0
         for modules in PRODUCTS.values():
             values = sum(shapes[module][0] for module in modules) * shapes[modules[0]][1]
@@ -170,7 +168,6 @@ class OffloadedLlama(Llama):
 
 
 def _streamed(stream: LayerStream, products: Sequence[Product]) -> Product:
-    """The product with the buffer that holds the current layer."""
     return lambda x: products[stream.slot](x)
 
 
