@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from time import perf_counter
 from typing import TypeVar
@@ -133,12 +133,15 @@ def compare(
     prompts: Sequence[Sequence[int]],
     samplings: Sequence[SamplingParams],
     progress: Progress,
+    *,
+    all_needed: bool = False,
 ) -> ComparisonSet:
     """Decode every prompt with every system in every way of sampling.
 
     After warm-ups systems take turns prompt by prompt, in an order that alternates, so that a
-    machine that slows down slows all of them. Raises KeyboardInterrupt if it is interrupted before
-    all have decoded a prompt.
+    machine that slows down slows all of them. A system that breaks down is left out; where
+    `all_needed`, its PeerError is raised. Raises KeyboardInterrupt if it is interrupted before all
+    have decoded a prompt.
     """
     found = ComparisonSet(
         tuple(SpeedComparison(each, {name: [] for name in systems}) for each in samplings)
@@ -153,6 +156,8 @@ def compare(
                 try:
                     comparison.runs[name].append(systems[name](prompts[at], comparison.params))
                 except PeerError as error:
+                    if all_needed:
+                        raise
                     found.broken[name] = str(error)
     except KeyboardInterrupt:
         found.interrupted = True
@@ -180,8 +185,7 @@ def _warm_up(
         progress(f"Warming up {name}", 0.0)
         try:
             for sampling in samplings:
-                short = SamplingParams(sampling.temperature, max_new_tokens=WARM_UP_TOKENS)
                 with suppress(NoSpeedError):
-                    decode(prompt, short)
+                    decode(prompt, replace(sampling, max_new_tokens=WARM_UP_TOKENS))
         except PeerError as error:
             broken[name] = str(error)

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from sequoia_core.bench.findings import ratio
 from sequoia_core.bench.own_systems import engine_system
-from sequoia_core.bench.runs import Decode, Run, averaged, compare
+from sequoia_core.bench.runs import Decode, NoSpeedError, Run, averaged, compare
 from sequoia_core.config import DRAFT_TOP_P, Mode, SamplingParams
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.events import Progress
@@ -155,9 +155,11 @@ class DecodingExperiment(Experiment):
         alone = {Measured.BASELINE: (PLAIN,), Measured.BENCHMARK: (TREE,)}
         names = alone.get(self._plan.measured, (PLAIN, TREE))
         systems = {name: self._system(name) for name in names}
-        found = compare(systems, self._prompts, [self._plan.params], progress)
-        for why in found.broken.values():
-            raise ParameterError(why)
+        samplings = [self._plan.params]
+        try:
+            found = compare(systems, self._prompts, samplings, progress, all_needed=True)
+        except NoSpeedError as error:
+            raise ParameterError(str(error)) from None
         self._runs = found.comparisons[0].runs
         if found.interrupted:
             raise KeyboardInterrupt

@@ -1,5 +1,6 @@
 """The order of runs, their clock, what is left of broken and interrupted ones."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from sequoia_core.bench.runs import (
     ComparisonSet,
     NoSpeedError,
     PeerError,
+    Run,
     RunClock,
     SpeedComparison,
     compare,
@@ -29,6 +31,18 @@ def test_systems_take_turns_in_alternating_order_after_a_warm_up_each() -> None:
     for temperature in ("0", "0.6"):
         order = [ran[0] for ran in log[4:] if ran[1:] == temperature]
         assert "".join(order) == "abbaabba"
+
+
+def test_a_warm_up_samples_as_what_follows() -> None:
+    seen: list[SamplingParams] = []
+
+    def decode(_prompt: object, params: SamplingParams) -> Run:
+        seen.append(params)
+        return run_at(1)
+
+    params = SamplingParams(0.6, 0.9, seed=3, max_new_tokens=99)
+    compare({"a": decode}, [[1]], [params], lambda *_: None)
+    assert seen == [replace(params, max_new_tokens=WARM_UP_TOKENS), params]
 
 
 def test_every_prompt_is_decoded_by_all_in_every_way_of_sampling() -> None:

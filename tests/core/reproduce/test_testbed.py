@@ -178,6 +178,16 @@ def test_what_was_decoded_before_a_stop_is_not_lost(pair: Pair) -> None:
     assert experiment.report().values["prompts_asked"] == 3
 
 
+def test_a_run_too_short_for_a_speed_ends_the_experiment_at_once(pair: Pair) -> None:
+    params = SamplingParams(0.6, seed=17, max_new_tokens=1)
+    seen: list[str] = []
+    with pytest.raises(ParameterError, match="decode more tokens"):
+        DecodingExperiment(pair, plan_of(params=params), PROMPTS).run(
+            lambda message, _fraction: seen.append(message)
+        )
+    assert seen[-1] == f"Prompt 1 of 3: {PLAIN}"
+
+
 @pytest.mark.parametrize(
     ("measured", "nodes"), [(Measured.TREE, 7), (Measured.BENCHMARK, 7), (Measured.BASELINE, 0)]
 )
