@@ -113,9 +113,9 @@ class TemplateRenderer:
         if status == -signal.SIGPROF:
             self._stopped[template] = len(request)
             raise ParameterError(_TOO_SLOW)
+        why = "no answer" if status == -signal.SIGALRM else f"status {status}"
         raise ParameterError(
-            "the model's chat template was stopped: the process that renders it ended "
-            f"(status {status})"
+            f"the model's chat template was stopped: the process that renders it ended ({why})"
         )
 
     def _end(self) -> int | None:

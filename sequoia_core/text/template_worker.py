@@ -87,20 +87,24 @@ def _compiled(source: str) -> Template:
     return environment.from_string(source)
 
 
-def _answer(line: str) -> dict[str, str]:
+def _answer(line: str) -> bytes:
     """The reply to a request: the text, or what is wrong and whose fault it is."""
     try:
         request = json.loads(line)
         text = _compiled(request["template"]).render(**request["variables"])
         if len(text) > OUTPUT_CHARACTERS:
-            return {"error": f"its text is longer than {OUTPUT_CHARACTERS} characters"}
-        return {"text": text}
+            return _reply(error=f"its text is longer than {OUTPUT_CHARACTERS} characters")
+        return _reply(text=text)  # which may need more memory than the text
     except RefusedError as error:
-        return {"refusal": str(error)}
+        return _reply(refusal=str(error))
     except MemoryError:
-        return {"error": f"it needs more than {MEMORY_BYTES >> 20} MiB of memory"}
+        return _reply(error=f"it needs more than {MEMORY_BYTES >> 20} MiB of memory")
     except Exception as error:  # a template is a program and may raise anything
-        return {"error": f"{type(error).__name__}: {error}"}
+        return _reply(error=f"{type(error).__name__}: {error}")
+
+
+def _reply(**fields: str) -> bytes:
+    return json.dumps(fields).encode() + b"\n"
 
 
 def main() -> None:
@@ -111,7 +115,7 @@ def main() -> None:
     for line in sys.stdin:
         # the signals' default action ends the process, also in the middle of an operation
         _limit_time(CPU_SECONDS, WALL_SECONDS)
-        reply = json.dumps(_answer(line)).encode() + b"\n"
+        reply = _answer(line)
         _limit_time(0, 0)
         sys.stdout.buffer.write(reply)
         sys.stdout.buffer.flush()

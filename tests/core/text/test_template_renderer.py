@@ -5,12 +5,14 @@ import resource
 import threading
 from contextlib import ExitStack
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sequoia_core.errors import ParameterError
-from sequoia_core.text.template_renderer import LONGEST_REASON, RENDERER
+from sequoia_core.text import template_renderer, template_worker
+from sequoia_core.text.template_renderer import LONGEST_REASON, RENDERER, TemplateRenderer
 from tests.core.tiny_tokenizers import LLAMA2_TEMPLATE, LLAMA3_TEMPLATE, byte_level
 
 chat_text = RENDERER.render
@@ -103,6 +105,30 @@ def test_a_hostile_or_faulty_template_is_one_line(template: str) -> None:
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < LONGEST_REASON + 100
     assert chat_text("{{ bos_token }}", MESSAGES, TOKENS, True) == "<s>"
+
+
+def test_a_reply_that_needs_too_much_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As JSON a text is several times as large."""
+    make = json.dumps
+
+    def dumps(fields: dict[str, str]) -> str:
+        if "text" in fields:
+            raise MemoryError
+        return make(fields)
+
+    monkeypatch.setattr(json, "dumps", dumps)
+    request = make({"template": "a", "variables": {}})
+    assert "needs more than 768 MiB" in json.loads(template_worker._answer(request))["error"]
+
+
+def test_a_process_that_does_not_answer_in_time_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = tmp_path / "worker.py"
+    worker.write_text("import os, signal; input(); os.kill(os.getpid(), signal.SIGALRM)")
+    monkeypatch.setattr(template_renderer, "_WORKER", worker)
+    with pytest.raises(ParameterError, match=r"ended \(no answer\)$"):
+        TemplateRenderer().render("a", MESSAGES, TOKENS, True)
 
 
 def test_what_the_template_itself_refuses_is_in_its_words() -> None:
