@@ -12,7 +12,7 @@ import secrets
 import stat
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, get_args
@@ -152,7 +152,9 @@ def written_whole(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
     such as `/dev/stdout`, is written as it is. A new file that is `private` is its owner's alone.
     """
     path = Path(os.path.realpath(path))
-    mode = path.stat().st_mode if path.exists() else None
+    mode: int | None = None
+    with suppress(FileNotFoundError):
+        mode = path.stat().st_mode
     if mode is not None and not stat.S_ISREG(mode):
         with path.open("wb") as file:
             yield file

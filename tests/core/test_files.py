@@ -94,6 +94,14 @@ def test_a_file_that_is_there_keeps_its_mode(tmp_path: Path, before: int) -> Non
     assert (mode(path), path.read_text()) == (before, "new")
 
 
+def test_a_link_to_itself_is_an_error_and_stays(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.symlink_to("a")
+    with pytest.raises(OSError, match="symbolic links"):
+        write_whole(path, "new")
+    assert path.is_symlink()
+
+
 def test_nothing_is_written_where_the_block_fails(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_text("old")
