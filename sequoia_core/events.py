@@ -142,7 +142,7 @@ class Opinion(Record, frozen=True):
 
     node: int
     target: Ranking  # as for `TreeNode.target_prob`
-    draft: Ranking | None = None  # what its children were drawn from; None if it read no such node
+    draft: Ranking | None = None  # its children's; None if the draft did not read the node
 
 
 class TrialRecord(Record, frozen=True):

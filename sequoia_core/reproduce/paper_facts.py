@@ -1,4 +1,7 @@
-"""What is published of the experiments, from `paper.toml`, and the cells of its tables."""
+"""What is published of the experiments, from `paper.toml`.
+
+The cells of its tables, and whether a machine has room for a published pair.
+"""
 
 from __future__ import annotations
 

@@ -17,15 +17,13 @@ _FIRST_TOKENS, _FIRST_TIME, _FIRST_STEPS = 1.5, 1.25, 8
 
 @dataclass(frozen=True, slots=True)
 class StepCosts:
-    """Milliseconds that the parts of a step take at one context.
+    """Milliseconds that the parts of a step take at one context."""
 
-    Of a target forward and a drafting pass (with sampling) of n rows, and of a whole plain step.
-    """
-
+    # a target forward of n rows, and what else of a step grows with its nodes
     target_ms: Callable[[int], float]
-    draft_ms: Callable[[int], float]
-    overhead_ms: float
-    plain_ms: float
+    draft_ms: Callable[[int], float]  # a drafting pass of n rows, sampling included
+    overhead_ms: float  # what else a step takes, whatever its tree
+    plain_ms: float  # a whole plain step
 
 
 # of a machine that was not measured, in units of a plain step: moderate, as a CPU's

@@ -34,7 +34,7 @@ def full_probs(logits: Tensor, temperature: float) -> Tensor:
 
 def log_totals(logits: Tensor, temperature: float) -> Tensor:
     """`log(sum(exp(logits / t)))` of logits [n, V] at a temperature above 0: float64 [n]."""
-    blocks = [
+    blocks = [  # since `logsumexp` makes a tensor as large as what it reads
         torch.logsumexp(block if temperature == 1.0 else block / temperature, dim=-1)
         for block in torch.split(logits, SCORED_ROWS)
     ]

@@ -22,8 +22,8 @@ from sequoia_core.tree.growmap import GrowMap
 class HostNodes:
     """A tree's nodes as Python values; the root has column 0 and probability 1.
 
-    `draft_prob` is the draft's probability of each node at its parent, `columns` where it states
-    it.
+    `columns` are the nodes' columns among the draft's, `draft_prob` what it states there at the
+    node's parent.
     """
 
     token_ids: tuple[int, ...]

@@ -193,9 +193,9 @@ def paired(budgets: Sequence[int], times: Sequence[float]) -> dict[int, float]:
 
 
 def _resolved(config: Path, named: str, new: bool = False) -> Path:
-    """A path that the config file names: in its folder, else in the working folder.
+    """A path that the config file names: in its folder if it is there, else in the working folder.
 
-    Of a `new` file, which is to be written, the folder must exist.
+    Of a `new` file, which is to be written, the folder counts.
     """
     if not named or not is_file_name(named):
         raise ParameterError(f"{named!r:.60} is no path of a file")

@@ -96,11 +96,12 @@ def expected_tokens_table(
     """Exact dynamic programme over nodes and depth; time grows with nodes^2 x depth x branches.
 
     With `F[n, d]` the best expected tokens and `C_k[m]` the best value of the children k, k + 1,
-    ... of a node when m nodes are left for them: `C_k[m] = max(0, max_j a_k F[j, d - 1] + C_(k+1)[m
-    - j])` and `F[n, d] = 1 + C_1[n - 1]`. A child of rank k needs those of rank 1 to k - 1, so
-    noisy, rising rates are handled exactly. Where rates differ by depth, so does `F`, by the depth
-    of the subtree's root: one more table for each entry of `deeper`, the rates at depth 2, 3, ...,
-    the last for all below. Raises ParameterError.
+    ... of a node when m nodes are left for them:
+    `C_k[m] = max(0, max_j a_k F[j, d - 1] + C_(k+1)[m - j])` and `F[n, d] = 1 + C_1[n - 1]`.
+    A child of rank k needs those of rank 1 to k - 1, so noisy, rising rates are handled exactly.
+    Where rates differ by depth, so does `F`, by the depth of the subtree's root: one more table for
+    each entry of `deeper`, the rates at depth 2, 3, ..., the last for all below. Raises
+    ParameterError if a rate or a budget is outside its range.
     """
     if not 1 <= max_nodes <= MAX_SEARCH_NODES:
         raise ParameterError(f"max_nodes is {max_nodes}; give 1 to {MAX_SEARCH_NODES}")
