@@ -60,7 +60,7 @@ class Preferences:
         return Changed(getattr(settings, name), self._remark(name))
 
     def write_key(self, action: str, keys: tuple[str, ...] | None) -> str:
-        """Write the keys of an action into the file, None for its default; the remark, as above."""
+        """Write the keys of an action, None for its default; returns a remark as in `Changed`."""
         write_key(self.path, action, keys)
         return self._remark("keys")
 

@@ -76,7 +76,11 @@ def _setting(group: Group, default: Any, *words: Any, **options: Any) -> Any:
     return field(default=default, metadata={"setting": Setting(group, *words, **options)})
 
 
-_looks, _sampling, _tree, _models, _record = (partial(_setting, group) for group in Group)
+_models = partial(_setting, Group.MODELS)
+_sampling = partial(_setting, Group.SAMPLING)
+_tree = partial(_setting, Group.TREE)
+_looks = partial(_setting, Group.LOOKS)
+_record = partial(_setting, Group.RECORD)
 
 
 @dataclass(frozen=True, slots=True)

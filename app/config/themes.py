@@ -54,9 +54,9 @@ class Themes:
 
 
 class ThemeFolders:
-    """Folders of themes, of which a later one's replaces one of the same name.
+    """Folders of themes, read again when a file in them changes.
 
-    They are read again when a file in them changes.
+    A theme in a later folder replaces one of the same name.
     """
 
     def __init__(self, folders: Iterable[Path]) -> None:

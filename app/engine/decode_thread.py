@@ -114,8 +114,10 @@ class Decoder:
         self._reports.append(msg.Ready(engine.description))
         tuning_failed = ""
         while not self._closing.is_set():
-            if not tuning_failed and (tuning_failed := _failure_of(lambda: self._tune(engine))):
-                self._reports.append(msg.Refused(tuning_failed))
+            if not tuning_failed:
+                tuning_failed = _failure_of(lambda: self._tune(engine))
+                if tuning_failed:  # not tried again
+                    self._reports.append(msg.Refused(tuning_failed))
             match self._requests.get():
                 case msg.Ask() as request, on_event:
                     self._answer(engine, request, on_event)

@@ -84,7 +84,7 @@ def is_command(text: str) -> bool:
 
 
 def parse_command(text: str) -> Command:
-    """Read a slash command. Raises SlashError if there is none such, or it takes no argument."""
+    """Read a slash command. Raises SlashError if there is none, or it takes no argument."""
     word, _, words = text.strip().partition(" ")
     command = Command(_SAME.get(word[1:], word[1:]), words.strip())
     if command.name not in _NAMES:

@@ -33,7 +33,8 @@ class Statistics(Record, frozen=True):
 
     totals: Totals = Totals()
     measured: bool = True  # every step's plain time was known, so the speed-ups mean something
-    # draft tokens of the last steps, oldest first, without the plain ones that are compared with
+    # draft tokens of the last steps, oldest first; plain steps that the speed-up is measured
+    # against are left out
     accepted: tuple[int, ...] = ()
     speedups: tuple[float, ...] = ()  # of the same steps; 0 where not measured
     by_depth: tuple[Rate, ...] = ()  # [d - 1]: of those that drafted d deep, d or more accepted

@@ -62,7 +62,7 @@ class SearchHit:
 
 
 class Archive:
-    """The record. Methods raise StoreError if it cannot be read, or has not what is asked for."""
+    """The record. Methods raise StoreError if it cannot be read or lacks what is asked for."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -109,17 +109,20 @@ class Archive:
             raise StoreError(f"the search has more than {_MOST_LETTERS:,} letters; give fewer")
         if len(wanted) > _MOST_TERMS:
             raise StoreError(f"the search has more than {_MOST_TERMS} words; give fewer")
-        index = index_query(wanted)
-        exact = [term.exact for term in wanted if term.exact]
-        conditions = ["s.deleted IS NULL"]
-        conditions += ["e.place IN (SELECT rowid FROM said WHERE said MATCH ?)"] * bool(index)
-        conditions += ["instr(fold(e.prompt || char(10) || e.answer), ?)"] * len(exact)
+        conditions, values = ["s.deleted IS NULL"], list[str]()
+        if index := index_query(wanted):
+            conditions.append("e.place IN (SELECT rowid FROM said WHERE said MATCH ?)")
+            values.append(index)
+        for term in wanted:
+            if term.exact:
+                conditions.append("instr(fold(e.prompt || char(10) || e.answer), ?)")
+                values.append(term.exact)
         with self._reading() as connection:
             rows = connection.execute(
                 "SELECT e.session, coalesce(s.name, s.title), e.id, e.started, e.prompt, e.answer "
                 "FROM exchange e JOIN session s ON s.id = e.session "
                 f"WHERE {' AND '.join(conditions)} ORDER BY e.started DESC LIMIT ?",
-                (*([index] if index else ()), *exact, limit),
+                (*values, limit),
             ).fetchall()
         return [
             SearchHit(
@@ -198,7 +201,7 @@ def _history(connection: sqlite3.Connection, session: str) -> History:
         # the exchange before it may have been deleted for good in another window
         known = parent if parent in history.exchanges else None
         answer = _answer(connection, place, prompt, *answered)
-        if name not in history.exchanges:
+        if name not in history.exchanges:  # ids that are no text may read alike
             history.add(Exchange(name, known, prompt, answer, moment(started)))
     return history
 

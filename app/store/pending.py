@@ -146,19 +146,23 @@ class Pending:
         before = self.dropped
         with self._lock:
             while self._bytes > MOST_BYTES:
-                waiting = self._chunks()
-                oldest = waiting[0].exchange
-                gone = {id(each): len(each.events) for each in waiting if each.exchange == oldest}
-                kept = [each for each in self.operations if id(each) not in gone]
-                self._bytes -= sum(gone.values())
-                drop = (
-                    "UPDATE chunk SET steps = 0 "
-                    "WHERE exchange = (SELECT place FROM exchange WHERE id = :exchange)"
-                )
-                self.operations = [*kept, statements(drop, exchange=oldest)]
-                self._stepless.add(oldest)
+                self._drop_steps(self._chunks()[0].exchange)
                 self.dropped += 1
         return self.dropped > before
+
+    def _drop_steps(self, exchange: str) -> None:
+        kept: list[Operation] = []
+        for each in self.operations:
+            if isinstance(each, ChunkWritten) and each.exchange == exchange:
+                self._bytes -= len(each.events)
+            else:
+                kept.append(each)
+        drop = (
+            "UPDATE chunk SET steps = 0 "
+            "WHERE exchange = (SELECT place FROM exchange WHERE id = :exchange)"
+        )
+        self.operations = [*kept, statements(drop, exchange=exchange)]
+        self._stepless.add(exchange)
 
     def _chunks(self) -> list[ChunkWritten]:
         return [each for each in self.operations if isinstance(each, ChunkWritten)]

@@ -89,6 +89,7 @@ class DatabaseRecorder(Recorder):
         self._about = About()
         self._growing: dict[str, Exchange] = {}
         self._races: list[tuple[float, str]] = []
+        self._closed = False
 
     @override
     def about(self, about: About) -> None:
@@ -222,7 +223,9 @@ class DatabaseRecorder(Recorder):
 
     @override
     def close(self) -> None:
-        self.unsaved = self._writer.close(CLOSE_SECONDS)
+        if not self._closed:  # the screen closes it, and the command in any case: wait only once
+            self._closed = True
+            self.unsaved = self._writer.close(CLOSE_SECONDS)
 
     def _write(self, *sql: str, **values: Any) -> None:
         self._writer.put(statements(*sql, **values))

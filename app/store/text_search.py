@@ -103,7 +103,7 @@ def excerpt(text: str, wanted: Sequence[Term], length: int) -> Excerpt | None:
 
 
 def fullest(spans: Sequence[tuple[int, int]], length: int) -> int:
-    """The first start of at least one span after which most of them begin within `length`."""
+    """Where the part of `length` characters with the most `spans` starts; there is at least one."""
     starts = [start for start, _ in spans]
     counts = [bisect_right(starts, start + max(0, length)) - at for at, start in enumerate(starts)]
     return starts[counts.index(max(counts))]

@@ -49,9 +49,9 @@ News = WriteFailed | WriteRecovered | LeftOpen
 
 @dataclass(frozen=True, slots=True)
 class _Demand:
-    """Carried out now or not at all; None waits for what was put before."""
+    """Something that is waited for."""
 
-    operation: Operation | None
+    operation: Operation | None  # carried out now or not at all; None waits for what was put before
     done: "Future[None]"
 
 
@@ -81,7 +81,7 @@ class Writer:
         self._thread.start()
 
     def put(self, item: _Item) -> bool:
-        """Hand something over, to be written as soon as possible; whether it is taken."""
+        """Hand something over, to be written as soon as possible; returns whether it is taken."""
         with self._handing_over:
             if not self._refusal:
                 self._inbox.put(item)

@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -127,6 +128,25 @@ def test_whoever_asked_may_have_gone(path: Path, monkeypatch: pytest.MonkeyPatch
     (info,) = Archive(path).sessions()
     assert (info.name, info.exchanges) == ("a name", 2)
     assert recorder.unsaved == ""
+
+
+def test_a_disk_that_hangs_is_waited_for_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go = threading.Event()
+
+    def hang(_to: sqlite3.Connection) -> None:
+        assert let_go.wait(PATIENCE_SECONDS)
+
+    monkeypatch.setattr(recorders, "CLOSE_SECONDS", 0.05)
+    recorder = DatabaseRecorder(path)
+    recorder._writer.ask(hang)
+    recorder.close()
+    assert "the disk takes too long" in recorder.unsaved
+    monkeypatch.setattr(recorders, "CLOSE_SECONDS", PATIENCE_SECONDS)
+    began = time.monotonic()
+    recorder.close()
+    assert time.monotonic() - began < PATIENCE_SECONDS / 2
+    let_go.set()
+    ended(recorder)
 
 
 # A file that cannot be written for long
