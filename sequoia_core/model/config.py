@@ -136,10 +136,7 @@ class ModelConfig:
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> "ModelConfig":
-        """Read a Hugging Face `config.json` of a Llama-family model.
-
-        Raises ModelLoadError for what this forward pass does not compute, and missing entries.
-        """
+        """Raises ModelLoadError for entries that are missing or are not computed here."""
         if (kind := config.get("model_type")) != "llama":
             raise ModelLoadError(f"config: model_type is {kind!r}; only 'llama' is supported")
         _check_entries(config)

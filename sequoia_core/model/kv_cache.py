@@ -103,10 +103,7 @@ class LayeredKVCache:
         return round_up(self.length + rows, self._bucket)
 
     def reserve(self, rows: int) -> None:
-        """Make room for `rows` more tokens; the tokens held survive a failure.
-
-        Raises ContextFullError if they would not fit into the model's context window.
-        """
+        """Make room for `rows` more tokens; the tokens held survive a failure."""
         check_room(self.length + rows, self._window)
         needed, present = self.span(rows), self.capacity
         if needed <= present:

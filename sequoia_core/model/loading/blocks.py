@@ -21,10 +21,7 @@ FORMATS = {"q4_0": GGMLQuantizationType.Q4_0, "q8_0": GGMLQuantizationType.Q8_0}
 
 
 def pack_weights(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Matrices of floating-point numbers whose columns fill blocks in `FORMATS[name]`.
-
-    Other tensors are unchanged. All are on the CPU.
-    """
+    """Matrices of floating-point numbers whose columns fill blocks in `FORMATS[name]`."""
     packed: dict[str, Tensor] = {}
     for each, tensor in weights.items():
         if tensor.dim() == 2 and tensor.is_floating_point() and tensor.shape[1] % BLOCK == 0:
@@ -56,10 +53,7 @@ def _inverse(scale: Tensor) -> Tensor:
 
 
 class BlockWeights(Weights):
-    """Weights of a file in `FORMATS[name]`, dequantised to float32 when asked for.
-
-    Raises ModelLoadError if a row of a matrix does not consist of whole blocks.
-    """
+    """Weights of a file in `FORMATS[name]`, dequantised to float32 when asked for."""
 
     def __init__(self, file: Weights, name: str) -> None:
         super().__init__(file, file.origin, file.files)

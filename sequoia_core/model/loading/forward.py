@@ -103,11 +103,7 @@ class Forward:
 def choose_forward(
     weights: WeightFormat, dtype: str, placement: Placement, models: Sequence[Checkpoint] = ()
 ) -> Forward:
-    """The forward that computes target and draft (`models`, if they are opened already).
-
-    Raises ParameterError for an unknown dtype, if the native library is wanted and cannot do it,
-    and if `int8` would do nothing.
-    """
+    """The forward that computes target and draft (`models`, if they are opened already)."""
     number = choose_dtype(dtype, placement.devices, models[0].stored_dtype if models else None)
     own_format = dtype == "auto"
     reason = "" if weights is WeightFormat.TORCH else _refusal(placement, models, own_format)
@@ -252,8 +248,7 @@ def fitting_window(
 ) -> int:
     """Tokens of context that fit into the memory that is free now.
 
-    `names` are those of the models on each device, `number` the weights' format. Raises
-    ModelLoadError if the weights do not fit, or leave too little room for a context.
+    `names` are those of the models on each device, `number` the weights' format.
     """
     window = min(plan.window for plan in plans.values())
     for device, plan in plans.items():

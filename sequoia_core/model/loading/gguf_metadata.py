@@ -245,10 +245,7 @@ def _rope_scaling(
 
 
 def _check_entries(reader: StrictReader) -> None:
-    """Refuse every entry about the model that is not read and could change it.
-
-    Entries outside `llama.` and `rope.` are about the file, the tokenizer or how it was made.
-    """
+    """Refuse every entry about the model that is not read and could change it."""
     for key, field in reader.fields.items():
         prefix, _, name = key.partition(".")
         if prefix in OTHER_PREFIXES:

@@ -119,10 +119,7 @@ _WITHOUT_EFFECT = {
 
 
 def gguf_tokenizer(entries: Mapping[str, Any], origin: str) -> PreTrainedTokenizerBase:
-    """The tokenizer that a file's entries with names in `tokenizer.` describe.
-
-    Raises ModelLoadError if an entry is missing, damaged, or states what is not supported.
-    """
+    """The tokenizer that a file's entries with names in `tokenizer.` describe."""
     with one_error(origin):
         prefixed = {key: value for key, value in entries.items() if key.startswith(_PREFIX)}
         stated = {key.removeprefix(_PREFIX): value for key, value in prefixed.items()}

@@ -50,10 +50,7 @@ def added_tokens(pieces: Sequence[VocabularyPiece]) -> list[AddedToken]:
 
 
 def read_sentencepiece(file: Path, legacy: bool) -> Tokenizer:
-    """Read a `tokenizer.model`, a protobuf message `ModelProto`; it does not state `legacy`.
-
-    Raises ModelLoadError if its kind or a rule is not supported, anything if it is damaged.
-    """
+    """Read a `tokenizer.model`, which does not state `legacy`; damage may raise anything."""
     from sentencepiece import sentencepiece_model_pb2 as protobuf
 
     model = protobuf.ModelProto()  # type: ignore[attr-defined]  # made at import
@@ -122,10 +119,7 @@ def _normalizer(
 
 
 def _merges_by_score(pieces: Sequence[VocabularyPiece]) -> list[tuple[str, str]]:
-    """All pairs of pieces that form a piece, highest score first.
-
-    Raises ModelLoadError if the scores do not say in which order they are merged.
-    """
+    """All pairs of pieces that form a piece, highest score first."""
     normal = {piece.text: piece.score for piece in pieces if piece.type is PieceType.NORMAL}
     scores: dict[float, str] = {}
     pairs: list[tuple[float, int, str, str]] = []

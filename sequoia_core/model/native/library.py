@@ -89,10 +89,7 @@ def find_library() -> Path | None:
 
 @lru_cache(maxsize=1)
 def load_library() -> ctypes.CDLL:
-    """The library with its functions' signatures.
-
-    Raises ModelLoadError if it was not built, cannot be loaded, or is of another version.
-    """
+    """Raises ModelLoadError if it was not built, cannot be loaded, or is of another version."""
     path = find_library()
     if path is None:
         raise ModelLoadError(f"the native library was not built; {_REMEDY}")
@@ -120,8 +117,7 @@ def check(status: int) -> None:
 def made(owner: object, pointer: int | None, free: Callable[[int], None]) -> int:
     """The pointer that a constructor returned, freed when its owner is garbage.
 
-    But not when the interpreter ends: a daemon thread may still compute with it then. Raises
-    ModelLoadError if it is null.
+    But not when the interpreter ends: a daemon thread may still compute with it then.
     """
     check(0 if pointer else 1)
     assert pointer
@@ -135,10 +131,7 @@ def instruction_sets() -> list[str]:
 
 
 def forced_instruction_set() -> str | None:
-    """The instruction set that the environment names, or None.
-
-    Raises ModelLoadError if this processor does not run it, or it was not compiled in.
-    """
+    """The instruction set that the environment names, or None."""
     name = os.environ.get(INSTRUCTION_SET_VARIABLE)
     if not name:
         return None

@@ -240,11 +240,10 @@ class NativeLlama:
         self._call([segment], (c_int64 * count)(*rows.token_ids), logits, reading=reading)
 
     def continue_texts(self, texts: Sequence[Continuation]) -> Tensor:
-        """Append tokens to different conversations of this model in one forward.
+        """Append tokens to different conversations: float32 [sum of `logit_rows`, V].
 
-        A row has the bits that it has when its conversation is computed alone. Gives float32
-        [sum of `logit_rows`, V], in the order of `texts`. Raises ContextFullError if one exceeds
-        the context window; no cache is changed.
+        A row has the bits that it has when its conversation is computed alone. Raises
+        ContextFullError if one exceeds the context window; no cache is changed.
         """
         segments = [
             self._segment(each.cache, len(each.token_ids), each.logit_rows) for each in texts

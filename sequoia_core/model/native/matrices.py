@@ -88,8 +88,7 @@ def stored_matrix(
     """The matrix called `name`, held in the `ggml_type` `wanted`.
 
     To a floating-point format every matrix is converted; to Q8_0 those of floating-point numbers
-    whose columns fill its blocks. None leaves all as they are stored. Raises ModelLoadError if it
-    is in a format that the library does not read.
+    whose columns fill its blocks. None leaves all as they are stored.
     """
     if isinstance(weights, ChainMap):
         weights = next(each for each in weights.maps if name in each)

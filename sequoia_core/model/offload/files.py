@@ -30,10 +30,7 @@ class _Extent:
 
 
 class TensorFiles(Weights):
-    """The tensors of an opened model, none of them mapped.
-
-    Raises ModelLoadError if it is not stored as safetensors, or in an unknown number format.
-    """
+    """The tensors of a model in safetensors files, none of them mapped."""
 
     def __init__(self, weights: Weights) -> None:
         if not isinstance(weights, SafetensorsWeights):
@@ -56,10 +53,7 @@ class TensorFiles(Weights):
         self._files.close()
 
     def read(self, name: str, into: Tensor) -> None:
-        """Fill a contiguous tensor of the CPU, of any number format, with a stored one.
-
-        Raises ModelLoadError if the file cannot be read any more.
-        """
+        """Fill a contiguous tensor of the CPU, of any number format, with a stored one."""
         extent = self._extents[name]
         flat = into.view(-1)
         assert flat.shape[0] == prod(extent.shape)

@@ -45,10 +45,7 @@ class LayerStream:
         self._finalizer.atexit = False  # executors end by themselves then, and take no more work
 
     def iterate(self, items: Sequence[Item]) -> Iterator[Item]:
-        """One item per layer; the layer's weights are in buffer `slot` until the next item.
-
-        Raises ModelLoadError if the weights could not be read.
-        """
+        """One item per layer; the layer's weights are in buffer `slot` until the next item."""
         for layer, item in enumerate(items):
             self._wait_for(layer)
             yield item
