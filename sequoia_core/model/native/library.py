@@ -12,7 +12,7 @@ from typing import Any
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.cpu import cpu_threads
 
-ABI_VERSION = 5  # `SEQUOIA_ABI_VERSION` of abi.h
+ABI_VERSION = 6  # `SEQUOIA_ABI_VERSION` of abi.h
 
 LIBRARY_NAME = "libsequoia_native.so"
 SOURCES = Path(__file__).parent / "cpp"

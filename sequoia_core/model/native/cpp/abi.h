@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SEQUOIA_ABI_VERSION 5
+#define SEQUOIA_ABI_VERSION 6
 #define SEQUOIA_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus
