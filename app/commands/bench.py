@@ -85,8 +85,8 @@ def bench(
         typer.echo(figures)
         return
     _refuse([name for name in flags if name not in _COMPARED], "the comparison")
-    if "temperature" in flags:
-        temperature = temperature or [flags.pop("temperature")]
+    before = flags.pop("temperature", None)  # given before the command
+    temperature = temperature or (None if before is None else [before])
     models = resolve.chosen_models(settings)
     plan = BenchPlan(
         target=models.target,

@@ -14,7 +14,6 @@ from sequoia_core.errors import ParameterError
 
 from ..config import resolve
 from ..config.paths import record_file
-from ..config.settings import Settings
 from ..engine import build
 from .options import flag, with_settings
 
@@ -76,7 +75,7 @@ def open_chat(flags: Mapping[str, Any]) -> None:
 
 @with_settings()
 def replay(
-    settings: Settings,
+    flags: dict[str, Any],
     file: Annotated[Path, typer.Argument(help="A trace: from /export or ask --trace.")],
     speed: Annotated[float, flag("--speed", "Times the recorded pace.", min=0.1, max=16)] = 1.0,
     paused: Annotated[bool, flag("--paused", "Wait at the beginning instead of playing.")] = False,
@@ -85,8 +84,10 @@ def replay(
     with quick_imports():
         from sequoia_core.recording.trace_file import TraceReader
 
+        from ..config.load import load_settings
         from ..state.player import Player, TraceLoader
 
+    settings = load_settings(flags)
     reader = TraceReader(file)
     loading = TraceLoader(reader)
     if not _on_terminal():

@@ -157,7 +157,8 @@ def _forward(settings: Settings, *, models_there: bool) -> Iterator[Finding]:
         if models_there:
             models = resolve.chosen_models(settings)
             draft = models.draft or (str(BUNDLED_DRAFT) if models.target is None else NO_DRAFT)
-            known = [known_model(each) for each in (models.target, draft) if each != NO_DRAFT]
+            drafts = [] if draft == NO_DRAFT else [draft]
+            known = [known_model(each) for each in (models.target, *drafts)]
         opened = [each for each in known if isinstance(each, Checkpoint)]
         forward = choose_forward(settings.weights, settings.dtype, placement, opened)
     except SequoiaError as error:

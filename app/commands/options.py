@@ -92,7 +92,7 @@ def with_settings(*names: str, **added: tuple[Any, Any]) -> Callable[[Command], 
             given = {name: arguments.pop(name) for name in shared}
             flags.update({name: value for name, value in given.items() if value not in (None, [])})
             _read_system(flags)
-            for name in flags.keys() - set(names):
+            for name in [each for each in flags if each not in names]:
                 before = f"--{name.replace('_', '-')} before {ctx.info_name}"
                 raise ParameterError(f"{before} does nothing; leave it out")
             known = {"ctx": ctx, "flags": flags}

@@ -7,13 +7,13 @@ not load.
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.events import Progress
 
 from ..config.resolve import chosen_models, tree_choice
 from ..config.settings import Settings
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # every command imports this module, few of them load a model
+    from sequoia_core.chat.interface import ChatEngine
     from sequoia_core.model.loading.pair import Pair
 
 
@@ -29,7 +29,7 @@ def load_chosen(settings: Settings, progress: Progress) -> "Pair":
 
 def load_for_many(
     settings: Settings, progress: Progress, *, insight: bool = False
-) -> Callable[[], ChatEngine]:
+) -> "Callable[[], ChatEngine]":
     """Load the pair once; the function returned begins a conversation with it."""
     choice = tree_choice(settings)  # an error here comes before minutes of loading
     pair = load_chosen(settings, progress)
@@ -40,5 +40,5 @@ def load_for_many(
     )
 
 
-def build_chat(settings: Settings, progress: Progress, *, insight: bool = False) -> ChatEngine:
+def build_chat(settings: Settings, progress: Progress, *, insight: bool = False) -> "ChatEngine":
     return load_for_many(settings, progress, insight=insight)()

@@ -117,6 +117,8 @@ class SessionsScreen(Dialog[Place | None, SessionInfo | None]):
     def _open(self) -> None:
         if info := self._stored():
             self.dismiss(Place(info.id))
+        elif self._chosen is not None and self._chosen.deleted:
+            self._say(self.app.keys.shown("deleted: sessions.undo brings it back"))
 
     def action_search(self) -> None:
         """Search all sessions; leaving the search leads back to the list."""

@@ -86,6 +86,10 @@ class SessionActions:
 
         self.prompt.run_worker(run(), **options)
 
+    def _note_error(self, message: str) -> None:
+        # models that load write over a hint
+        self.pages.note(message, error=True)
+
     # News of the record
 
     def _show_news(self) -> None:
@@ -100,12 +104,15 @@ class SessionActions:
                     self._begin(self._make_offer(record, news))
 
     async def _make_offer(self, record: DatabaseRecorder, left: LeftOpen) -> None:
-        stored = await asyncio.to_thread(record.archive.load, left.session)
-        if self.session.busy or record.session is not None:
-            return  # the person has begun something else; the list has it
+        with errors_shown(self._note_error):
+            stored = await asyncio.to_thread(record.archive.load, left.session)
+            if not self.session.busy and record.session is None:
+                self._offer_to_continue(left, fit(stored.info.label, 48).rstrip())
+            # else the person has begun something else; the list has it
+
+    def _offer_to_continue(self, left: LeftOpen, label: str) -> None:
         self.offer = left
         how = "cut off in the middle of an answer" if left.cut_off else "not closed"
-        label = fit(stored.info.label, 48).rstrip()
         key = self.prompt.keys.shown("chat.sessions")
         self.pages.note(
             f'The last chat, "{label}", was {how}; nothing that was on the screen is lost. {key} '
@@ -140,7 +147,13 @@ class SessionActions:
         await self._open(record, Place(info.id))
 
     async def _open(self, record: DatabaseRecorder, place: Place) -> None:
-        stored, notes = await asyncio.to_thread(_load, record, place.session)
+        with errors_shown(self._note_error):
+            stored, notes = await asyncio.to_thread(_load, record, place.session)
+            self._show_opened(record, place, stored, notes)
+
+    def _show_opened(
+        self, record: DatabaseRecorder, place: Place, stored: StoredSession, notes: StoredNotes
+    ) -> None:
         if self.session.busy:  # asked in the meantime
             self.prompt.hint(STILL_ANSWERING)
             return

@@ -116,6 +116,23 @@ def test_bench_writes_into_folders_that_are_missing_and_into_the_home(
     assert json.loads((tmp_path / "new" / "runs.json").read_text()) == {"rows": 1}
 
 
+def test_a_temperature_before_the_command_is_weaker_and_not_the_chats(
+    asked: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_the_chat: list[Any] = []
+
+    def with_chat_memory(findings: object, _plan: object, flags: object, _progress: object) -> Any:
+        of_the_chat.append(flags)
+        return findings
+
+    monkeypatch.setattr(bench_command, "_with_chat_memory", with_chat_memory)
+    arguments = ["--temperature", "0.3", "bench", "--temperature", "0"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert asked[0][1].temperatures == (0.0,)
+    assert of_the_chat == [{}]
+
+
 def test_bench_passes_on_which_forward_was_asked_for(asked: list[Any]) -> None:
     result = CliRunner().invoke(app, ["bench", "--dtype", "float32", "--weights", "torch"])
     assert result.exit_code == 0, result.output

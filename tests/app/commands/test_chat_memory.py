@@ -68,6 +68,14 @@ def test_the_memory_is_of_the_processes_after_an_answer() -> None:
     assert not chat.running
 
 
+def test_a_chat_that_answers_for_long_is_measured_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "QUIET_SECONDS", 60.0)
+    monkeypatch.setattr(module, "LONGEST_SECONDS", 0.1)
+    assert measure_chat_memory({}) > 0
+
+
 def test_a_chat_that_ends_before_it_has_measured_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

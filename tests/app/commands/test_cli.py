@@ -23,7 +23,7 @@ from app.config.settings import Settings
 from app.engine import build
 from app.store.recorder import DatabaseRecorder, Recorder
 from sequoia_core.errors import GrowMapError, ModelLoadError, ParameterError
-from sequoia_core.model.loading import forward, sources
+from sequoia_core.model.loading import sources
 from sequoia_core.model.loading.catalogue import catalogue
 from sequoia_core.model.loading.memory_plan import size_text
 from sequoia_core.model.native import library
@@ -254,10 +254,15 @@ def test_doctor_needs_no_embedded_target_for_another_model(
     assert "TinyLlama-1.1B-Chat-v1.0 <- JackFram/llama-68m" in result.stdout
 
 
+def test_doctor_takes_none_for_the_name_of_a_target() -> None:
+    (told,) = (each for each in findings(target="none") if each.subject == "memory")
+    assert "when the shapes of the models are known" in told.detail
+
+
 def test_doctor_says_why_pytorch_computes(
     embedded_target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forward, "load_library", not_built)
+    monkeypatch.setattr(library, "load_library", not_built)
     (told,) = (each for each in findings() if each.subject == "forward")
     assert told.mark == WARN
     assert told.detail.startswith("PyTorch 2")

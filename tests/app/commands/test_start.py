@@ -31,6 +31,7 @@ def test_no_command_is_imported_before_it_is_asked_for() -> None:
     assert {name for name in loaded if name.startswith("app.commands.")} == {
         f"app.commands.{name}" for name in ("chat", "group", "options")
     }
+    assert "sequoia_core.text.template_renderer" not in loaded  # of an engine
 
 
 def test_each_command_is_there_under_its_name_with_a_help_text() -> None:

@@ -14,6 +14,7 @@ from app.app import SequoiaApp, Settings
 from app.screens.search import Place, SearchScreen
 from app.screens.sessions import SessionsScreen
 from app.store.archive import Archive
+from app.store.database import DamagedError
 from app.store.pending import GrowingAnswers
 from app.store.recorder import DatabaseRecorder
 from sequoia_core.chat.interface import ChatEngine
@@ -187,6 +188,7 @@ async def test_deleting_and_bringing_back(path: Path) -> None:
         await chat.pilot.press("d")
         await chat.until(lambda: "deleted, u brings" in rows(chat)[0])
         await chat.pilot.press("enter")
+        await chat.until(lambda: "deleted: u brings it back" in chat.screen_text())
         assert isinstance(chat.app.screen, SessionsScreen)
         await chat.pilot.press("down", "delete")
         await chat.until(lambda: "deleted, u brings" in rows(chat)[1])
@@ -383,6 +385,33 @@ async def test_a_damaged_record_is_told_and_the_chat_goes_on(path: Path) -> None
         assert "Rayleigh" in chat.transcript
         await chat.pilot.press("ctrl+o")
         await chat.until(lambda: "is damaged" in chat.screen_text())
+
+
+@pytest.fixture
+def unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(_archive: Archive, session: str) -> None:
+        raise DamagedError(f"session {session} does not make sense")
+
+    monkeypatch.setattr(Archive, "load", load)
+
+
+@pytest.mark.usefixtures("unreadable")
+async def test_a_damaged_session_is_a_note_that_stays(path: Path) -> None:
+    record_chats(path, ("one", "a"))
+    async with chatting(path) as chat:
+        await chat.pilot.press("ctrl+o")
+        await listed(chat, "one")
+        await chat.pilot.press("enter")
+        await chat.until(lambda: "does not make sense" in said(chat.transcript))
+
+
+async def test_a_damaged_session_that_was_left_open_is_a_note_that_stays(
+    path: Path, request: pytest.FixtureRequest
+) -> None:
+    with killed_window(path):
+        request.getfixturevalue("unreadable")
+        async with chatting(path) as chat:
+            await chat.until(lambda: "does not make sense" in said(chat.transcript))
 
 
 async def test_without_a_record_the_commands_say_so() -> None:
