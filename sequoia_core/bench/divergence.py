@@ -47,8 +47,10 @@ def describe_divergences(
     comparisons: Sequence[SpeedComparison],
 ) -> Iterator[str]:
     """A line of the report for each system but the first, of its greedy texts on all prompts."""
-    greedy = (each.runs for each in comparisons if each.params.temperature == 0.0)
-    for (_, baseline), *others in (runs.items() for runs in greedy):
+    for comparison in comparisons:
+        if comparison.params.temperature > 0.0:
+            continue
+        (_, baseline), *others = comparison.runs.items()
         for name, runs in others:
             texts = zip(prompts, baseline, runs, strict=False)  # an interrupt leaves prompts out
             yield _described(name, [
