@@ -68,15 +68,20 @@ class AnswerSummary:
         return 1e3 * totals.plain_seconds / totals.tokens if measured else None
 
     def as_json(self) -> str:
-        names = ("tokens", "steps", "baseline_steps", "tokens_per_step", "seconds")
+        totals = self._totals
         figures = {
             "mode": self.mode,
             "text": self.text,
             "token_ids": self._token_ids,
             "finish_reason": self._reason,
-            **{name: getattr(self._totals, name) for name in (*names, "tokens_per_second")},
+            "tokens": totals.tokens,
+            "steps": totals.steps,
+            "baseline_steps": totals.baseline_steps,
+            "tokens_per_step": totals.tokens_per_step,
+            "seconds": totals.seconds,
+            "tokens_per_second": totals.tokens_per_second,
             "ar_ms": self._plain_ms,
-            "speedup": None if self._plain_ms is None else self._totals.speedup,
+            "speedup": None if self._plain_ms is None else totals.speedup,
             "growmap": self._tree,
             "growmaps": self._trees,
             "looked_up": self._looked_up,

@@ -48,8 +48,8 @@ def processor() -> str:
     """Name and fast instruction sets of the processor, and cores that this process may run on."""
     flags = set(cpu_info("(?:flags|Features)").split())
     fast = ", ".join(flag for flag in _FAST_FLAGS if flag in flags) or "no vector extensions known"
-    usable = getattr(os, "sched_getaffinity", lambda _process: range(os.cpu_count() or 1))
-    return f"{cpu_info('model name') or 'unknown'}, {len(usable(0))} cores ({fast})"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cpu_info('model name') or 'unknown'}, {cores or 1} cores ({fast})"
 
 
 def gpus() -> list[Memory]:

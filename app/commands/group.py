@@ -55,10 +55,11 @@ _SETTINGS = {
 
 def load_command(name: str) -> Any:
     found = getattr(import_module(f".{HOMES[name]}", __package__), name)
-    if not isinstance(found, typer.Typer):
-        found, command = typer.Typer(add_completion=False), found
-        found.command(name)(command)
-    return typer.main.get_command(found)
+    if isinstance(found, typer.Typer):
+        return typer.main.get_command(found)
+    alone = typer.Typer(add_completion=False)
+    alone.command(name)(found)
+    return typer.main.get_command(alone)
 
 
 class CommandGroup(TyperGroup):

@@ -98,7 +98,8 @@ def measure_screen(
     """
     speeds: dict[str, list[float]] = {SCREEN: [], NO_SCREEN: []}
     for index in range(rounds):
-        for kind in list(speeds)[:: -1 if index % 2 else 1]:
+        kinds = (SCREEN, NO_SCREEN) if index % 2 == 0 else (NO_SCREEN, SCREEN)
+        for kind in kinds:
             progress(f"Round {index + 1} of {rounds}: {kind}", index / rounds)
             speeds[kind].append(_run_in_terminal(kind, prompts, flags))
     ratios = [drawn / bare for drawn, bare in zip(speeds[SCREEN], speeds[NO_SCREEN], strict=True)]

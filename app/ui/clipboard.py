@@ -92,7 +92,7 @@ def copy_with(program: Program, text: str) -> bool:
 def copy_message(text: str, what: str, *, sent: bool, programs: list[str]) -> str:
     """One line on where a text was copied; `what` is such as "the answer", "" for a selection."""
     size = counted(len(text), "character")
-    ways = ["the terminal (OSC 52)"] * sent + programs
+    ways = ["the terminal (OSC 52)", *programs] if sent else programs
     if ways:
         return f"copied {what or 'the selection'}, {size}: {' and '.join(ways)}"
     return (

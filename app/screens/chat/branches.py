@@ -78,8 +78,11 @@ class TranscriptPages:
         history, edited = self._session.history, self._session.edited
         for exchange in history.branch:
             siblings = history.siblings(exchange)
-            place = f"{siblings.index(exchange) + 1} of {len(siblings)}"
-            parts = [place] * (len(siblings) > 1) + ["editing"] * (exchange is edited)
+            parts = []
+            if len(siblings) > 1:
+                parts.append(f"{siblings.index(exchange) + 1} of {len(siblings)}")
+            if exchange is edited:
+                parts.append("editing")
             self._prompts[exchange.id].remark = " · ".join(parts)
         self.transcript.redraw()
 
