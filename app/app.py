@@ -28,8 +28,7 @@ from .ui.base_app import BaseApp
 
 __all__ = ["SequoiaApp", "Settings"]
 
-_JOIN_SECONDS = 0.2
-"""For the current step; the result of a longer one is lost."""
+_JOIN_SECONDS = 0.2  # for the current step; the result of a longer one is lost
 _LOG_BYTES = 1_000_000
 _SWITCH_SECONDS = 0.0005
 """How long the decode thread may have to wait for the interpreter lock, many times in a step; the

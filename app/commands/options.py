@@ -15,8 +15,7 @@ from ..config.settings import SETTINGS, Group
 
 _FLAGS, DEBUG = "sequoia.flags", "sequoia.debug"
 """In the context's `meta`: settings that were given, and whether tracebacks are shown."""
-_LONGEST_SYSTEM = 10_000_000
-"""Bytes of a file for the system prompt; no model reads more."""
+_LONGEST_SYSTEM = 10_000_000  # bytes of a file for the system prompt; no model reads more
 
 Command = Callable[..., None]
 

@@ -19,8 +19,7 @@ from .search import search
 if TYPE_CHECKING:
     from sequoia_core.reproduce.experiment import Experiment
 
-_VECTOR = Path("acceptance-rate-vector.pt")
-"""The release's name, in the working folder."""
+_VECTOR = Path("acceptance-rate-vector.pt")  # the release's name, in the working folder
 _MODES = (
     "greedy or tree: the tree and plain decoding in turns; baseline: plain decoding "
     "alone; benchmark: the tree's parts of a step."

@@ -23,16 +23,14 @@ from sequoia_core.errors import SequoiaError
 RARE = [chr(code) for code in range(0x13A0, 0x13F0)]
 """Characters of one cell that occur in no answer, so that their echo can be recognised."""
 _BACKSPACE = "\x7f"
-_PAUSES = 0.05, 0.3
-"""Seconds between an echo and the next key, at least and at most."""
+_PAUSES = 0.05, 0.3  # seconds between an echo and the next key, at least and at most
 _POLL_SECONDS = 0.2
 
 SIZE = 160, 50
 QUESTION = "Why is the sky blue?"
 ANSWER_TOKENS = 128
 LONGEST_SECONDS = 180.0
-QUIET_SECONDS = 2.0
-"""Without output, after which an answer is complete."""
+QUIET_SECONDS = 2.0  # without output, after which an answer is complete
 
 
 class TerminalError(SequoiaError):

@@ -12,16 +12,14 @@ from sequoia_core.errors import suggest
 from .actions import Action
 
 _EVERYWHERE = "app"
-_TYPED = frozenset({"app", "chat", "prompt", "search"})
-"""Contexts in which letters are typed."""
+_TYPED = frozenset({"app", "chat", "prompt", "search"})  # contexts in which letters are typed
 _EMPTY_PROMPT = frozenset(
     {"chat.step", "chat.step_before", "chat.step_after", "chat.first_step", "chat.live"}
 )
 """These act only while the prompt is empty, so they may have letters."""
 _TYPING = frozenset({"space", "enter", "backspace", "tab"})
 _MODIFIERS = frozenset({"ctrl", "alt", "shift", "super", "hyper", "meta"})
-_UNNAMED = frozenset({"newline"})
-"""Sent by some terminals for another key."""
+_UNNAMED = frozenset({"newline"})  # sent by some terminals for another key
 _NAMES = {
     "escape": "esc", "left_square_bracket": "[", "right_square_bracket": "]", "slash": "/",
     "question_mark": "?", "plus": "+", "minus": "-", "equals_sign": "=", "comma": ",",

@@ -30,8 +30,7 @@ _KINDS: dict[Any, str] = {
     Mapping[str, tuple[str, ...]]: "a table with the keys of each action",
 }
 _SWITCH = {"on": True, "yes": True, "off": False, "no": False}
-_TEXTS = ("system", "theme", "stop")
-"""Names of files are no texts: they may hold any byte."""
+_TEXTS = ("system", "theme", "stop")  # names of files are no texts: they may hold any byte
 _REMOVED = {
     "exact": "at temperature 0 the text is plain decoding's without it; remove the line",
 }

@@ -13,8 +13,7 @@ from typing import Any, get_type_hints
 
 from sequoia_core.config import Lookup, Mode, Offload, SamplingParams, WeightFormat
 
-BETWEEN_TEXTS = " | "
-"""Between the texts that end an answer, where several are typed."""
+BETWEEN_TEXTS = " | "  # between the texts that end an answer, where several are typed
 
 
 class DType(StrEnum):

@@ -16,12 +16,10 @@ from sequoia_core.errors import SequoiaError
 from sequoia_core.files import decode, parse_toml, read_text
 
 DEFAULT_THEME = "sequoia"
-TERMINAL_THEME = "terminal"
-"""Uses the terminal's own sixteen colours."""
+TERMINAL_THEME = "terminal"  # uses the terminal's own sixteen colours
 _MOST_BYTES = 1_000_000
 _LONGEST_NAME = 60
-_STYLE = "style"
-"""Part of the names of variables that are text styles."""
+_STYLE = "style"  # part of the names of variables that are text styles
 APP_COLORS = (
     "accepted", "rejected", "unreached", "bonus", "root",
     "draft", "verify", "bookkeeping", "speedup", "user", "notice",

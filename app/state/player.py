@@ -11,10 +11,8 @@ from .timeline import Timeline
 
 SPEEDS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 SKIP_SECONDS = 2.0
-_AT_ONCE = 300_000
-"""Bytes read before anything is shown: errors in them are reported instead."""
-_PER_DRAIN = 400
-"""Entries taken at a time, so that a long trace does not block the screen."""
+_AT_ONCE = 300_000  # bytes read before anything is shown: errors in them are reported instead
+_PER_DRAIN = 400  # entries taken at a time, so that a long trace does not block the screen
 
 
 class Player:

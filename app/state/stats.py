@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from sequoia_core.events import Origin, Outcome, Step, Totals, TreeNode
 from sequoia_core.files import Record
 
-HISTORY = 120
-"""Steps in the sparklines; more than a terminal is wide."""
+HISTORY = 120  # steps in the sparklines; more than a terminal is wide
 
 
 class Rate(Record, frozen=True):

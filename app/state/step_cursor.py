@@ -7,8 +7,7 @@ from sequoia_core.events import Step
 from .answer import Answer, Chosen
 from .stats import Statistics
 
-READING = "reading the steps ..."
-"""The title while steps are read from the record."""
+READING = "reading the steps ..."  # the title while steps are read from the record
 
 
 @dataclass(slots=True)

@@ -17,12 +17,9 @@ from sequoia_core.recording.trace_file import Asked, Entry
 from .answer import Answer
 from .history import Exchange, History
 
-PAUSE_SECONDS = 1.5
-"""Between an answer and the next prompt."""
-PROMPT_SECONDS = 0.8
-"""How long a prompt is shown at least before its first step."""
-_LONGEST_SECONDS = 1e6
-"""Of a step; a longer one is damaged, and takes no time."""
+PAUSE_SECONDS = 1.5  # between an answer and the next prompt
+PROMPT_SECONDS = 0.8  # how long a prompt is shown at least before its first step
+_LONGEST_SECONDS = 1e6  # of a step; a longer one is damaged, and takes no time
 
 
 @dataclass(frozen=True, slots=True)

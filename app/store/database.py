@@ -14,8 +14,7 @@ from sequoia_core.files import make_private_folder, private_file
 
 from .text_search import fold
 
-WRITE_PATIENCE_SECONDS = 1.0
-"""How long one attempt to write waits for another window that writes."""
+WRITE_PATIENCE_SECONDS = 1.0  # how long one attempt to write waits for another window that writes
 READ_PATIENCE_SECONDS = 0.5
 
 _FIRST = (

@@ -41,8 +41,7 @@ _NODE_NAMES = TreeNode.__struct_fields__
 _STEP_NAMES = [name for name in Step.__struct_fields__ if name != "nodes"]
 _FAST = 1
 _MOST_IDS = 1 << 31
-_MOST_BYTES = 64_000_000
-"""Of one blob, unpacked."""
+_MOST_BYTES = 64_000_000  # of one blob, unpacked
 
 Chunk = tuple[int, bytes]
 """Packed events, and how many of them are steps; 0 also where none of them is to be shown."""

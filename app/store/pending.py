@@ -17,8 +17,7 @@ from .database import Operation, statements
 from .packing import Digest, pack_digest, pack_events
 
 CLOSED = "stopped: the program was closed in the middle of this answer"
-MOST_BYTES = 64 << 20
-"""Of packed events; some 30,000 steps."""
+MOST_BYTES = 64 << 20  # of packed events; some 30,000 steps
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,7 @@ _UNSEGMENTED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\U00020000-\U0003ffff]"
 )
-_CONTEXT = 24
-"""Characters of an excerpt before the first hit."""
+_CONTEXT = 24  # characters of an excerpt before the first hit
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +33,7 @@ class Term:
     exact: str = ""  # folded text that must occur as it is
 
 
-Excerpt = list[tuple[str, bool]]
-"""One line of a text in pieces, and whether each is a hit."""
+Excerpt = list[tuple[str, bool]]  # one line of a text in pieces, and whether each is a hit
 
 
 def terms(query: str) -> tuple[Term, ...]:

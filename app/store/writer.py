@@ -55,8 +55,7 @@ class _Demand:
     done: "Future[None]"
 
 
-_Item = Operation | EventReceived | _Demand | None
-"""None is the last one."""
+_Item = Operation | EventReceived | _Demand | None  # none is the last one
 
 
 class Writer:

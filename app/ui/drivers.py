@@ -23,8 +23,7 @@ from typing_extensions import override
 
 from .terminal_input import TerminalInput
 
-GONE = 128 + signal.SIGHUP
-"""Exit code after the terminal or the browser's window was closed."""
+GONE = 128 + signal.SIGHUP  # exit code after the terminal or the browser's window was closed
 _READ_BYTES = 65536
 _LOOK_SECONDS = 0.1
 _LONGEST_SIDE = 1000

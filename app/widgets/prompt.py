@@ -23,8 +23,7 @@ _FENCE = '"""'
 _STEPS = {"chat.step_before": "back", "chat.step_after": "forward"}
 _WALKS = {**_STEPS, "chat.first_step": "first", "chat.live": "live"}
 _WRITES = {"prompt.send": "send", "prompt.new_line": "new_line"}
-_ACTIONS = (*_WRITES, "chat.step", *_WALKS, "chat.leave")
-"""What keys do here."""
+_ACTIONS = (*_WRITES, "chat.step", *_WALKS, "chat.leave")  # what keys do here
 _WALKING = "chat.step_before, chat.first_step walk; this key writes here"
 _BORDER = 2  # cells of the border next to a hint
 _PAGE_KEYS = {"pageup": -1, "pagedown": 1}

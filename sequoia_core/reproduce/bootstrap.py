@@ -15,8 +15,7 @@ RESAMPLES = 4000
 LEVEL = 0.95  # part of the resampled figures that an interval holds
 _SEED = 17
 
-Counts = Sequence[tuple[int, int]]
-"""Tokens and steps of each prompt, one step or more."""
+Counts = Sequence[tuple[int, int]]  # tokens and steps of each prompt, one step or more
 
 
 @dataclass(frozen=True, slots=True)

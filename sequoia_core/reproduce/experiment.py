@@ -44,8 +44,7 @@ class Report:
 
 
 class Experiment(ABC):
-    file: ResultFile[Any] | None = None
-    """Where rows are kept; None if they are kept in memory only."""
+    file: ResultFile[Any] | None = None  # where rows are kept; None if they are kept in memory only
 
     @abstractmethod
     def run(self, progress: Progress) -> None:

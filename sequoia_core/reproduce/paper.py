@@ -87,8 +87,7 @@ class CellRow:
     result: CellResult
 
 
-Outcome = tuple[PaperCell, CellResult | str]
-"""A cell and its result, or why it was skipped."""
+Outcome = tuple[PaperCell, CellResult | str]  # a cell and its result, or why it was skipped
 
 
 class PaperExperiment(Experiment):

@@ -43,8 +43,7 @@ if TYPE_CHECKING:
     from sequoia_core.model.loading.pair import Pair
     from sequoia_core.tree.growmap import GrowMap
 
-PLAIN, TREE = "plain", "tree"
-"""The names of the two systems."""
+PLAIN, TREE = "plain", "tree"  # the names of the two systems
 
 
 class Measured(StrEnum):
