@@ -25,8 +25,8 @@ NO_NAME = "a name is missing: /save NAME; the chat itself is saved as it grows"
 BEHIND = "the record is behind this chat, which stays as it is here"
 _SETTLE_SECONDS = 0.3
 _SHARED = (
-    "This session is open in another window too: what is said there is saved beside what is said "
-    "here, and seen here when it is opened again."
+    "This session is open in another window too. Both are saved; what is said there shows here "
+    "when the session is opened again."
 )
 
 
