@@ -65,7 +65,7 @@ class SamplingParams:
     temperature: float = 0.6  # logits are divided by it; 0 means argmax decoding
     top_p: float = 1.0  # nucleus mass in (0, 1]; 1 keeps every token
     top_k: int = 0  # most probable tokens that are kept; 0 keeps every token
-    seed: int | None = None  # of the step's `torch.Generator`; None draws a fresh one
+    seed: int | None = None  # of the answer's `torch.Generator`; None draws a fresh one
     max_new_tokens: int = 512
     stop: tuple[str, ...] = ()  # strings that end the text, and are not emitted themselves
 

@@ -75,6 +75,7 @@ def _setting(group: Group, default: Any, *words: Any, **options: Any) -> Any:
     return field(default=default, metadata={"setting": Setting(group, *words, **options)})
 
 
+_DEFAULTS = SamplingParams()
 _models = partial(_setting, Group.MODELS)
 _sampling = partial(_setting, Group.SAMPLING)
 _tree = partial(_setting, Group.TREE)
@@ -100,18 +101,21 @@ class Settings:
         Offload.NONE, "where the target's layers are kept until they compute"
     )
     insight: bool = _models(True, "keep why each step came out so; costs some time and memory")
-    temperature: float = _sampling(0.6, "0 is greedy", "NUMBER")
-    top_p: float = _sampling(1.0, "nucleus mass, above 0 and at most 1", "NUMBER")
-    top_k: int = _sampling(0, "how many tokens are kept; 0 keeps all", "NUMBER")
+    temperature: float = _sampling(_DEFAULTS.temperature, "0 is greedy", "NUMBER")
+    top_p: float = _sampling(_DEFAULTS.top_p, "nucleus mass, above 0 and at most 1", "NUMBER")
+    top_k: int = _sampling(_DEFAULTS.top_k, "how many tokens are kept; 0 keeps all", "NUMBER")
     seed: int | None = _sampling(
-        None, "repeat draws; answers too with a named growmap and no lookup", "NUMBER", "random"
+        _DEFAULTS.seed,
+        "repeat draws; answers too with a named growmap and no lookup",
+        "NUMBER",
+        "random",
     )
-    max_new_tokens: int = _sampling(512, "longest answer", "NUMBER")
+    max_new_tokens: int = _sampling(_DEFAULTS.max_new_tokens, "longest answer", "NUMBER")
     system: str | None = _sampling(
         None, "system prompt; a change in the chat starts it over", "TEXT", "default", restarts=True
     )
     stop: tuple[str, ...] = _sampling(
-        (),
+        _DEFAULTS.stop,
         f"text that ends the answer; may be repeated, in the chat with{BETWEEN_TEXTS}between",
         "TEXT",
         has_command=False,

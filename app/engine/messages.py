@@ -120,7 +120,7 @@ Report = (
     Loading | LoadFailed | Ready | Answering | RaceEvent | RaceEnded | Event | Refused
     | SystemRefused | OutOfSync
 )  # fmt: skip
-"""An `Event` as it is comes from the measuring between answers."""
+"""A bare `Event` is one of the measuring between answers."""
 
 
 # Between processes

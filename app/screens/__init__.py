@@ -1,1 +1,1 @@
-"""Full screens of the app: the chat and the help over it."""
+"""Screens of the app: the chat, and what opens over it or instead of it."""

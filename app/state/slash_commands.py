@@ -60,8 +60,8 @@ _ALSO = {
 """Names that other programs have for them."""
 _INSTEAD = {
     "/tree": "chat.tree shows and hides it; /set growmap changes its shape",
-    "/heat": "chat.tree shows the heat map after the tree",
-    "/map": "chat.tree shows the heat map after the tree",
+    "/heat": "chat.tree shows the acceptance map after the tree",
+    "/map": "chat.tree shows the acceptance map after the tree",
     "/tint": "chat.tint tints the tokens",
     "/pause": "chat.pause pauses and resumes",
     "/stop": "chat.stop stops the answer",

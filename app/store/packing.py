@@ -44,7 +44,7 @@ _MOST_IDS = 1 << 31
 _MOST_BYTES = 64_000_000  # of one blob, unpacked
 
 Chunk = tuple[int, bytes]
-"""Packed events, and how many of them are steps; 0 also where none of them is to be shown."""
+"""The number of steps, 0 where they were dropped, and the packed events."""
 
 
 class Digest(msgspec.Struct, forbid_unknown_fields=True):

@@ -20,12 +20,11 @@ FIRST_STEP = 2
 FIRST_INTERVAL = 4
 """Steps between the first two plain ones; each interval is longer by as many than the last."""
 LOST_SHARE = 0.02
-"""Of the decoding time, what plain steps may take more than speculation would for their tokens."""
+"""Largest share of the decoding time that plain steps may cost beyond speculative ones."""
 KEPT = 16  # plain steps behind a figure
 OUTLIER, OUTLIER_OF_FEW = 10.0, 3.0
-"""Times the median that one step counts at most, and where less than `MANY` are known."""
-MANY = 8
-"""Plain steps among which one that the machine held up is no longer a large part of the figure."""
+"""Most that one step counts, as a multiple of the median; the second below `MANY` steps."""
+MANY = 8  # plain steps from which one delayed step barely changes the mean
 FRESH_SECONDS = 60.0  # age after which the machine may have changed its speed
 FAR_TOKENS = 512  # change of context after which a forward takes another time
 WATCHED = 16  # speculative steps from which it is seen that the machine has changed its speed

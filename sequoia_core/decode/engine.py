@@ -55,7 +55,7 @@ IDLE = (
 
 @dataclass(slots=True)
 class _Answer:
-    """The answer being decoded, and how its next step is."""
+    """The answer being decoded, and the state for its next step."""
 
     params: SamplingParams
     sampler: Sampler
@@ -198,7 +198,7 @@ class Engine:
         return structs.replace(chosen, lookup=lookup_for(self.tree_choice).value)
 
     def _turns_plain(self, chosen: TreeChosen) -> bool:
-        """Whether decoding is plain although another mode was chosen; true once a choice."""
+        """Whether decoding is plain although another mode was chosen; true once for each choice."""
         choice = self.tree_choice
         if chosen.nodes > 1 or choice.mode is Mode.AR:
             if chosen.reason != TRYING:  # a trial is part of decoding plainly
@@ -208,7 +208,7 @@ class Engine:
         return choice != before
 
     def _turns_idle(self, tree: Tree, step: Step) -> bool:
-        """Whether adaptive trees have been empty for long with this step; true once a choice."""
+        """Whether adaptive trees have been empty for long; true once for each choice."""
         if step.baseline or not isinstance(tree, AdaptiveTree):
             return False
         self._idle_steps = 0 if len(step.nodes) > 1 else self._idle_steps + 1

@@ -86,7 +86,7 @@ class _Proposal(NamedTuple):
 
 
 class Speculator:
-    """Runs steps of one pair of models on their caches; nothing follows after an ending.
+    """Runs steps of one pair of models on their caches. Look-up proposes nothing after `endings`.
 
     Without a draft there is only the one-node tree and what is looked up.
     """

@@ -13,8 +13,8 @@ from torch import Tensor
 _CPU_ROWS, _GPU_ROWS = 512, 8192
 
 Weights = tuple[float, float]
-"""Of KL, here the cross-entropy of q under p, and of TV, of which what p gives to unlisted tokens
-is a part, so it is an upper bound."""
+"""Of KL, computed as the cross-entropy of q under p, and of TV, an upper bound since it counts all
+that p gives to unlisted tokens."""
 LOSSES: dict[str, Weights] = {"kl": (1.0, 0.0), "tv": (0.0, 1.0), "mix": (1.0, 1.0)}
 
 

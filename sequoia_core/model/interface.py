@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # screens import this module without loading torch
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """Of n rows of a tree, the rows that each attends to: its path from the root, itself last."""
+    """For each of n rows of a tree, the rows it attends to: its path from the root, itself last."""
 
     lengths: array[int]  # int32 [n]
     rows: array[int]  # int32, one path after the other, each ascending

@@ -1,1 +1,1 @@
-"""Recorded chats: the trace file, and an engine that replays it."""
+"""Recorded chats: the trace file."""

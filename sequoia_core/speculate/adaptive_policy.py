@@ -1,7 +1,8 @@
 """Decides, level by level, how wide and how deep a tree grows this step.
 
 The rule is that of `cost_model`: a node pays if its estimated probability of being accepted reaches
-the price of its row, a drafting pass if what it is expected to add, rows paid, reaches its own. See
+the price of its row. A drafting pass pays if its expected tokens, less the prices of the rows it
+adds, reach the price of the pass. See
 DySpec (arXiv 2410.11744) and OPT-Tree (arXiv 2406.17276) for trees that follow the draft.
 
 Lossless by construction: how many children a node gets follows from the draft's distribution there
@@ -121,7 +122,7 @@ class AdaptivePolicy:
                 self.drawn.record(each.depth, rank, each.probs[rank - 1], accepted)
 
     def expected_gain(self, weight: float, price: float) -> float:
-        """Tokens that reading a node adds, its children's rows paid, as it was lately.
+        """Recent mean of the tokens gained by reading a node, less its children's row prices.
 
         `weight` is the probability that the text comes through the node.
         """
@@ -156,9 +157,9 @@ class StepPolicy:
         self._read = 0
         self._passes: list[int] = []
         self._weights: dict[int, float] = {}
-        """Probability that the text comes through a node and goes on as only a draft can know."""
+        """Probability that the text passes a node and leaves the looked-up continuation there."""
         self._known_at: dict[int, int] = {}
-        """How much of the continuation leads to a node, for the nodes that lie on it."""
+        """Tokens of the continuation matched up to a node, for the nodes on it."""
         self._depths: dict[int, int] = {}
 
     @property

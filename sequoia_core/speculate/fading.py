@@ -2,10 +2,7 @@
 
 
 class FadingRatio:
-    """What was counted over what was tried.
-
-    With each new observation all earlier ones count 1 - 1 / memory of what they did.
-    """
+    """A ratio with exponential weights: each observation scales earlier ones by 1 - 1 / memory."""
 
     __slots__ = ("_keep", "part", "whole")
 

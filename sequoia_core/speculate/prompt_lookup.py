@@ -58,9 +58,9 @@ class TokenIndex:
                 self._places.setdefault(self._gram(end), []).append(end)
 
     def find(self, longest: int = LONGEST) -> Found:
-        """The continuation of the longest earlier match of the last tokens, the latest of equals.
+        """The continuation of the longest earlier match of the last tokens; the latest on a tie.
 
-        One that runs into the end of the list goes on with itself, as a loop does.
+        A continuation that reaches the end of the list repeats itself from the match on.
         """
         end = len(self._ids)
         if end <= _GRAM:

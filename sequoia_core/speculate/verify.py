@@ -38,8 +38,8 @@ class Attempt:
 
 
 Outside = Callable[[int], tuple[list[int], list[float]]]
-"""The so many most probable tokens outside the draft's columns, and the share that each has of
-what lies there; the same function for all children of a node."""
+"""count -> that many most probable tokens outside the draft's columns, and each one's share of the
+mass there. All children of a node share the function."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

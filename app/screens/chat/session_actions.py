@@ -63,8 +63,10 @@ class SessionActions:
             case "continue" if self.offer is not None:
                 self.open(Place(self.offer.session))
                 self.offer = None
-            case _:
+            case "load" | "continue" | "sessions":
                 self._list(record)
+            case _:
+                raise AssertionError(f"no handler for /{what}")
 
     def open(self, place: Place) -> None:
         """Continue a session; raises `ChatError` if nothing is recorded or an answer is running."""
@@ -78,7 +80,7 @@ class SessionActions:
         return self.recorder
 
     def _begin(self, work: Coroutine[Any, Any, None], **options: Any) -> None:
-        """Run what waits for the record in the background; its error is shown at the prompt."""
+        """Run a coroutine that waits for the database; its error is shown at the prompt."""
 
         async def run() -> None:
             with errors_shown(self.prompt.hint):

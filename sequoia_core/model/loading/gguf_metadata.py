@@ -51,7 +51,7 @@ BIASED = {
     "attention_bias": ("attn_q", "attn_k", "attn_v", "attn_output"),
     "mlp_bias": ("ffn_gate", "ffn_up", "ffn_down"),
 }
-"""Products that may have a bias, by the entry of `config.json`; where some have, others get 0."""
+"""Products that may have a bias, by the entry of `config.json`; one missing of a group is 0."""
 
 ROPE_DIVISORS = "rope_freqs.weight"  # becomes a part of the configuration
 
@@ -60,7 +60,7 @@ LLAMA3_BANDS = (1.0, 4.0, 8192)
 
 
 class StrictReader(gguf.GGUFReader):  # type: ignore[misc]  # the package ships no types
-    """Refuses to read past the end, and counts that no model's file has.
+    """Refuses to read past the end of the file, and implausibly large counts.
 
     The package itself makes three mapped arrays for each string, which takes seconds for a
     vocabulary; this makes one plain array.

@@ -52,7 +52,10 @@ def _fetch(repo_id: str, weights: list[str], progress: Progress) -> Path:
     except errors.RepositoryNotFoundError:
         problem = "no such model on the hub; check the name, or set HF_TOKEN if it is private"
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
-        problem = "the hub cannot be reached and there is no complete local copy"
+        problem = (
+            "the hub cannot be reached and there is no complete local copy; connect once, or give "
+            "a folder or a .gguf file"
+        )
     except Exception as error:  # the HTTP library has its own hierarchy
         problem = f"download failed ({first_line(error)})"
     raise ModelLoadError(f"{repo_id}: {problem}")

@@ -13,6 +13,7 @@ from textual.widgets import Input, OptionList
 from app.app import SequoiaApp, Settings
 from app.screens.search import Place, SearchScreen
 from app.screens.sessions import SessionsScreen
+from app.state.slash_commands import USAGE
 from app.store.archive import Archive
 from app.store.database import DamagedError
 from app.store.pending import GrowingAnswers
@@ -487,3 +488,12 @@ async def test_the_record_does_not_wait_for_a_screen_that_is_busy(
         assert chat.steps == 0
         monkeypatch.undo()
         await chat.finish()
+
+
+@pytest.mark.parametrize("name", list(dict.fromkeys(usage.split()[0] for usage, _ in USAGE)))
+async def test_every_command_that_help_lists_is_handled(path: Path, name: str) -> None:
+    """A command without a handler raises AssertionError, with which the app would end."""
+    async with chatting(path) as chat:
+        await chat.ask()
+        await chat.type(name, "enter")
+        await chat.pilot.pause()

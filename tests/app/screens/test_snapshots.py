@@ -45,7 +45,7 @@ async def test_paused(stage: Stage) -> None:
 
 
 async def test_paused_in_the_second_view(stage: Stage) -> None:
-    """The heat map; where there is no room beside the chat, the tree in its place."""
+    """The acceptance map; where there is no room beside the chat, the tree in its place."""
     async with stage.chat(replay(told(), before=stage.hold(17))) as chat:
         await decode(chat)
         await chat.pilot.press("f2", "f4")

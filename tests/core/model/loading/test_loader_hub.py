@@ -171,7 +171,8 @@ def test_a_model_is_fetched_once_and_then_found_offline(
         again, other = opened(gone, "open/tiny", "open/pickled")
         assert {**again, "reported": []} == {**found, "reported": []}
         assert other == {
-            "error": "open/pickled: the hub cannot be reached and there is no complete local copy"
+            "error": "open/pickled: the hub cannot be reached and there is no complete local copy; "
+            "connect once, or give a folder or a .gguf file"
         }
 
 
