@@ -138,6 +138,8 @@ def _with_chat_memory(
     progress("Measuring memory: the whole chat", None)
     try:
         return replace(findings, chat_memory=measure_chat_memory(flags))
+    except KeyboardInterrupt:
+        return replace(findings, interrupted=True)
     except TerminalError as error:
         return replace(findings, absent={**findings.absent, "the whole chat, memory": str(error)})
 

@@ -179,6 +179,18 @@ def test_a_chat_that_ends_is_a_line_of_the_report(monkeypatch: pytest.MonkeyPatc
     assert found.absent == {"a": "b", "the whole chat, memory": "the chat ended"}
 
 
+def test_an_interrupt_while_the_chats_memory_is_measured_keeps_the_findings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupt(_flags: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench_command, "measure_chat_memory", interrupt)
+    before: Any = Found(absent={"a": "b"})
+    found = bench_command._with_chat_memory(before, bench.BenchPlan(), {}, hear)
+    assert found == Found(interrupted=True, absent={"a": "b"})
+
+
 def test_a_request_to_end_is_an_interrupt_while_it_measures() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(typer.Exit) as ended, bench_command._interruptible():
