@@ -187,7 +187,7 @@ def test_an_interrupt_while_the_chats_memory_is_measured_keeps_the_findings(
 
     monkeypatch.setattr(bench_command, "measure_chat_memory", interrupt)
     before: Any = Found(absent={"a": "b"})
-    found = bench_command._with_chat_memory(before, bench.BenchPlan(), {}, hear)
+    found: Any = bench_command._with_chat_memory(before, bench.BenchPlan(), {}, hear)
     assert found == Found(interrupted=True, absent={"a": "b"})
 
 
