@@ -19,7 +19,7 @@ from .config.actions import Action
 from .config.paths import log_folder
 from .config.preferences import Preferences
 from .config.settings import Settings
-from .engine.decode_thread import Decoder
+from .engine.decode_thread import DecodeThread
 from .engine.messages import EngineFactory
 from .screens.chat.screen import ChatScreen
 from .store.recorder import Recorder
@@ -55,7 +55,7 @@ class SequoiaApp(BaseApp):
     ) -> None:
         super().__init__(settings.theme)
         self._unsent = unsent
-        self.decoder = Decoder(engine_factory)
+        self.decoder = DecodeThread(engine_factory)
         self._log_handler: logging.Handler = logging.NullHandler()
         self._switch_seconds = sys.getswitchinterval()
         settings = replace(settings, theme=self.theme)

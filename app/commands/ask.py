@@ -16,7 +16,7 @@ from sequoia_core.recording.trace_file import Asked, recorded
 from sequoia_core.text.detokenizer import well_formed
 from sequoia_core.tree.choice import ADAPTIVE
 
-from ..config import resolve
+from ..config import chosen_models as resolve
 from ..config.output_files import output_file
 from ..config.settings import Settings
 from ..engine import build

@@ -17,7 +17,7 @@ from sequoia_core.errors import ParameterError
 from sequoia_core.events import Progress
 from sequoia_core.model.loading.memory_plan import size_text
 
-from ..config import resolve
+from ..config import chosen_models as resolve
 from ..config.output_files import output_file
 from ..config.settings import Settings
 from ..engine import build

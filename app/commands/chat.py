@@ -12,7 +12,7 @@ import typer
 
 from sequoia_core.errors import ParameterError
 
-from ..config import resolve
+from ..config import chosen_models as resolve
 from ..config.paths import record_file
 from ..engine import build
 from .options import flag, with_settings

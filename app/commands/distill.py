@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..config import resolve
+from ..config import chosen_models as resolve
 from ..config.settings import Settings
 from .console import stop
 from .options import flag, option, with_settings

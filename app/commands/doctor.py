@@ -17,7 +17,8 @@ from sequoia_core.errors import SequoiaError
 from sequoia_core.model.cpu import cpu_info
 from sequoia_core.model.loading.memory_plan import size_text
 
-from ..config import paths, resolve
+from ..config import chosen_models as resolve
+from ..config import paths
 from ..config.settings import Settings
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from sequoia_core.config import Offload
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.events import Progress
 
-from ..config import resolve
+from ..config import chosen_models as resolve
 from ..config.output_files import output_file
 from ..config.settings import Settings
 from ..engine import build

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..config import resolve
+from ..config import chosen_models as resolve
 from ..config.settings import Settings
 from ..engine.messages import Done, LoadFailed, Loading
 from .console import progress_line

@@ -13,9 +13,9 @@ from tomlkit.items import AoT, Comment, Table, Whitespace
 
 from sequoia_core.files import read_text, write_whole
 
+from .chosen_models import chosen_models, tree_choice
 from .load import Loaded, SettingsError, above_file, as_toml, load
 from .paths import config_file
-from .resolve import chosen_models, tree_choice
 from .settings import BETWEEN_TEXTS
 
 Value = str | int | float | bool | list[str] | None

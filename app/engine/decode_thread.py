@@ -23,7 +23,7 @@ _log.addHandler(logging.NullHandler())
 OnEvent = Callable[[Event], None]
 
 
-class Decoder:
+class DecodeThread:
     """Handle of the decode thread, which makes the engine; all methods are for the screen's thread.
 
     `paused` is whether decoding stops after each step.

@@ -11,7 +11,7 @@ from sequoia_core.chat.race import Lane
 from sequoia_core.events import PrefillDone
 
 from ..config.actions import bindings, key_row
-from ..engine.decode_thread import Decoder
+from ..engine.decode_thread import DecodeThread
 from ..engine.messages import Race
 from ..state.answer import ENDINGS
 from ..state.chat_session import ChatSession, RaceQuestion
@@ -37,7 +37,7 @@ class RaceScreen(Screen[None]):
     app: BaseApp
     BINDINGS = bindings("race")
 
-    def __init__(self, session: ChatSession, decoder: Decoder, question: RaceQuestion) -> None:
+    def __init__(self, session: ChatSession, decoder: DecodeThread, question: RaceQuestion) -> None:
         super().__init__()
         self._session, self._decoder, self._question = session, decoder, question
         self._params = session.settings.sampling()

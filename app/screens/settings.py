@@ -10,10 +10,10 @@ from textual.widgets import Input, OptionList
 from typing_extensions import override
 
 from ..config.actions import Action, bindings
+from ..config.chosen_models import tree_choice
 from ..config.keymap import key_name
 from ..config.load import Loaded, Source
 from ..config.preferences import Preferences
-from ..config.resolve import tree_choice
 from ..config.settings import SETTINGS, Group, Setting, Settings, shown
 from ..engine.messages import ChooseTree, Request, SetSystem, Start
 from ..state.chat_session import ChatSession

@@ -22,8 +22,8 @@ from sequoia_core.errors import counted
 from sequoia_core.files import make_private_folder
 
 from .database import Operation, StoreError, WriteProblem, explain, open_to_write, transaction
+from .open_windows import LeftOpen, WindowLock, leave, open_session, recover
 from .pending import MOST_BYTES, EventReceived, GrowingAnswers, Pending
-from .windows import LeftOpen, WindowLock, leave, open_session, recover
 
 FLUSH_SECONDS = 0.04
 """Between two commits. The decode thread hands events over itself, so that a kill costs less than

@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 
 from ..app import SequoiaApp
+from ..config.chosen_models import tree_choice
 from ..config.load import load_settings, read_flags
 from ..config.paths import record_file
 from ..config.preferences import Preferences
-from ..config.resolve import tree_choice
 from ..engine.client import RemoteEngine
 from ..store.recorder import open_record
 from ..store.unsent import keep_unsent, take_unsent

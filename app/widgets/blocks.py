@@ -16,7 +16,7 @@ from rich.text import Text
 
 from ..present.markdown import Lines
 from ..store.text_search import Term, fullest, hits
-from .look import Look
+from .transcript_styles import Look
 
 _CONSOLE = Console(file=io.StringIO(), color_system="truecolor", force_terminal=True)
 _CLOSE = 80  # characters within which matches stand together, about the length of an excerpt

@@ -20,7 +20,7 @@ from ..state.answer import Answer, text_of
 from ..state.sanitize import visible
 from ..store.text_search import Term, answers
 from .blocks import Block, estimate_height, find_densest, highlight, indent, match_line, wrap
-from .look import Look
+from .transcript_styles import Look
 
 _INDENT = "  "
 _TEXT_LINES = 100  # in a block of plain text

@@ -15,7 +15,7 @@ from rich.segment import Segment
 
 from .blocks import Block
 from .entries import Entry
-from .look import Look
+from .transcript_styles import Look
 
 KEPT_LINES = 2000  # lines that stay drawn: a few screens and the answer under way
 KEPT_ENTRIES = 48  # entries that keep their blocks, drawn or not

@@ -23,7 +23,7 @@ from ..store.text_search import Term
 from .entries import AnswerEntry, Entry, TextEntry
 from .entry_layout import Anchor, EntryLayout, TextLine
 from .line_view import LineView
-from .look import CSS, STYLES, Look, current_look
+from .transcript_styles import CSS, STYLES, Look, current_look
 
 _Added = TypeVar("_Added", bound=Entry)
 

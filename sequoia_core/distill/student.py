@@ -19,7 +19,7 @@ from torch.nn import functional
 from sequoia_core.model import weight_shapes as names
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.layers import RotaryEmbedding, rotate
-from sequoia_core.model.loading.blocks import BLOCK, pack_weights, rounded
+from sequoia_core.model.loading.block_safetensors import BLOCK, pack_weights, rounded
 
 LEFT_OUT = frozenset({
     "quantization_config", "_name_or_path", "transformers_version", "attention_bias", "mlp_bias",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ...engine.decode_thread import Decoder
+from ...engine.decode_thread import DecodeThread
 from ...present.accessible import is_accessible
 from ...state.answer import Chosen
 from ...state.chat_session import ChatSession
@@ -15,7 +15,7 @@ from .step_inspector import StepInspector
 class Drawing:
     screen: PromptedScreen
     session: ChatSession
-    decoder: Decoder
+    decoder: DecodeThread
     inspector: StepInspector
 
     def text(self) -> None:

@@ -9,7 +9,7 @@ from sequoia_core.chat.race import Raced, RaceTerms
 from sequoia_core.events import Event, Failed, Finished
 
 from ...engine import messages
-from ...engine.decode_thread import Decoder
+from ...engine.decode_thread import DecodeThread
 from ...state.chat_session import ChatSession
 from ...state.history import Exchange
 from ...store.recorder import About, Recorder
@@ -25,7 +25,7 @@ class EngineReports:
     recorder: Recorder
     pages: TranscriptPages
     prompt: Prompt
-    decoder: Decoder
+    decoder: DecodeThread
 
     def begin(self, exchange: Exchange) -> Callable[[Event], None]:
         """Record a prompt; what is returned records each event of its answer but the last.

@@ -11,7 +11,7 @@ from typing_extensions import override
 from ...config.actions import bindings
 from ...config.preferences import Preferences
 from ...config.settings import Settings
-from ...engine.decode_thread import Decoder
+from ...engine.decode_thread import DecodeThread
 from ...engine.messages import Ask, LoadFailed
 from ...present.words import describe, value_text
 from ...state.chat_session import ChatError, ChatSession
@@ -43,7 +43,7 @@ class ChatScreen(PromptedScreen):
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: DecodeThread,
         settings: Settings,  # of the first answer
         recorder: Recorder | None = None,
         preferences: Preferences | None = None,  # of the next start

@@ -10,8 +10,8 @@ from ...state.chat_session import STILL_ANSWERING, ChatError, ChatSession
 from ...state.race_result import recorded_note
 from ...state.sanitize import fit
 from ...store.archive import StoredSession
+from ...store.open_windows import LeftOpen
 from ...store.recorder import DatabaseRecorder, Recorder
-from ...store.windows import LeftOpen
 from ...store.writer import WriteFailed, WriteRecovered
 from ...ui.base_app import errors_shown
 from ...widgets.prompt import Prompt

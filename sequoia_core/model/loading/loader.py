@@ -15,7 +15,7 @@ from sequoia_core.errors import ModelLoadError
 from sequoia_core.events import Progress
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import DTYPES
-from sequoia_core.model.loading.blocks import FORMATS, BlockWeights
+from sequoia_core.model.loading.block_safetensors import FORMATS, BlockWeights
 from sequoia_core.model.loading.foreign import foreign_files, foreign_settings, foreign_tensors
 from sequoia_core.model.loading.model_files import file_digest, first_line, read_json
 from sequoia_core.model.loading.tokenizer import has_tokenizer, load_tokenizer, stated_eos_ids

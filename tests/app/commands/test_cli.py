@@ -18,7 +18,8 @@ from app.commands import chat, doctor
 from app.commands.console import progress_line
 from app.commands.doctor import OK, WARN, Memory
 from app.commands.listings import drawing
-from app.config import paths, resolve
+from app.config import chosen_models as resolve
+from app.config import paths
 from app.config.settings import Settings
 from app.engine import build
 from app.store.recorder import DatabaseRecorder, Recorder

@@ -13,7 +13,7 @@ import pytest
 from app.app import _log_to_file
 from app.config.output_files import output_file
 from app.config.themes import load_theme
-from app.store import windows
+from app.store import open_windows as windows
 from app.store.recorder import DatabaseRecorder
 from app.ui.base_app import with_local_fonts
 from sequoia_core.errors import ParameterError

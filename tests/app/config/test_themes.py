@@ -21,7 +21,7 @@ from app.config.themes import (
     load_theme,
     packaged_folder,
 )
-from app.widgets.look import CODE_STYLES, ReadableCode, readable
+from app.widgets.transcript_styles import CODE_STYLES, ReadableCode, readable
 from tests.app.color_vision import (
     DEUTERANOPIA,
     PLAIN,

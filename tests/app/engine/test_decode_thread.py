@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from app.engine.decode_thread import Decoder
+from app.engine.decode_thread import DecodeThread
 from app.engine.messages import (
     Answering,
     Ask,
@@ -48,7 +48,7 @@ class Driven:
 
     def __init__(self, engine: ChatEngine) -> None:
         self.engine = engine
-        self.decoder = Decoder(lambda progress: engine)
+        self.decoder = DecodeThread(lambda progress: engine)
         self.reports: list[Report] = []
 
     def wait(self, done: Callable[[list[Report]], bool]) -> None:
@@ -118,7 +118,7 @@ def test_loading_is_reported_and_runs_in_the_thread() -> None:
         progress("weights", 0.5)
         return replay()
 
-    decoder = Decoder(factory)
+    decoder = DecodeThread(factory)
     driven = Driven(replay())
     driven.decoder = decoder
     decoder.start()
@@ -140,7 +140,7 @@ def test_a_failed_load_is_one_line_and_ends_the_thread(error: Exception, message
         raise error
 
     driven = Driven(replay())
-    driven.decoder = Decoder(factory)
+    driven.decoder = DecodeThread(factory)
     driven.decoder.start()
     driven.wait(lambda reports: reports == [LoadFailed(message)])
     assert driven.decoder.shutdown(5)
@@ -155,7 +155,7 @@ def test_quitting_while_loading_ends_at_the_next_progress() -> None:
         progress("more", None)
         raise AssertionError("loading went on")
 
-    decoder = Decoder(factory)
+    decoder = DecodeThread(factory)
     decoder.start()
     assert loading.wait(5)
     assert not decoder.shutdown(0.01)
@@ -164,7 +164,7 @@ def test_quitting_while_loading_ends_at_the_next_progress() -> None:
 
 
 def test_a_decoder_that_was_never_started_shuts_down() -> None:
-    assert Decoder(lambda progress: replay()).shutdown(1)
+    assert DecodeThread(lambda progress: replay()).shutdown(1)
 
 
 def test_paused_decoding_runs_exactly_one_step_per_permit(drive: Drive) -> None:

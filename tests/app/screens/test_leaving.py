@@ -18,7 +18,7 @@ import pytest
 
 from app import cli
 from app.app import SequoiaApp, Settings
-from app.engine.decode_thread import Decoder
+from app.engine.decode_thread import DecodeThread
 from app.store.archive import Archive
 from app.store.recorder import DatabaseRecorder
 from sequoia_core.chat.interface import ChatEngine
@@ -50,7 +50,7 @@ class Measuring(ReplayEngine):
 
 def test_measuring_between_answers_ends_when_the_app_is_left() -> None:
     engine = Measuring()
-    decoder = Decoder(lambda progress: engine)
+    decoder = DecodeThread(lambda progress: engine)
     decoder.start()
     assert engine.measures.wait(PATIENCE)
     decoder.close()

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from app.config.load import load_settings
 from app.state.race_result import recorded_note
+from app.store.open_windows import LeftOpen
 from app.store.packing import CUT_OFF
 from app.store.recorder import DatabaseRecorder
-from app.store.windows import LeftOpen
 from sequoia_core.events import Failed, Notice, PrefillProgress, Step, TextDelta
 from sequoia_core.recording.trace_file import Asked
 from tests.app.records import PATIENCE_SECONDS, recording, say

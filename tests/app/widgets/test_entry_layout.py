@@ -11,7 +11,7 @@ from app.present.markdown import Lines, MarkdownRenderer, MarkdownStyles
 from app.state.answer import Answer
 from app.widgets.entries import AnswerEntry, Entry, TextEntry
 from app.widgets.entry_layout import KEPT_ENTRIES, KEPT_LINES, Anchor, EntryLayout
-from app.widgets.look import STYLES, Look
+from app.widgets.transcript_styles import STYLES, Look
 from sequoia_core.events import Piece, TextDelta
 from tests.fakes import ANSWER, make_answer, words
 

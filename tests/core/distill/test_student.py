@@ -9,7 +9,7 @@ from sequoia_core.decode.engine import Engine
 from sequoia_core.distill.student import Student, student_config
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.loading.blocks import FORMATS, BlockWeights, pack_weights
+from sequoia_core.model.loading.block_safetensors import FORMATS, BlockWeights, pack_weights
 from sequoia_core.model.loading.weights import Weights
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.tree_advisor import BundledAdvisor

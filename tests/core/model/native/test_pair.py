@@ -15,7 +15,8 @@ from sequoia_core.errors import ParameterError
 from sequoia_core.events import Event, Notice, NoticeKind, Step, TextDelta
 from sequoia_core.model.device import Placement
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.loading import blocks, forward
+from sequoia_core.model.loading import block_safetensors as blocks
+from sequoia_core.model.loading import forward
 from sequoia_core.model.loading.forward import pair_plans
 from sequoia_core.model.loading.loader import open_checkpoint
 from sequoia_core.model.loading.pair import Pair

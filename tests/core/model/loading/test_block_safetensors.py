@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.loading.blocks import FORMATS, BlockWeights, pack_weights, rounded
+from sequoia_core.model.loading.block_safetensors import (
+    FORMATS,
+    BlockWeights,
+    pack_weights,
+    rounded,
+)
 from sequoia_core.model.loading.weights import SafetensorsWeights, Weights
 
 
