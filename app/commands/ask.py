@@ -16,7 +16,7 @@ from sequoia_core.recording.trace_file import Asked, recorded
 from sequoia_core.text.detokenizer import well_formed
 from sequoia_core.tree.choice import ADAPTIVE
 
-from ..config import chosen_models as resolve
+from ..config import model_choice
 from ..config.output_files import output_file
 from ..config.settings import Settings
 from ..engine import build
@@ -147,7 +147,7 @@ def ask(
 
     params = settings.sampling()
     text = read_prompt(prompt or [], sys.stdin)
-    say(resolve.chosen_models(settings).remark)
+    say(model_choice.chosen_models(settings).remark)
     file = output_file(trace, private=True)
     with progress_line(quiet) as progress:
         chat = build.build_chat(settings, progress, insight=settings.insight and file is not None)

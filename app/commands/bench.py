@@ -17,7 +17,7 @@ from sequoia_core.errors import ParameterError
 from sequoia_core.events import Progress
 from sequoia_core.model.loading.memory_plan import size_text
 
-from ..config import chosen_models as resolve
+from ..config import model_choice
 from ..config.output_files import output_file
 from ..config.settings import Settings
 from ..engine import build
@@ -87,7 +87,7 @@ def bench(
     _refuse([name for name in flags if name not in _COMPARED], "the comparison")
     before = flags.pop("temperature", None)  # given before the command
     temperature = temperature or (None if before is None else [before])
-    models = resolve.chosen_models(settings)
+    models = model_choice.chosen_models(settings)
     plan = BenchPlan(
         target=models.target,
         draft=models.draft,

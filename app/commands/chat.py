@@ -12,7 +12,7 @@ import typer
 
 from sequoia_core.errors import ParameterError
 
-from ..config import chosen_models as resolve
+from ..config import model_choice
 from ..config.paths import record_file
 from ..engine import build
 from .options import flag, with_settings
@@ -41,8 +41,8 @@ def open_chat(flags: Mapping[str, Any]) -> None:
         from ..config.load import load_settings
 
     settings = load_settings(flags)
-    resolve.tree_choice(settings)
-    remark = resolve.chosen_models(settings).remark
+    model_choice.tree_choice(settings)
+    remark = model_choice.chosen_models(settings).remark
     if not _on_terminal():
         raise ParameterError("the chat needs a terminal; `sequoia ask` works with pipes")
     if remark:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..config import chosen_models as resolve
+from ..config import model_choice
 from ..config.settings import Settings
 from .console import stop
 from .options import flag, option, with_settings
@@ -47,7 +47,7 @@ def distill(
     **given: Any,
 ) -> None:
     """Make a draft for any Llama-family target; no data set is needed."""
-    values = {"target": resolve.chosen_models(settings).target, "device": settings.device}
+    values = {"target": model_choice.chosen_models(settings).target, "device": settings.device}
     if resume:  # the run keeps its own unless they are given again
         given_again = {"target" if name == "pair" else name for name in flags}
         values = {name: value for name, value in values.items() if name in given_again}

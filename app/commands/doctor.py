@@ -17,8 +17,7 @@ from sequoia_core.errors import SequoiaError
 from sequoia_core.model.cpu import cpu_info
 from sequoia_core.model.loading.memory_plan import size_text
 
-from ..config import chosen_models as resolve
-from ..config import paths
+from ..config import model_choice, paths
 from ..config.settings import Settings
 
 if TYPE_CHECKING:
@@ -134,8 +133,8 @@ def _models(settings: Settings) -> Finding:
     from sequoia_core.model.loading.sources import embedded_target_path
 
     try:
-        models = resolve.chosen_models(settings)
-        resolve.tree_choice(settings)
+        models = model_choice.chosen_models(settings)
+        model_choice.tree_choice(settings)
         if models.target is None:
             path = embedded_target_path()
             return Finding("embedded target", f"{path} ({size_text(path.stat().st_size)})")
@@ -156,7 +155,7 @@ def _forward(settings: Settings, *, models_there: bool) -> Iterator[Finding]:
         placement = choose_placement(settings.device, settings.offload)
         known: list[Known | None] = [None]
         if models_there:
-            models = resolve.chosen_models(settings)
+            models = model_choice.chosen_models(settings)
             draft = models.draft or (str(BUNDLED_DRAFT) if models.target is None else NO_DRAFT)
             drafts = [] if draft == NO_DRAFT else [draft]
             known = [known_model(each) for each in (models.target, *drafts)]

@@ -9,7 +9,7 @@ from sequoia_core.config import Offload
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.events import Progress
 
-from ..config import chosen_models as resolve
+from ..config import model_choice
 from ..config.output_files import output_file
 from ..config.settings import Settings
 from ..engine import build
@@ -93,7 +93,7 @@ def _is_own_pair(flags: dict[str, Any], pairs: tuple[str, ...]) -> bool:
 
 
 def _pair_name(settings: Settings) -> str:
-    models = resolve.chosen_models(settings)
+    models = model_choice.chosen_models(settings)
     if models.target is None and models.draft is None:
         return EMBEDDED
     return f"{models.draft or 'no draft'} for {models.target or EMBEDDED}"

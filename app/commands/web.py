@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..config import chosen_models as resolve
+from ..config import model_choice
 from ..config.settings import Settings
 from ..engine.messages import Done, LoadFailed, Loading
 from .console import progress_line
@@ -38,8 +38,8 @@ def web(
     """
     import asyncio
 
-    resolve.tree_choice(settings)
-    if remark := resolve.chosen_models(settings).remark:
+    model_choice.tree_choice(settings)
+    if remark := model_choice.chosen_models(settings).remark:
         typer.echo(remark, err=True)
     if host not in _LOOPBACK:
         typer.echo(

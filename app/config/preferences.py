@@ -13,8 +13,8 @@ from tomlkit.items import AoT, Comment, Table, Whitespace
 
 from sequoia_core.files import read_text, write_whole
 
-from .chosen_models import chosen_models, tree_choice
 from .load import Loaded, SettingsError, above_file, as_toml, load
+from .model_choice import chosen_models, tree_choice
 from .paths import config_file
 from .settings import BETWEEN_TEXTS
 

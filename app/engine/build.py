@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sequoia_core.events import Progress
 
-from ..config.chosen_models import chosen_models, tree_choice
+from ..config.model_choice import chosen_models, tree_choice
 from ..config.settings import Settings
 
 if TYPE_CHECKING:  # every command imports this module, few of them load a model

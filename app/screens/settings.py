@@ -10,9 +10,9 @@ from textual.widgets import Input, OptionList
 from typing_extensions import override
 
 from ..config.actions import Action, bindings
-from ..config.chosen_models import tree_choice
 from ..config.keymap import key_name
 from ..config.load import Loaded, Source
+from ..config.model_choice import tree_choice
 from ..config.preferences import Preferences
 from ..config.settings import SETTINGS, Group, Setting, Settings, shown
 from ..engine.messages import ChooseTree, Request, SetSystem, Start

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from ..app import SequoiaApp
-from ..config.chosen_models import tree_choice
 from ..config.load import load_settings, read_flags
+from ..config.model_choice import tree_choice
 from ..config.paths import record_file
 from ..config.preferences import Preferences
 from ..engine.client import RemoteEngine

@@ -55,21 +55,21 @@ def test_a_vector_is_measured_written_and_told(
     folder: Path, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
     dst = tmp_path / "vector.pt"
-    told = json.loads(run(folder, *command, "--P", "1", "--dst", str(dst), "--json"))
+    measured = json.loads(run(folder, *command, "--P", "1", "--dst", str(dst), "--json"))
     vector = torch.load(dst, weights_only=True)
-    rates = told["acceptance_rates"]
-    assert vector.tolist() == pytest.approx([0.0, *rates, told["rejected"]])
+    rates = measured["acceptance_rates"]
+    assert vector.tolist() == pytest.approx([0.0, *rates, measured["rejected"]])
     assert float(vector.sum()) == pytest.approx(1.0)
-    assert len(rates) == len(told["intervals"]) == WIDTH
+    assert len(rates) == len(measured["intervals"]) == WIDTH
     assert 0 < rates[0] < 1
-    assert told["prompts"] == 2
+    assert measured["prompts"] == 2
     static = "--static" in command or "fast-test" in command
     heat = 0.0 if "--ALG" in command else 1.1 if "--T" in command else 0.6
-    assert told["method"] == ("static" if static else "decoding")
+    assert measured["method"] == ("static" if static else "decoding")
     positions = range(24, 25) if static else range(2, 2 * 128 + 1)  # an answer may end early
-    assert told["positions"] in positions
-    assert told["dst"] == str(dst)
-    assert told["temperature"] == heat
+    assert measured["positions"] in positions
+    assert measured["dst"] == str(dst)
+    assert measured["temperature"] == heat
 
 
 def test_the_same_seed_gives_the_same_vector_in_the_working_folder(

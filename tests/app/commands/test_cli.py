@@ -18,8 +18,7 @@ from app.commands import chat, doctor
 from app.commands.console import progress_line
 from app.commands.doctor import OK, WARN, Memory
 from app.commands.listings import drawing
-from app.config import chosen_models as resolve
-from app.config import paths
+from app.config import model_choice, paths
 from app.config.settings import Settings
 from app.engine import build
 from app.store.recorder import DatabaseRecorder, Recorder
@@ -96,7 +95,7 @@ def test_a_wrong_command_or_option_names_the_right_one(arguments: str, hint: str
 )
 def test_a_wrong_growmap_names_the_right_one(name: str, hint: str) -> None:
     with pytest.raises(GrowMapError, match=re.escape(hint)):
-        resolve.tree_choice(Settings(growmap=name))
+        model_choice.tree_choice(Settings(growmap=name))
 
 
 def test_completion_is_offered() -> None:
@@ -256,21 +255,21 @@ def test_doctor_needs_no_embedded_target_for_another_model(
 
 
 def test_doctor_takes_none_for_the_name_of_a_target() -> None:
-    (told,) = (each for each in findings(target="none") if each.subject == "memory")
-    assert "when the shapes of the models are known" in told.detail
+    (row,) = (each for each in findings(target="none") if each.subject == "memory")
+    assert "when the shapes of the models are known" in row.detail
 
 
 def test_doctor_says_why_pytorch_computes(
     embedded_target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(library, "load_library", not_built)
-    (told,) = (each for each in findings() if each.subject == "forward")
-    assert told.mark == WARN
-    assert told.detail.startswith("PyTorch 2")
-    assert told.detail.endswith(": the native forward was not built; run: make native")
-    (told,) = (each for each in findings(weights="torch") if each.subject == "forward")
-    assert told.mark == OK
-    assert "native" not in told.detail
+    (row,) = (each for each in findings() if each.subject == "forward")
+    assert row.mark == WARN
+    assert row.detail.startswith("PyTorch 2")
+    assert row.detail.endswith(": the native forward was not built; run: make native")
+    (row,) = (each for each in findings(weights="torch") if each.subject == "forward")
+    assert row.mark == OK
+    assert "native" not in row.detail
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -301,9 +300,9 @@ def test_doctor_names_what_an_earlier_version_left_in_the_cache(
     assert all(each.subject != "old conversions" for each in findings())
     (tmp_path / "converted").mkdir()
     (tmp_path / "converted" / "a").write_bytes(b"x" * 1024)
-    (told,) = (each for each in findings() if each.subject == "old conversions")
-    assert told.mark == WARN
-    assert told.detail == f"{tmp_path / 'converted'} (1.0 KiB) is not read any more; remove it"
+    (row,) = (each for each in findings() if each.subject == "old conversions")
+    assert row.mark == WARN
+    assert row.detail == f"{tmp_path / 'converted'} (1.0 KiB) is not read any more; remove it"
 
 
 def test_doctor_counts_a_linked_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

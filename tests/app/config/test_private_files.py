@@ -13,7 +13,7 @@ import pytest
 from app.app import _log_to_file
 from app.config.output_files import output_file
 from app.config.themes import load_theme
-from app.store import open_windows as windows
+from app.store import open_windows
 from app.store.recorder import DatabaseRecorder
 from app.ui.base_app import with_local_fonts
 from sequoia_core.errors import ParameterError
@@ -158,7 +158,7 @@ def test_a_record_of_another_machine_removes_no_file_of_this_one(tmp_path: Path)
     recorder.close()
     assert recorder.unsaved == ""
     assert victim.exists()
-    assert not windows.is_open(tmp_path, "../victim")
+    assert not open_windows.is_open(tmp_path, "../victim")
 
 
 def test_a_theme_is_read_whatever_its_editor_puts_before_it(tmp_path: Path) -> None:

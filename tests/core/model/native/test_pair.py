@@ -15,8 +15,7 @@ from sequoia_core.errors import ParameterError
 from sequoia_core.events import Event, Notice, NoticeKind, Step, TextDelta
 from sequoia_core.model.device import Placement
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.loading import block_safetensors as blocks
-from sequoia_core.model.loading import forward
+from sequoia_core.model.loading import block_safetensors, forward
 from sequoia_core.model.loading.forward import pair_plans
 from sequoia_core.model.loading.loader import open_checkpoint
 from sequoia_core.model.loading.pair import Pair
@@ -260,7 +259,7 @@ def stored_draft(directory: Path, name: str) -> tuple[NativeLlama, Llama]:
     save_model(target, tokenizer_of())
     save_model(draft, tokenizer_of(), num_hidden_layers=1, **HIDDEN)
     file = draft / "model.safetensors"
-    save_file(blocks.pack_weights(load_file(file), name), file)
+    save_file(block_safetensors.pack_weights(load_file(file), name), file)
     edit_settings(draft, quantization={"format": name})
     names = str(target), str(draft)
     native = load_pair(*names).draft
@@ -270,7 +269,7 @@ def stored_draft(directory: Path, name: str) -> tuple[NativeLlama, Llama]:
     return native, dense
 
 
-@pytest.mark.parametrize("name", blocks.FORMATS)
+@pytest.mark.parametrize("name", block_safetensors.FORMATS)
 def test_our_own_formats_give_nearly_the_float32_logits(name: str, tmp_path: Path) -> None:
     native, dense = stored_draft(tmp_path, name)
     # activations in 8 bits; a scale left out, of the embedding for one, gives an error near one
