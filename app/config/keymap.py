@@ -1,9 +1,10 @@
-"""The keys in use: the defaults of `ACTIONS`, and what a person changed."""
+"""The keys in use: the defaults of `actions.toml`, and what a person changed."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
+from msgspec.structs import replace
 from textual.binding import Binding
 from textual.keys import Keys as KnownKeys
 

@@ -113,7 +113,7 @@ def test_no_key_at_all_is_refused() -> None:
 )
 def test_keys_may_be_written_as_people_do(given: str, known: str, shown: str) -> None:
     keys, problems = remapped(
-        [Action("race.again", ("r",), "again", "Race again")], {"race.again": [given]}
+        [Action("race.again", "again", "Race again", ("r",))], {"race.again": [given]}
     )
     assert problems == ()
     assert keys.of("race.again") == (known,)
