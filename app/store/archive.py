@@ -5,7 +5,6 @@ Every call opens a connection of its own, so any thread may call and none waits 
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from sequoia_core.events import Event, Piece, TextDelta
 from ..present.words import moment
 from ..state.answer import Answer
 from ..state.history import Exchange, History
-from .database import DamagedError, StoreError, explain, reading
+from .database import DamagedError, StoreError, reading
 from .packing import Chunk, Digest, digest_of, unpack_digest, unpack_events
 from .text_search import Term, index_query
 
@@ -69,7 +68,7 @@ class Archive:
 
     def sessions(self) -> list[SessionInfo]:
         """All sessions, the last used first, deleted ones included."""
-        with self._reading() as connection:
+        with reading(self._path) as connection:
             return _infos(connection, "")
 
     def find(self, wanted: str) -> SessionInfo:
@@ -88,7 +87,7 @@ class Archive:
         return chosen[0]
 
     def load(self, session: str) -> StoredSession:
-        with self._reading() as connection:
+        with reading(self._path) as connection:
             infos = _infos(connection, "WHERE s.id = ?", session)
             if not infos:
                 raise StoreError("that session is not in the record any more")
@@ -117,7 +116,7 @@ class Archive:
             if term.exact:
                 conditions.append("instr(fold(e.prompt || char(10) || e.answer), ?)")
                 values.append(term.exact)
-        with self._reading() as connection:
+        with reading(self._path) as connection:
             rows = connection.execute(
                 "SELECT e.session, coalesce(s.name, s.title), e.id, e.started, e.prompt, e.answer "
                 "FROM exchange e JOIN session s ON s.id = e.session "
@@ -134,7 +133,7 @@ class Archive:
 
     def chunks(self, exchange: str) -> dict[int, Chunk]:
         """Packed events of an exchange by their number, in order."""
-        with self._reading() as connection:
+        with reading(self._path) as connection:
             rows = connection.execute(
                 "SELECT c.number, c.steps, c.events FROM chunk c "
                 "JOIN exchange e ON e.place = c.exchange WHERE e.id = ? ORDER BY c.number",
@@ -144,7 +143,7 @@ class Archive:
 
     def races(self, session: str) -> list[tuple[str | None, str]]:
         """A session's races, the oldest first: id of the exchange before it, result as JSON."""
-        with self._reading() as connection:
+        with reading(self._path) as connection:
             return connection.execute(
                 "SELECT coalesce(r.exchange, (SELECT e.id FROM exchange e "
                 "WHERE e.session = r.session AND e.started < r.run "
@@ -152,16 +151,6 @@ class Archive:
                 "FROM race r WHERE r.session = ? ORDER BY r.id",
                 (session,),
             ).fetchall()
-
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        try:
-            if not self._path.exists():
-                raise StoreError(f"there is no record yet at {self._path}")
-            with reading(self._path) as connection:
-                yield connection
-        except (sqlite3.Error, OSError, ValueError, TypeError, StoreError) as error:
-            raise StoreError(explain(error, self._path).message) from None
 
 
 def events_of(connection: sqlite3.Connection, place: int) -> Iterator[Event]:

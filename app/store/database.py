@@ -3,7 +3,7 @@
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,80 +17,10 @@ from .text_search import fold
 WRITE_PATIENCE_SECONDS = 1.0  # how long one attempt to write waits for another window that writes
 READ_PATIENCE_SECONDS = 0.5
 
-_FIRST = (
-    """CREATE TABLE session (
-        id TEXT PRIMARY KEY,
-        name TEXT,               -- what a person called it
-        title TEXT NOT NULL,     -- its first prompt
-        created REAL NOT NULL,
-        changed REAL NOT NULL,
-        selected TEXT,           -- the exchange that the branch runs through
-        target TEXT NOT NULL,
-        draft TEXT,
-        system TEXT,
-        deleted REAL,            -- when; it is gone for good once the window that did it is closed
-        deleted_by TEXT
-    )""",
-    """CREATE TABLE exchange (
-        place INTEGER PRIMARY KEY,
-        id TEXT NOT NULL UNIQUE,
-        session TEXT NOT NULL REFERENCES session (id) ON DELETE CASCADE,
-        parent TEXT,
-        prompt TEXT NOT NULL,
-        started REAL NOT NULL,
-        answer TEXT NOT NULL DEFAULT '',
-        ending TEXT,             -- NULL while the answer grows: until then it is in its chunks only
-        digest BLOB,
-        window TEXT              -- where it grows
-    )""",
-    "CREATE INDEX exchange_of_session ON exchange (session, place)",
-    "CREATE INDEX exchange_growing ON exchange (window) WHERE ending IS NULL",
-    """CREATE TABLE chunk (
-        exchange INTEGER NOT NULL REFERENCES exchange (place) ON DELETE CASCADE,
-        number INTEGER NOT NULL,
-        steps INTEGER NOT NULL,
-        events BLOB NOT NULL
-    )""",
-    "CREATE UNIQUE INDEX chunk_of_exchange ON chunk (exchange, number)",
-    """CREATE TABLE race (
-        id INTEGER PRIMARY KEY,
-        session TEXT REFERENCES session (id) ON DELETE CASCADE,
-        exchange TEXT,
-        run REAL NOT NULL,
-        result TEXT NOT NULL
-    )""",
-    "CREATE INDEX race_of_session ON race (session)",
-    """CREATE TABLE window (
-        id TEXT PRIMARY KEY,
-        session TEXT             -- what it has open
-    )""",
-    """CREATE VIRTUAL TABLE said USING fts5 (
-        prompt, answer, content = 'exchange', content_rowid = 'place',
-        tokenize = 'unicode61 remove_diacritics 2', prefix = '2 3'
-    )""",
-    """CREATE TRIGGER said_more AFTER INSERT ON exchange BEGIN
-        INSERT INTO said (rowid, prompt, answer) VALUES (new.place, new.prompt, new.answer);
-    END""",
-    """CREATE TRIGGER said_otherwise AFTER UPDATE OF prompt, answer ON exchange BEGIN
-        INSERT INTO said (said, rowid, prompt, answer)
-            VALUES ('delete', old.place, old.prompt, old.answer);
-        INSERT INTO said (rowid, prompt, answer) VALUES (new.place, new.prompt, new.answer);
-    END""",
-    """CREATE TRIGGER said_less AFTER DELETE ON exchange BEGIN
-        INSERT INTO said (said, rowid, prompt, answer)
-            VALUES ('delete', old.place, old.prompt, old.answer);
-    END""",
+MIGRATIONS = tuple(
+    Path(__file__).with_name(f"schema_{version}.sql").read_text("utf-8") for version in (1, 2)
 )
-
-_OFFERED = (
-    # a session of a killed window that this window offers to continue; if this window is killed
-    # before anybody answers, the next one offers it again
-    "ALTER TABLE window ADD COLUMN offered TEXT",
-)
-
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _OFFERED)
-"""Statements that lead from version n to n + 1. Released ones never change."""
-
+"""Statements that lead from version n to n + 1, blank lines between. Released ones never change."""
 VERSION = len(MIGRATIONS)
 
 _PRAGMAS = (
@@ -131,8 +61,8 @@ def open_to_write(path: Path) -> sqlite3.Connection:
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     with transaction(connection):
         version = _version(connection, path)  # another window may have been faster
-        for statements in MIGRATIONS[version:]:
-            for statement in statements:
+        for migration in MIGRATIONS[version:]:
+            for statement in migration.split("\n\n"):
                 connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {VERSION}")
 
@@ -152,15 +82,20 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that reads one state of the database, for one thread and a short time."""
-    connection = _open_to_read(path)
+    """A connection that reads one state of the database, for one thread and a short time.
+
+    What goes wrong, in the block as well, is raised as a StoreError.
+    """
     try:
-        _add_fold(connection)
-        connection.execute("BEGIN")
-        _version(connection, path)
-        yield connection
-    finally:
-        connection.close()
+        if not path.exists():
+            raise StoreError(f"there is no record yet at {path}")
+        with closing(_open_to_read(path)) as connection:
+            _add_fold(connection)
+            connection.execute("BEGIN")
+            _version(connection, path)
+            yield connection
+    except (sqlite3.Error, OSError, ValueError, TypeError, StoreError) as error:
+        raise StoreError(explain(error, path).message) from None
 
 
 def _open_to_read(path: Path) -> sqlite3.Connection:

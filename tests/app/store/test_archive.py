@@ -585,7 +585,7 @@ def test_a_file_that_was_moved_away_is_reported(path: Path) -> None:
 
 def test_a_migration_is_all_or_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record_chats(path, ("a", "b"))
-    later = (*database.MIGRATIONS, ("CREATE TABLE more (x)", "CREATE TABLE more (x)"))
+    later = (*database.MIGRATIONS, "CREATE TABLE more (x);\n\nCREATE TABLE more (x);")
     monkeypatch.setattr(database, "MIGRATIONS", later)
     monkeypatch.setattr(database, "VERSION", len(later))
     with pytest.raises(sqlite3.OperationalError):
@@ -593,7 +593,7 @@ def test_a_migration_is_all_or_nothing(path: Path, monkeypatch: pytest.MonkeyPat
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (len(later) - 1,)
         assert not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'more'").fetchall()
-    whole = (*database.MIGRATIONS[:-1], ("CREATE TABLE more (x)",))
+    whole = (*database.MIGRATIONS[:-1], "CREATE TABLE more (x)")
     monkeypatch.setattr(database, "MIGRATIONS", whole)
     database.open_to_write(path).close()
     assert Archive(path).sessions()[0].title == "a"
