@@ -1,9 +1,11 @@
 """Slash commands: a line is read, or an error says in one line what is wrong with it."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from sequoia_core.errors import ParameterError, SequoiaError, suggest
+from sequoia_core.files import parse_toml
 
 from ..config.load import read_value
 from ..config.settings import CHAT_SETTINGS, Settings
@@ -27,55 +29,16 @@ class CopyRequest:
     number: int | None  # which answer or block of code, if given
 
 
+_TABLES = parse_toml(Path(__file__).with_name("slash_commands.toml").read_text("utf-8"))
 USAGE: tuple[tuple[str, str], ...] = (
     *((each.usage, each.help) for each in CHAT_SETTINGS.values()),
-    ("/settings", "change and keep all settings and keys (chat.settings)"),
-    ("/show", "settings, model pair and tree"),
-    ("/race [PROMPT]", "plain and speculative decoding side by side (chat.race)"),
-    ("/clear", "begin another chat; this one stays in the list of sessions"),
-    ("/sessions", "open, rename or delete a chat (chat.sessions)"),
-    ("/search WORDS", "in everything that was ever said"),
-    ("/save NAME", "call this chat something; it is saved as it grows"),
-    ("/load NAME", "open a chat by its name or how it begins"),
-    ("/continue", "go on with the chat that the program was killed in"),
-    ("/export FILE.md|.json|.jsonl|.svg", "to read, for programs, to replay, as a picture"),
-    ("/copy [N]", "the last answer, or the N-th from the end (chat.copy)"),
-    ("/copy code [N]", "a code block of the last answer that has any; the last, or the N-th"),
-    ("/copy selection", "what is selected with the mouse (Ctrl+C)"),
-    ("/bye", "quit"),
-    ("/?", "keys and commands"),
+    *_TABLES["usage"].items(),
 )
 """Each command and what it does; ids of actions are replaced by their keys."""
-
-_SAME = {"exit": "bye", "quit": "bye", "help": "?"}
-_WITH_WORDS = frozenset({"set", "race", "copy", "export", "search", "save", "load"})
 _NAMES = list(dict.fromkeys(usage.split()[0][1:] for usage, _ in USAGE))
-_ALSO = {
-    "/new": "/clear", "/reset": "/clear", "/restart": "/clear", "/history": "/sessions",
-    "/list": "/sessions", "/chats": "/sessions", "/find": "/search", "/open": "/load",
-    "/rename": "/save", "/config": "/settings", "/info": "/show", "/status": "/show",
-    "/colors": "/set theme", "/leave": "/bye", "/end": "/bye", "/commands": "/?",
-    "/keys": "/?", "/compare": "/race", "/write": "/export", "/resume": "/continue",
-}  # fmt: skip
-"""Names that other programs have for them."""
-_INSTEAD = {
-    "/tree": "chat.tree shows and hides it; /set growmap changes its shape",
-    "/heat": "chat.tree shows the acceptance map after the tree",
-    "/map": "chat.tree shows the acceptance map after the tree",
-    "/tint": "chat.tint tints the tokens",
-    "/pause": "chat.pause pauses and resumes",
-    "/stop": "chat.stop stops the answer",
-    "/edit": "chat.edit edits the last message",
-    "/again": "chat.again asks the last message again",
-    "/retry": "chat.again asks the last message again",
-    "/regenerate": "chat.again asks the last message again",
-    "/branch": "chat.branch_before and chat.branch_after go to other branches",
-    "/why": "tab goes to the tree, tree.why there explains a node",
-} | dict.fromkeys(
-    ("/models", "/model", "/pair", "/pairs"),
-    "a chat keeps its pair; `sequoia models` in a shell lists others",
-)
-"""How to do it without a command; ids of actions are replaced by their keys."""
+_WITH_WORDS = {usage.split()[0][1:] for usage, _ in USAGE if " " in usage}
+_SAME: dict[str, str] = _TABLES["same"]
+_INSTEAD: dict[str, str] = _TABLES["instead"]
 
 
 def is_command(text: str) -> bool:
@@ -92,7 +55,8 @@ def parse_command(text: str) -> Command:
             raise SlashError(f"no command {word}; {_INSTEAD[word]}")
         sets = {f"/{name}": f"/set {name}" for name in CHAT_SETTINGS}
         known = [*(f"/{name}" for name in (*_NAMES, *_SAME)), *sets.values()]
-        hint = suggest(word, known, also=_ALSO | sets, otherwise="/? lists all")
+        also = _TABLES["suggested"] | sets
+        hint = suggest(word, known, also=also, otherwise="/? lists all")
         raise SlashError(f"no command {word}. {_capitalized(hint)}")
     if command.words and command.name not in _WITH_WORDS:
         raise SlashError(f"{word} takes nothing after it")
