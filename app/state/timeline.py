@@ -8,10 +8,9 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
 from uuid import uuid4
 
-from sequoia_core.events import Event, Failed, Finished, Notice, PrefillDone, Step, TextDelta
+from sequoia_core.events import Event, Notice, PrefillDone, Step
 from sequoia_core.recording.trace_file import Asked, Entry
 
 from .answer import Answer
@@ -31,14 +30,6 @@ class Moment:
     seconds: float  # when it is shown, from the start of the recording
 
 
-class _Mark(NamedTuple):
-    """The length of an answer's parts after one of its steps."""
-
-    spans: int = 0
-    trees: int = 0
-    notes: int = 0
-
-
 @dataclass(slots=True)
 class Recorded:
     """A recorded answer, as far as it was read."""
@@ -46,8 +37,21 @@ class Recorded:
     exchange: Exchange
     asked: Asked | None  # None in a trace of version 1
     first: int  # index of the moment of its prompt
-    notes: list[str] = field(default_factory=list)
-    marks: list[_Mark] = field(default_factory=lambda: [_Mark()])  # after the prompt and each step
+    notes: list[tuple[int, str]] = field(default_factory=list)  # step from which each is shown
+
+    def answer_after(self, steps: int) -> Answer:
+        """The answer as it was after so many steps."""
+        whole = self.exchange.answer
+        if steps == len(whole.steps):
+            return whole
+        return Answer(
+            whole.prompt,
+            trees=[each for each in whole.trees if each.since <= max(1, steps)],
+            prefill=whole.prefill,
+            spans=whole.spans[: bisect_right(whole.spans, steps, key=lambda span: span.step)],
+            steps=whole.steps[:steps],
+            statistics=whole.statistics[:steps],
+        )
 
 
 class ItemKind(StrEnum):
@@ -81,7 +85,6 @@ class Timeline:
         self.recorded: list[Recorded] = []
         self._by_id: dict[str, Recorded] = {}
         self._history = History()
-        self._open = False
         self._waited = 0.0
 
     @property
@@ -93,8 +96,9 @@ class Timeline:
         if isinstance(entry, Asked):
             self._begin(entry)
             return
-        # Only where prompts are not recorded does an answer begin by itself.
-        if not self.recorded or not (self._open or self.recorded[-1].asked):
+        last = self.recorded[-1] if self.recorded else None
+        # only where prompts are not recorded does an answer begin by itself
+        if last is None or (last.asked is None and last.exchange.answer.done):
             self._begin(None)
         self._take(entry)
 
@@ -109,24 +113,24 @@ class Timeline:
     def view(self, at: int) -> View:
         moment = self.moments[at]
         recorded = self.recorded[moment.answer]
-        answer, notes = recorded.exchange.answer, recorded.notes
-        if moment.steps < len(recorded.marks) - 1:
-            answer, notes = _as_of(recorded, moment.steps)
+        answer = recorded.answer_after(moment.steps)
         items: list[Item] = []
         for each in self._history.before(recorded.exchange):
-            items += self._items(each, each.answer, self._by_id[each.id].notes)
-        items += self._items(recorded.exchange, answer, notes)
+            items += self._items(self._by_id[each.id], each.answer)
+        items += self._items(recorded, answer)
         return View(items, recorded, answer)
 
-    def _items(self, exchange: Exchange, answer: Answer, notes: Sequence[str]) -> Iterator[Item]:
+    def _items(self, recorded: Recorded, answer: Answer) -> Iterator[Item]:
+        exchange, whole = recorded.exchange, recorded.exchange.answer
         place = self._history.siblings(exchange).index(exchange) + 1
         if place > 1:
             text = f"answer {place} in this place: the chat went back and on from here again"
             yield Item(ItemKind.NOTE, exchange.id, text)
         yield Item(ItemKind.PROMPT, exchange.id, exchange.prompt)
         yield Item(ItemKind.ANSWER, exchange.id)
-        for note in notes:
-            yield Item(ItemKind.NOTE, exchange.id, note)
+        for since, note in recorded.notes:
+            if answer is whole or since <= max(1, len(answer.steps)):
+                yield Item(ItemKind.NOTE, exchange.id, note)
         if answer.failure is not None:
             yield Item(ItemKind.ERROR, exchange.id, answer.failure)
 
@@ -143,42 +147,25 @@ class Timeline:
         self._history.add(exchange)
         self._by_id[exchange.id] = recorded
         self.recorded.append(recorded)
-        self._open, self._waited = True, PROMPT_SECONDS
+        self._waited = PROMPT_SECONDS
         self._appear(0, PAUSE_SECONDS)
 
     def _take(self, event: Event) -> None:
         recorded = self.recorded[-1]
         answer = recorded.exchange.answer
         answer.add(event)
-        if isinstance(event, Notice):
-            recorded.notes.append(event.message)
-        if isinstance(event, PrefillDone):
-            self._waited = max(self._waited, event.seconds)
-        if isinstance(event, Step):
-            took = self._waited + event.timings.total_ms / 1e3
-            if not 0.0 <= took <= _LONGEST_SECONDS:
-                took = 0.0
-            self._waited = 0.0
-            self._appear(len(answer.steps), took)
-            recorded.marks.append(_Mark(len(answer.spans), len(answer.trees), len(recorded.notes)))
-        elif not answer.steps and not isinstance(event, TextDelta):
-            recorded.marks[0] = _Mark(0, len(answer.trees), len(recorded.notes))
-        self._open = not isinstance(event, Finished | Failed)
+        match event:
+            case Notice(_, message):
+                recorded.notes.append((len(answer.steps) + 1, message))
+            case PrefillDone():
+                self._waited = max(self._waited, event.seconds)
+            case Step():
+                took = self._waited + event.timings.total_ms / 1e3
+                if not 0.0 <= took <= _LONGEST_SECONDS:
+                    took = 0.0
+                self._waited = 0.0
+                self._appear(len(answer.steps), took)
 
     def _appear(self, steps: int, after: float) -> None:
         seconds = self.seconds + after if self.moments else 0.0
         self.moments.append(Moment(len(self.recorded) - 1, steps, seconds))
-
-
-def _as_of(recorded: Recorded, steps: int) -> tuple[Answer, list[str]]:
-    """The answer after so many steps, and its notes."""
-    whole, mark = recorded.exchange.answer, recorded.marks[steps]
-    answer = Answer(
-        whole.prompt,
-        trees=whole.trees[: mark.trees],
-        prefill=whole.prefill,
-        spans=list(whole.spans[: mark.spans]),
-        steps=whole.steps[:steps],
-        statistics=whole.statistics[:steps],
-    )
-    return answer, recorded.notes[: mark.notes]
