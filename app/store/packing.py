@@ -58,14 +58,16 @@ class Digest(msgspec.Struct, forbid_unknown_fields=True):
     finished: Finished | None = None
     failure: str | None = None
 
-    def add(self, event: Event, steps: int) -> None:
-        """Take in the next event, which comes after so many steps, but for the statistics."""
+    def add(self, event: Event) -> None:
+        """Take in the next event."""
         match event:
             case TextDelta():
                 self.deltas.append(event)
             case Step():
                 self.token_ids += event.token_ids
+                self.statistics = (self.statistics or Statistics()).plus(event)
             case TreeChosen():
+                steps = self.statistics.totals.steps if self.statistics is not None else 0
                 self.trees.append(Chosen(event, steps + 1))
             case PrefillDone():
                 self.prefill = event
@@ -103,11 +105,9 @@ class Digest(msgspec.Struct, forbid_unknown_fields=True):
 
 def digest_of(events: Iterable[Event], failure: str = CUT_OFF) -> Digest:
     """The digest of an answer; without an end, it failed by `failure`."""
-    digest, statistics = Digest(), Statistics()
+    digest = Digest()
     for event in events:
-        digest.add(event, statistics.totals.steps)
-        if isinstance(event, Step):
-            digest.statistics = statistics = statistics.plus(event)
+        digest.add(event)
     digest.close(failure)
     return digest
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from sequoia_core.events import Event, Failed, Finished, Step
 from sequoia_core.text.detokenizer import well_formed
 
-from ..state.stats import Statistics
 from .database import Operation, statements
 from .packing import Digest, pack_digest, pack_events
 
@@ -51,19 +50,15 @@ def end_answer(exchange: str, digest: Digest, at: float) -> Operation:
 
 @dataclass(frozen=True, slots=True)
 class EventReceived:
-    """An event of an answer; with the event that ends it, `statistics` after its last step."""
-
     exchange: str
     event: Event
-    statistics: Statistics | None = None
 
 
 @dataclass(slots=True)
 class _Answer:
     digest: Digest = field(default_factory=Digest)
-    steps: int = 0
+    events: list[Event] = field(default_factory=list)  # not packed yet
     chunks: int = 0
-    events: list[Event] = field(default_factory=list)
 
 
 class GrowingAnswers:
@@ -76,10 +71,9 @@ class GrowingAnswers:
         """Take in an event; what is to be written now if it ended the answer."""
         answer = self._answers.setdefault(received.exchange, _Answer())
         answer.events.append(received.event)
-        answer.digest.add(received.event, answer.steps)
-        answer.steps += isinstance(received.event, Step)
+        answer.digest.add(received.event)
         if isinstance(received.event, Finished | Failed):
-            yield from self._end(received.exchange, received.statistics)
+            yield from self._end(received.exchange)
 
     def pack(self) -> Iterator[Operation]:
         """The events since the last call."""
@@ -89,12 +83,11 @@ class GrowingAnswers:
     def end(self) -> Iterator[Operation]:
         """End the answers that are unfinished when the app is closed."""
         for exchange in list(self._answers):
-            yield from self._end(exchange, None)
+            yield from self._end(exchange)
 
-    def _end(self, exchange: str, statistics: Statistics | None) -> Iterator[Operation]:
+    def _end(self, exchange: str) -> Iterator[Operation]:
         yield from self._pack(exchange)
         digest = self._answers.pop(exchange).digest
-        digest.statistics = statistics
         digest.close(CLOSED)
         yield end_answer(exchange, digest, time.time())
 

@@ -6,14 +6,13 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from typing_extensions import override
 
-from sequoia_core.events import Event, Failed, Finished, Step
+from sequoia_core.events import Event, Step
 from sequoia_core.files import encode
 from sequoia_core.text.detokenizer import well_formed
 
@@ -30,13 +29,6 @@ _SETTLE_SECONDS = 0.3
 _TITLE_CHARACTERS = 200
 
 
-@dataclass(frozen=True, slots=True)
-class About:
-    target: str = ""  # "" while it is not known
-    draft: str | None = None
-    system: str | None = None  # None for the chat template's own default
-
-
 class Recorder:
     """Keeps nothing; `DatabaseRecorder` keeps a chat as it happens.
 
@@ -45,17 +37,17 @@ class Recorder:
 
     unsaved: str = ""  # after `close`, one line on why something is not saved
 
-    def about(self, about: About) -> None:
-        """Set what chats are held with, one that began before it was known included."""
+    def about(self, target: str, draft: str | None, system: str | None) -> None:
+        """Set what chats are held with, one that began before it was known included.
+
+        `target` is "" while it is not known, `system` None for the chat template's own default.
+        """
 
     def begin(self, exchange: Exchange) -> None:
         """Record a prompt, the new end of the chat's branch."""
 
     def event(self, exchange: str, event: Event) -> None:
-        """Record an event of an exchange's answer; called for all of them, in order.
-
-        Any one thread at a time may call it; for the last event the screen's.
-        """
+        """Record an event of an exchange's answer; for all of them, in order, by any thread."""
 
     def select(self, exchange: str) -> None:
         """The chat's branch runs through this exchange."""
@@ -69,8 +61,8 @@ class Recorder:
     def steps(self, exchange: str) -> Iterable[Step]:
         """The steps of a finished exchange; none if they are not recorded.
 
-        Any one thread may call it and read the result, which raises a `StoreError` if another
-        version of the program wrote them.
+        For any thread; the result raises a `StoreError` if another version of the program wrote
+        them.
         """
         del exchange
         return ()
@@ -86,18 +78,19 @@ class DatabaseRecorder(Recorder):
         self.archive = Archive(path)
         self.session: str | None = None  # the running one; None before its first exchange
         self._writer = Writer(path)
-        self._about = About()
-        self._growing: dict[str, Exchange] = {}
+        self._about: dict[str, str | None] = {"target": "", "draft": None, "system": None}
         self._races: list[tuple[float, str]] = []
         self._closed = False
 
     @override
-    def about(self, about: About) -> None:
-        if self.session is not None and about.target and not self._about.target:
+    def about(self, target: str, draft: str | None, system: str | None) -> None:
+        given = {"target": target, "draft": draft, "system": system}
+        about = {name: text and well_formed(text) for name, text in given.items()}
+        if self.session is not None and target and not self._about["target"]:
             self._write(
                 "UPDATE session SET target = :target, draft = :draft "
                 "WHERE id = :session AND target = ''",
-                session=self.session, target=about.target, draft=about.draft,
+                session=self.session, **about,
             )  # fmt: skip
         self._about = about
 
@@ -107,8 +100,7 @@ class DatabaseRecorder(Recorder):
         races, self._races = self._races, []
         if self.session is None:
             self.resume(uuid4().hex)
-        self._growing[exchange.id] = exchange
-        about, prompt = self._about, well_formed(exchange.prompt)
+        prompt = well_formed(exchange.prompt)
         self._write(
             "INSERT INTO session (id, title, created, changed, target, draft, system) "
             "VALUES (:session, :title, :started, :started, :target, :draft, :system) "
@@ -120,25 +112,18 @@ class DatabaseRecorder(Recorder):
             window=self._writer.window,
             session=self.session,
             title=" ".join(prompt.split())[:_TITLE_CHARACTERS],
-            target=well_formed(about.target),
-            draft=about.draft and well_formed(about.draft),
-            system=about.system and well_formed(about.system),
             exchange=exchange.id,
             parent=exchange.parent,
             prompt=prompt,
             started=exchange.started,
+            **self._about,
         )
         for run, result in races:
             self._add_race(None, run, result)
 
     @override
     def event(self, exchange: str, event: Event) -> None:
-        statistics = None
-        if isinstance(event, Finished | Failed):
-            ended = self._growing.pop(exchange, None)
-            if ended is not None and ended.answer.statistics:
-                statistics = ended.answer.statistics[-1]
-        self._writer.put(EventReceived(exchange, event, statistics))
+        self._writer.put(EventReceived(exchange, event))
 
     @override
     def select(self, exchange: str) -> None:
@@ -201,8 +186,8 @@ class DatabaseRecorder(Recorder):
     def delete(self, session: str) -> "Future[None]":
         """Delete a session, for good when this window closes; as `rename`."""
         sql = "UPDATE session SET deleted = :at, deleted_by = :window WHERE id = :session"
-        values = {"session": session, "window": self._writer.window, "at": time.time()}
-        return self._writer.ask(statements(sql, **values))
+        window, at = self._writer.window, time.time()
+        return self._writer.ask(statements(sql, session=session, window=window, at=at))
 
     def undelete(self, session: str) -> "Future[None]":
         """Bring a deleted session back; as `rename`."""

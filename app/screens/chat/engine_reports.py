@@ -12,7 +12,7 @@ from ...engine import messages
 from ...engine.decode_thread import DecodeThread
 from ...state.chat_session import ChatSession
 from ...state.history import Exchange
-from ...store.recorder import About, Recorder
+from ...store.recorder import Recorder
 from ...widgets.prompt import Prompt
 from .branches import TranscriptPages
 
@@ -45,7 +45,7 @@ class EngineReports:
         """Record models and system prompt, as far as they are known."""
         pair = self.session.pair
         target, draft = (pair.target, pair.draft) if pair else ("", None)
-        self.recorder.about(About(target, draft, self.session.settings.system))
+        self.recorder.about(target, draft, self.session.settings.system)
 
     def take(self, report: messages.Report) -> None:
         """Take in the next report; `LoadFailed` is the app's affair."""
@@ -94,7 +94,7 @@ class EngineReports:
                 self.pages.note(message, error=True)
 
     def _add(self, event: Event) -> None:
-        """Add an event to the running answer; the last is recorded with the figures it has then."""
+        """Add an event to the running answer, and record the last one."""
         last = self.session.last
         if last is not None:
             if isinstance(event, Finished | Failed):

@@ -7,7 +7,6 @@ from rich.segment import Segment
 
 from app.screens.search import SearchScreen
 from app.store.archive import Archive
-from app.store.recorder import About
 from tests.app.driving import Driver
 from tests.app.records import recording, say
 from tests.app.screens.test_race import over
@@ -126,7 +125,7 @@ async def test_hits_are_in_view_on_any_branch_one_after_another(path: Path) -> N
 
 async def test_remarks_on_a_chat_leave_the_hit_in_view(path: Path) -> None:
     with recording(path) as recorder:
-        recorder.about(About("another model " * 30))
+        recorder.about("another model " * 30, None, None)
         say(recorder, "the first", "So it is.\n\n" * 40 + "zebra" + "\n\nSo it is." * 15)
     async with chatting(path) as chat:
         await open_hit(chat, "zebra")

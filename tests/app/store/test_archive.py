@@ -20,7 +20,7 @@ from app.store.database import StoreError
 from app.store.open_windows import LeftOpen
 from app.store.packing import CUT_OFF
 from app.store.pending import CLOSED
-from app.store.recorder import About, DatabaseRecorder
+from app.store.recorder import DatabaseRecorder
 from app.store.text_search import terms
 from app.store.writer import WriteFailed
 from sequoia_core.events import Event, Step
@@ -50,7 +50,7 @@ def steps_of(events: tuple[Event, ...]) -> list[Step]:
 
 def test_a_chat_is_read_as_it_was_recorded(path: Path) -> None:
     with recording(path) as recorder:
-        recorder.about(About("target", "draft", "be brief"))
+        recorder.about("target", "draft", "be brief")
         first = say(recorder, "Why?\nReally, why?")
         second = say(recorder, "And then?", "Then **nothing**.", first.id)
         other = say(recorder, "And else?", "Else.", first.id)
@@ -122,10 +122,10 @@ def test_a_chat_that_is_over_is_followed_by_another_session(path: Path) -> None:
 
 def test_a_chat_that_began_before_the_models_were_known_is_held_with_them(path: Path) -> None:
     with recording(path) as recorder:
-        recorder.about(About(system="be brief"))
+        recorder.about("", None, "be brief")
         say(recorder, "why?")
-        recorder.about(About("target", "draft", "be brief"))
-        recorder.about(About("another", None, "be brief"))
+        recorder.about("target", "draft", "be brief")
+        recorder.about("another", None, "be brief")
     stored = Archive(path).load(recorder.session or "")
     assert (stored.target, stored.system) == ("target", "be brief")
 

@@ -6,13 +6,11 @@ import zlib
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgspec.structs import replace
 
 from app.state.answer import Answer
 from app.store.database import DamagedError
 from app.store.packing import (
     CUT_OFF,
-    Digest,
     digest_of,
     pack_digest,
     pack_events,
@@ -78,13 +76,6 @@ def test_an_answer_that_does_not_end_was_cut_off() -> None:
     assert digest.answer("why?").done
     assert digest_of([*events, Failed("no memory")]).ending == "failed"
     assert digest_of(make_answer()).ending == "stop"
-
-
-def test_statistics_may_come_from_elsewhere() -> None:
-    digest = Digest()
-    for event in make_answer():
-        digest.add(event, 0)
-    assert digest == replace(digest_of(make_answer()), statistics=None)
 
 
 @pytest.mark.parametrize(
