@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import EnumType, StrEnum
+from enum import StrEnum
 from typing import Any
 
 import msgspec
@@ -15,7 +15,7 @@ from sequoia_core.files import parse_toml, read_text
 from sequoia_core.text.detokenizer import well_formed
 
 from .paths import config_file
-from .settings import TYPES, Settings
+from .settings import SETTINGS, TYPES, Settings
 
 _ENV_PREFIX = "SEQUOIA_"
 _MOST_BYTES = 1_000_000
@@ -23,7 +23,6 @@ _KINDS: dict[Any, str] = {
     float: "a number",
     int: "a whole number",
     int | None: "a whole number",
-    bool: "on or off",
     str: "a text",
     str | None: "a text",
     tuple[str, ...]: "a text or a list of texts",
@@ -115,7 +114,10 @@ def read_value(name: str, value: Any) -> Any:
     try:
         read = msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError:
-        wanted = _choices(kind) if isinstance(kind, EnumType) else _KINDS[kind]
+        wanted = _KINDS.get(kind)
+        if wanted is None:
+            *others, last = SETTINGS[name].choices
+            wanted = f"{', '.join(others)} or {last}"
         raise ValueError(f"should be {wanted}, not {value!r:.60}") from None
     if name in _TEXTS:
         for text in read if isinstance(read, tuple) else (read or "",):
@@ -139,11 +141,6 @@ def read_flags(descriptor: str) -> dict[str, Any]:
     with os.fdopen(int(descriptor), "rb") as file:
         flags: dict[str, Any] = json.loads(file.read())
     return flags
-
-
-def _choices(kind: Any) -> str:
-    *others, last = (each.value for each in kind)
-    return f"{', '.join(others)} or {last}"
 
 
 def _as_keys(value: object) -> object:

@@ -1,9 +1,7 @@
-"""A person's settings: read from everywhere, changed in the configuration file.
+"""A person's settings: read from everywhere, changed in the file, whose comments and order stay."""
 
-Comments, order and layout of the file stay as they are, and it is never left half written.
-"""
-
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,19 +72,18 @@ def write_setting(path: Path, name: str, value: Value) -> None:
 
     Raises SettingsError if the file is no TOML, or cannot be read or written.
     """
-    _rewrite(path, lambda document: _put(document, name, value))
+    with _rewritten(path) as document:
+        _put(document, name, value)
 
 
 def write_key(path: Path, action: str, keys: tuple[str, ...] | None) -> None:
     """Set the keys of an action in the table `[keys]`; otherwise as `write_setting`."""
-
-    def change(document: _Entries) -> None:
-        table = document.get("keys")
-        if not isinstance(table, MutableMapping):
+    with _rewritten(path) as document:
+        if not isinstance(document.get("keys"), MutableMapping):
             if keys is None:
                 return
             document["keys"] = tomlkit.table()
-            table = document["keys"]
+        table: _Entries = document["keys"]
         context, _, rest = action.partition(".")
         inner = table.get(context)
         if isinstance(inner, MutableMapping):  # [keys.chat], or chat.tree without quotes
@@ -94,8 +91,6 @@ def write_key(path: Path, action: str, keys: tuple[str, ...] | None) -> None:
             if not inner:
                 del table[context]
         _put(table, action, None if keys is None else ", ".join(keys))
-
-    _rewrite(path, change)
 
 
 def _put(table: _Entries, name: str, value: Value) -> None:
@@ -124,13 +119,14 @@ def _put_before_tables(document: tomlkit.TOMLDocument, name: str, value: Value) 
     body[at:at] = line
 
 
-def _rewrite(path: Path, change: Callable[[_Entries], None]) -> None:
-    """Read, change and replace a file; a symbolic link stays one."""
+@contextmanager
+def _rewritten(path: Path) -> Iterator[tomlkit.TOMLDocument]:
+    """The document of a file, which is replaced after the block; a symbolic link stays one."""
     path = path.resolve()
     try:
         text = read_text(path) if path.exists() else ""
         document = tomlkit.parse(text)
-        change(document)
+        yield document
         fresh = document.as_string()
         if fresh != text:
             path.parent.mkdir(parents=True, exist_ok=True)

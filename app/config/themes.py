@@ -1,7 +1,7 @@
 """Themes from TOML files: one file per theme, packaged ones and a person's own."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,12 @@ class ThemeError(SequoiaError):
     """A theme file cannot be used."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Themes:
     """Usable themes, and one line for each file that was skipped."""
 
-    themes: tuple[Theme, ...]
-    problems: tuple[str, ...]
+    themes: list[Theme] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
 
 class ThemeFolders:
@@ -61,18 +61,20 @@ class ThemeFolders:
         self._folders = tuple(folders)
         self._seen: dict[Path, tuple[int, int]] = {}
 
-    def load(self) -> Themes:
-        self._seen = self._stamps()
-        return _load(self._seen)
-
-    def changes(self) -> Themes | None:
-        """The themes whose files are new or changed since the last call; None if none are.
+    def changes(self) -> Themes:
+        """The themes whose files are new or changed since the last call; at first all.
 
         A file that is broken now is listed among the problems only: its old theme may stay.
         """
         before, self._seen = self._seen, self._stamps()
-        fresh = [path for path, stamp in self._seen.items() if before.get(path) != stamp]
-        return _load(fresh) if fresh else None
+        found = Themes()
+        for path, stamp in self._seen.items():
+            if before.get(path) != stamp:
+                try:
+                    found.themes.append(load_theme(path))
+                except ThemeError as error:
+                    found.problems.append(str(error))
+        return found
 
     def _stamps(self) -> dict[Path, tuple[int, int]]:
         stamps = {}
@@ -127,19 +129,6 @@ def load_theme(path: Path) -> Theme:
     except (ValueError, ThemeError) as error:
         problem = str(error)
     raise ThemeError(f"theme {path}: {problem}; skipped")
-
-
-def _load(paths: Iterable[Path]) -> Themes:
-    themes: dict[str, Theme] = {}
-    problems: list[str] = []
-    for path in paths:
-        try:
-            theme = load_theme(path)
-        except ThemeError as error:
-            problems.append(str(error))
-        else:
-            themes[theme.name] = theme
-    return Themes(tuple(themes.values()), tuple(problems))
 
 
 def _read(table: dict[str, Any]) -> Theme:

@@ -68,12 +68,12 @@ class BaseApp(App[None]):
         own = config_file().parent / "themes"
         self._theme_folders = themes.ThemeFolders([themes.packaged_folder(), own])
         self._no_color, self._plain_frames = NoColor(), PlainFrames()
-        found = self._theme_folders.load()
+        found = self._theme_folders.changes()
         super().__init__()
         self.animation_level = "none"
         self.keys = Keys()
         self.collections = GarbageCollections()
-        self.theme_problems = [*found.problems]
+        self.theme_problems = found.problems
         self.own_themes = {each.name: each for each in found.themes}  # those from files
         for each in found.themes:
             self.register_theme(each)
@@ -146,8 +146,6 @@ class BaseApp(App[None]):
     def reload_themes(self) -> None:
         """Read themes whose files changed; that of a broken file stays."""
         changes = self._theme_folders.changes()
-        if changes is None:
-            return
         for theme in changes.themes:
             if theme == self.own_themes.get(theme.name):
                 continue

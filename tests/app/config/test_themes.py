@@ -42,7 +42,7 @@ TIMES = ("draft", "verify", "bookkeeping")
 
 
 def test_packaged_themes_load_and_the_default_is_among_them() -> None:
-    found = ThemeFolders([packaged_folder()]).load()
+    found = ThemeFolders([packaged_folder()]).changes()
     assert found.problems == ()
     assert len(found.themes) == len(PACKAGED) >= 5
     assert DEFAULT_THEME in {theme.name for theme in found.themes}
@@ -167,7 +167,7 @@ def test_a_broken_theme_is_named_and_skipped(content: str, complaint: str, tmp_p
     with pytest.raises(ThemeError) as caught:
         load_theme(path)
     assert complaint in str(caught.value)
-    found = ThemeFolders([tmp_path, packaged_folder()]).load()
+    found = ThemeFolders([tmp_path, packaged_folder()]).changes()
     assert len(found.themes) == len(PACKAGED)
     assert [str(path) in problem for problem in found.problems] == [True]
 
@@ -175,13 +175,13 @@ def test_a_broken_theme_is_named_and_skipped(content: str, complaint: str, tmp_p
 def test_files_that_are_no_text_or_folders_are_skipped_too(tmp_path: Path) -> None:
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     (tmp_path / "folder.toml").mkdir()
-    assert len(ThemeFolders([tmp_path, tmp_path / "missing"]).load().problems) == 2
+    assert len(ThemeFolders([tmp_path, tmp_path / "missing"]).changes().problems) == 2
 
 
 def test_a_person_may_replace_a_packaged_theme_and_name_few_colours(tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text('name = "sequoia"\n[colors]\nprimary = "#ff0000"\n')
     themes = {
-        theme.name: theme for theme in ThemeFolders([packaged_folder(), tmp_path]).load().themes
+        theme.name: theme for theme in ThemeFolders([packaged_folder(), tmp_path]).changes().themes
     }
     assert themes["sequoia"].primary == "#ff0000"
     assert set(app_color_defaults(themes["sequoia"])) == set(APP_COLORS)
@@ -192,30 +192,29 @@ def test_only_changed_files_are_read_again(tmp_path: Path) -> None:
     path.write_text('name = "a"\n[colors]\nprimary = "red"\n')
     other.write_text('name = "b"\n[colors]\nprimary = "red"\n')
     folders = ThemeFolders([tmp_path, tmp_path / "missing"])
-    assert len(folders.load().themes) == 2
-    assert folders.changes() is None
+    assert len(folders.changes().themes) == 2
+    assert not folders.changes().themes
     path.write_text('name = "a"\n[colors]\nprimary = "#0000ff"\n')
     changes = folders.changes()
-    assert changes is not None
     assert [(theme.name, theme.primary) for theme in changes.themes] == [("a", "#0000ff")]
-    assert folders.changes() is None
+    assert not folders.changes().themes
     other.write_text("name = ")
     changes = folders.changes()
-    assert changes is not None
-    assert (changes.themes, len(changes.problems)) == ((), 1)
+    assert (changes.themes, len(changes.problems)) == ([], 1)
     other.unlink()
-    assert folders.changes() is None
+    changes = folders.changes()
+    assert not changes.themes
+    assert not changes.problems
 
 
 def test_a_file_of_the_same_length_is_seen_to_change(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_text('name = "a"\n[colors]\nprimary = "red"\n')
     folders = ThemeFolders([tmp_path])
-    folders.load()
+    folders.changes()
     path.write_text('name = "a"\n[colors]\nprimary = "tan"\n')
     os.utime(path, ns=(1, 1))
     changes = folders.changes()
-    assert changes is not None
     assert changes.themes[0].primary == "tan"
 
 
