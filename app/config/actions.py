@@ -1,8 +1,4 @@
-"""Everything that keys and the command palette do, each action declared once, in `actions.toml`.
-
-From it come the bindings of the screens, the command palette, the help, the words of the key bar,
-and what `[keys]` in the configuration file can change.
-"""
+"""What keys and palette do, declared in `actions.toml`: bindings, help and key bar follow it."""
 
 from collections.abc import Iterator
 from pathlib import Path

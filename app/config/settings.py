@@ -1,8 +1,4 @@
-"""The settings, each declared once, in `Settings`.
-
-From it come the options of the command line, the environment variables, the entries of the
-configuration file, the settings screen, `/set` and `/show`. Values are read by `load`.
-"""
+"""Every setting, declared once: options, variables, file, screen, `/set` and `/show` follow it."""
 # ruff: noqa: RUF009 the calls in `Settings` make fields
 
 from collections.abc import Mapping

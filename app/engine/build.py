@@ -1,8 +1,4 @@
-"""Loads the models that the settings name and begins conversations with them.
-
-Each function raises SequoiaError if a setting names something that is not there, or the models do
-not load.
-"""
+"""Loads the models that the settings name, or raises SequoiaError; begins conversations."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING

@@ -1,7 +1,4 @@
-"""The decode thread: runs the engine, takes requests, reports events, pauses between steps.
-
-One long-lived daemon thread per app. Reports wait until the screen drains them; none is dropped.
-"""
+"""The decode thread: runs the engine, takes requests, reports events, pauses between steps."""
 
 import logging
 import queue

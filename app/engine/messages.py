@@ -1,8 +1,4 @@
-"""What is said to the decode thread and what it reports, and the same between processes.
-
-A window's process and the engine process send each other JSON, a message a line. The line of an
-event is that of a trace.
-"""
+"""What is said to the decode thread and what it reports, between processes as lines of JSON."""
 
 import json
 import socket
@@ -161,7 +157,7 @@ ToWindow = Loading | LoadFailed | Ready | Held | Done | Refused | Event | RaceEv
 
 
 def to_line(message: ToEngine | ToWindow) -> bytes:
-    """The message as one line; an event of a race has two entries more."""
+    """The message as one line, an event as in a trace; one of a race has two entries more."""
     if isinstance(message, Raced):
         record = encode_tagged(message.event)
         record |= {"lane": message.lane, "lane_seconds": message.seconds}

@@ -1,8 +1,7 @@
-"""One pair of models for several windows: each has its own conversation, their steps take turns.
+"""The engine process of `sequoia web`: one pair of models for several windows.
 
 All of it is one thread: messages are read between steps, so two windows never use a model at once,
-and what a window is slow to read is kept, so nobody waits for it. Run as a program it is the engine
-process of `sequoia web`; it ends with the process that started it.
+and what a window is slow to read is kept, so nobody waits for it.
 """
 
 import logging

@@ -1,7 +1,4 @@
-"""A chat as a tree of exchanges, and the branch of it that is on show.
-
-Nothing is ever lost: another answer to the same prompt, or to an edited one, is a sibling.
-"""
+"""A chat as a tree of exchanges: another answer to a prompt, or to an edited one, is a sibling."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

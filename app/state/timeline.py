@@ -1,8 +1,4 @@
-"""A recorded chat as a timeline, which grows entry by entry: what was on the screen, and when.
-
-A moment is a prompt with what came before its first step, or one step. Steps take the time that
-they took; the time between an answer and the next prompt is always the same.
-"""
+"""A recorded chat as a timeline, which grows entry by entry: what was on the screen, and when."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -23,7 +19,7 @@ _LONGEST_SECONDS = 1e6  # of a step; a longer one is damaged, and takes no time
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A step, or a prompt."""
+    """A step, or a prompt with what came before its first step."""
 
     answer: int  # index of the recorded answer
     steps: int  # number of its steps so far; 0 for the prompt alone

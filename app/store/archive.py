@@ -1,7 +1,4 @@
-"""Reads the record: lists of sessions, whole sessions, steps of old answers, and searches.
-
-Every call opens a connection of its own, so any thread may call and none waits for the writer.
-"""
+"""Reads the record: lists of sessions, whole sessions, steps of old answers, and searches."""
 
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -61,7 +58,10 @@ class SearchHit:
 
 
 class Archive:
-    """The record. Methods raise StoreError if it cannot be read or lacks what is asked for."""
+    """The record, for any thread: each call opens a connection, and none waits for the writer.
+
+    Methods raise StoreError if it cannot be read or lacks what is asked for.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path

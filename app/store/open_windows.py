@@ -1,8 +1,4 @@
-"""Which windows of the app are open, and what killed ones left behind.
-
-Each window holds a lock on a file of its own, which the operating system releases when the process
-ends, however it ends. Process numbers would not tell: they are used again.
-"""
+"""Which windows of the app are open, and what killed ones left behind."""
 
 import fcntl
 import os
@@ -24,7 +20,10 @@ _NAME = re.compile(r"[\w-]+")
 
 
 class WindowLock:
-    """The lock of this window. Raises OSError if its file cannot be made."""
+    """The lock of this window, which the operating system releases however its process ends.
+
+    Raises OSError if its file cannot be made.
+    """
 
     def __init__(self, folder: Path, window: str) -> None:
         make_private_folder(folder)

@@ -1,8 +1,4 @@
-"""Events, and all of an answer but its steps, as the small blobs that the database holds.
-
-Events are packed some at a time, as they were written together: a JSON line each as in a trace, but
-a step's nodes are rows under one list of names.
-"""
+"""Events, and all of an answer but its steps, as the small blobs that the database holds."""
 
 import json
 import zlib
@@ -130,6 +126,7 @@ def unpack_digest(blob: bytes) -> Digest:
 
 
 def pack_events(events: Sequence[Event]) -> bytes:
+    """A JSON line each as in a trace, but a step's nodes are rows under one list of names."""
     return _pack("\n".join(map(_line, events)))
 
 

@@ -1,7 +1,4 @@
-"""What waits to be written: events of growing answers, packed some at a time, and operations.
-
-If the file cannot be written for long, steps are dropped, which are nearly all of the memory.
-"""
+"""Answers that grow: their events are packed some at a time, and wait until they are written."""
 
 import sqlite3
 import threading

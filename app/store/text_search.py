@@ -1,9 +1,4 @@
-"""What a search asks for, where a text has it, and the excerpt that shows it.
-
-All words of a query must occur; each may be the beginning of a longer word. "Several words" in
-quotes stand together. Case and accents make no difference. What the index cannot find, scripts
-without blanks between words and signs such as `->`, is looked for letter by letter.
-"""
+"""What a search asks for, where a text has it, and the excerpt that shows it."""
 
 import re
 import unicodedata
@@ -37,7 +32,11 @@ Excerpt = list[tuple[str, bool]]  # one line of a text in pieces, and whether ea
 
 
 def terms(query: str) -> tuple[Term, ...]:
-    """What a query asks for, without repetitions."""
+    """What a query asks for: each of its words, or the beginning of a longer one.
+
+    "Several words" in quotes stand together. What the index cannot find, scripts without blanks
+    between words and signs such as `->`, is looked for letter by letter.
+    """
     found: dict[Term, None] = {}
     for match in _TERM.finditer(well_formed(query)):
         text = (match.group(1) if match.group(2) is None else match.group(2)).strip()

@@ -1,8 +1,4 @@
-"""The one thread that writes: takes operations and events, and commits a few times a second.
-
-What cannot be written is kept and tried again, so a locked file or a full disk costs only memory,
-and of that no more than `pending.MOST_BYTES`. Handing something over never blocks.
-"""
+"""The one thread that writes: takes operations and events, and commits a few times a second."""
 
 import logging
 import os
@@ -59,6 +55,8 @@ _Item = Operation | EventReceived | _Demand | None  # none is the last one
 
 
 class Writer:
+    """Keeps what cannot be written and tries again; handing something over never blocks."""
+
     def __init__(self, path: Path) -> None:
         self.window = uuid4().hex
         self.pending = Pending()
