@@ -4,7 +4,7 @@ from array import array
 from collections.abc import Iterable, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import overload
+from typing import Any
 
 from sequoia_core.events import (
     Event,
@@ -62,18 +62,10 @@ class PackedSpans(Sequence[Span]):
     def __len__(self) -> int:
         return len(self._ends)
 
-    @overload
-    def __getitem__(self, at: int) -> Span: ...
-
-    @overload
-    def __getitem__(self, at: slice) -> Sequence[Span]: ...
-
-    def __getitem__(self, at: int | slice) -> Span | Sequence[Span]:
+    def __getitem__(self, at: Any) -> Any:
         if isinstance(at, slice):
-            return [self._span(each) for each in range(*at.indices(len(self)))]
-        return self._span(range(len(self))[at])
-
-    def _span(self, at: int) -> Span:
+            return [self[each] for each in range(*at.indices(len(self)))]
+        at = range(len(self))[at]
         start = self._ends[at - 1] if at else 0
         return Span(self.text[start : self._ends[at]], self._ranks[at], self._steps[at])
 
@@ -90,7 +82,7 @@ class Answer:
     trees: list[Chosen] = field(default_factory=list)
     prefill: PrefillProgress | PrefillDone | None = None
     spans: Sequence[Span] = field(default_factory=list)  # control characters made visible
-    parts: list[str] = field(default_factory=list)  # the text as the model wrote it
+    deltas: list[TextDelta] = field(default_factory=list)  # the text as the model wrote it
     token_ids: MutableSequence[int] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     statistics: list[Statistics] = field(default_factory=list)  # after each of `steps`
@@ -101,11 +93,11 @@ class Answer:
         """Take in the next event; an answer does not keep a `Notice`."""
         match event:
             case TreeChosen():
-                self.trees.append(Chosen(event, len(self.steps) + 1))
+                self.trees.append(Chosen(event, self.step_count + 1))
             case PrefillProgress() | PrefillDone():
                 self.prefill = event
-            case TextDelta(step, text, pieces):
-                self.parts.append(text)
+            case TextDelta(step, _, pieces):
+                self.deltas.append(event)
                 self.spans = self.spans if isinstance(self.spans, list) else list(self.spans)
                 self.spans += [Span(visible(piece.text), piece.rank, step) for piece in pieces]
             case Step():
@@ -126,9 +118,9 @@ class Answer:
         self.steps.clear()
         del self.statistics[:-1]
         if self.done and not isinstance(self.spans, PackedSpans):
-            verbatim = self.verbatim
+            text = self.verbatim
             self.spans = packed = PackedSpans(self.spans)
-            self.parts = [packed.text if packed.text == verbatim else verbatim]
+            self.deltas = [TextDelta(0, packed.text if packed.text == text else text, ())]
             self.token_ids = array("L", self.token_ids)
 
     @property
@@ -143,7 +135,12 @@ class Answer:
     @property
     def verbatim(self) -> str:
         """The text so far as the model wrote it, for the engine and for files."""
-        return "".join(self.parts)
+        return "".join(delta.text for delta in self.deltas)
+
+    @property
+    def step_count(self) -> int:
+        """Of all its steps, forgotten ones too."""
+        return self.statistics[-1].totals.steps if self.statistics else 0
 
     @property
     def waiting(self) -> str:

@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from sequoia_core.chat.race import Lane, RaceEvent, RaceTerms
 from sequoia_core.config import Lookup
+from sequoia_core.errors import counted
 from sequoia_core.events import FinishReason, Notice, PrefillDone, TreeChosen
 from sequoia_core.files import Record, decode, parse_json
 
@@ -63,12 +64,14 @@ class RaceResult(Record, frozen=True):
 
     def note(self) -> str:
         """Two lines for the transcript."""
-        plain, trees = self.plain, self.speculative
+        lanes = self.speculative, self.plain
         speedup = f"{self.speedup:.2f}x, " if self.speedup is not None else ""
-        rates = f"{trees.tokens_per_second:.1f} against {plain.tokens_per_second:.1f} tokens/s"
+        rates = " against ".join(f"{each.tokens_per_second:.1f}" for each in lanes)
+        times = " against ".join(
+            f"{counted(each.tokens, 'token')} in {each.seconds:.2f} s" for each in lanes
+        )
         return (
-            f"Race, {self.tree} against plain decoding: {speedup}{rates}; {_tokens(trees)} in "
-            f"{trees.seconds:.2f} s against {_tokens(plain)} in {plain.seconds:.2f} s.\n"
+            f"Race, {self.tree} against plain decoding: {speedup}{rates} tokens/s; {times}.\n"
             f"{agreement_line(self)}"
         )
 
@@ -101,7 +104,7 @@ class LaneState:
         return LaneResult(
             text=answer.text,
             tokens=self.tokens,
-            steps=answer.statistics[-1].totals.steps if answer.statistics else 0,
+            steps=answer.step_count,
             seconds=self.seconds,
             reading_seconds=prefill.seconds if isinstance(prefill, PrefillDone) else 0.0,
             ended=answer.finished.reason if answer.finished else None,
@@ -235,7 +238,7 @@ def agreement_line(result: RaceResult) -> str:
     common = result.common_tokens
     match result.agreement:
         case Agreement.EQUAL:
-            return f"Both texts are equal, token for token: {_tokens(result.plain)}."
+            return f"Both texts are equal, token for token: {counted(common, 'token')}."
         case Agreement.SO_FAR:
             return f"Stopped; both texts are equal as far as both got: {common} tokens."
         case Agreement.SAMPLED:
@@ -248,7 +251,3 @@ def agreement_line(result: RaceResult) -> str:
             if result.must_agree:
                 why = ", which these numbers do not allow: please report it."
             return f"The texts part after {common} tokens{why}"
-
-
-def _tokens(lane: LaneResult) -> str:
-    return f"{lane.tokens} tokens" if lane.tokens != 1 else "1 token"

@@ -8,24 +8,8 @@ from typing import Any
 import msgspec
 from msgspec.structs import astuple
 
-from sequoia_core.events import (
-    Event,
-    Failed,
-    Finished,
-    PrefillDone,
-    Step,
-    TextDelta,
-    TreeChosen,
-    TreeNode,
-)
-from sequoia_core.files import (
-    MisfitError,
-    decode,
-    decode_tagged,
-    encode,
-    encode_tagged,
-    parse_json,
-)
+from sequoia_core.events import Event, Finished, PrefillDone, Step, TextDelta, TreeNode
+from sequoia_core.files import MisfitError, decode, decode_tagged, encode, encode_tagged, parse_json
 from sequoia_core.recording.trace_file import check_event
 
 from ..state.answer import Answer, Chosen
@@ -54,28 +38,18 @@ class Digest(msgspec.Struct, forbid_unknown_fields=True):
     finished: Finished | None = None
     failure: str | None = None
 
-    def add(self, event: Event) -> None:
-        """Take in the next event."""
-        match event:
-            case TextDelta():
-                self.deltas.append(event)
-            case Step():
-                self.token_ids += event.token_ids
-                self.statistics = (self.statistics or Statistics()).plus(event)
-            case TreeChosen():
-                steps = self.statistics.totals.steps if self.statistics is not None else 0
-                self.trees.append(Chosen(event, steps + 1))
-            case PrefillDone():
-                self.prefill = event
-            case Finished():
-                self.finished = event
-            case Failed(message):
-                self.failure = message
-
-    def close(self, failure: str) -> None:
-        """An answer that has not ended failed by `failure`."""
-        if self.finished is None and self.failure is None:
-            self.failure = failure
+    @classmethod
+    def of(cls, answer: Answer, failure: str) -> "Digest":
+        """Of an answer that has all of its deltas; without an end, it failed by `failure`."""
+        return cls(
+            answer.deltas,
+            list(answer.token_ids),
+            answer.trees,
+            answer.prefill if isinstance(answer.prefill, PrefillDone) else None,
+            answer.statistics[-1] if answer.statistics else None,
+            answer.finished,
+            answer.failure if answer.done else failure,
+        )
 
     @property
     def text(self) -> str:
@@ -100,12 +74,13 @@ class Digest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def digest_of(events: Iterable[Event], failure: str = CUT_OFF) -> Digest:
-    """The digest of an answer; without an end, it failed by `failure`."""
-    digest = Digest()
+    """The digest of the answer that these events make; without an end, it failed by `failure`."""
+    answer = Answer("")
     for event in events:
-        digest.add(event)
-    digest.close(failure)
-    return digest
+        answer.add(event)
+        if not answer.done:
+            answer.forget_steps()
+    return Digest.of(answer, failure)
 
 
 def pack_digest(digest: Digest) -> bytes:

@@ -6,9 +6,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from sequoia_core.events import Event, Failed, Finished, Step
+from sequoia_core.events import Event, Step
 from sequoia_core.text.detokenizer import well_formed
 
+from ..state.answer import Answer
 from .database import Operation, statements
 from .packing import Digest, pack_digest, pack_events
 
@@ -52,8 +53,8 @@ class EventReceived:
 
 
 @dataclass(slots=True)
-class _Answer:
-    digest: Digest = field(default_factory=Digest)
+class _Growing:
+    answer: Answer = field(default_factory=lambda: Answer(""))  # without its steps
     events: list[Event] = field(default_factory=list)  # not packed yet
     chunks: int = 0
 
@@ -62,39 +63,40 @@ class GrowingAnswers:
     """All answers of a window that have not ended."""
 
     def __init__(self) -> None:
-        self._answers: dict[str, _Answer] = {}
+        self._growing: dict[str, _Growing] = {}
 
     def add(self, received: EventReceived) -> Iterator[Operation]:
         """Take in an event; what is to be written now if it ended the answer."""
-        answer = self._answers.setdefault(received.exchange, _Answer())
-        answer.events.append(received.event)
-        answer.digest.add(received.event)
-        if isinstance(received.event, Finished | Failed):
+        growing = self._growing.setdefault(received.exchange, _Growing())
+        growing.events.append(received.event)
+        growing.answer.add(received.event)
+        if growing.answer.done:
             yield from self._end(received.exchange)
+        else:
+            growing.answer.forget_steps()
 
     def pack(self) -> Iterator[Operation]:
         """The events since the last call."""
-        for exchange in self._answers:
+        for exchange in self._growing:
             yield from self._pack(exchange)
 
     def end(self) -> Iterator[Operation]:
         """End the answers that are unfinished when the app is closed."""
-        for exchange in list(self._answers):
+        for exchange in list(self._growing):
             yield from self._end(exchange)
 
     def _end(self, exchange: str) -> Iterator[Operation]:
         yield from self._pack(exchange)
-        digest = self._answers.pop(exchange).digest
-        digest.close(CLOSED)
+        digest = Digest.of(self._growing.pop(exchange).answer, CLOSED)
         yield end_answer(exchange, digest, time.time())
 
     def _pack(self, exchange: str) -> Iterator[Operation]:
-        answer = self._answers[exchange]
-        if answer.events:
-            steps = sum(isinstance(event, Step) for event in answer.events)
-            yield ChunkWritten(exchange, answer.chunks, steps, pack_events(answer.events))
-            answer.chunks += 1
-            answer.events = []
+        growing = self._growing[exchange]
+        if growing.events:
+            steps = sum(isinstance(event, Step) for event in growing.events)
+            yield ChunkWritten(exchange, growing.chunks, steps, pack_events(growing.events))
+            growing.chunks += 1
+            growing.events = []
 
 
 class Pending:

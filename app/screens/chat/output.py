@@ -95,8 +95,7 @@ async def _write_trace(chat: ExportedChat, read_steps: ReadSteps, file: TextIO) 
     steps, missing = 0, 0
     for exchange in list(chat.history.exchanges.values()):
         answer = exchange.answer
-        count = answer.statistics[-1].totals.steps if answer.statistics else 0
-        known = tuple(answer.steps)
+        count, known = answer.step_count, tuple(answer.steps)
         if answer.done and len(known) < count:  # the record has them
             known = await asyncio.to_thread(_all_steps, read_steps, exchange.id)
         steps, missing = steps + len(known), missing + (len(known) < count)
