@@ -3,7 +3,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from enum import Enum, EnumType, StrEnum
+from enum import EnumType, StrEnum
 from functools import partial
 from typing import Any, get_type_hints
 
@@ -161,8 +161,6 @@ def shown(value: object) -> str:
             return ""
         case bool():
             return "on" if value else "off"
-        case Enum():
-            return str(value.value)
         case tuple():
             return BETWEEN_TEXTS.join(map(str, value))
         case float():

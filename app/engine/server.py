@@ -1,8 +1,4 @@
-"""The engine process of `sequoia web`: one pair of models for several windows.
-
-All of it is one thread: messages are read between steps, so two windows never use a model at once,
-and what a window is slow to read is kept, so nobody waits for it.
-"""
+"""The engine process of `sequoia web`: one pair of models for several windows."""
 
 import logging
 import os
@@ -10,7 +6,6 @@ import selectors
 import socket
 import sys
 from collections.abc import Callable, Generator, Iterator
-from itertools import count
 from typing import IO
 
 from sequoia_core.chat.interface import ChatEngine
@@ -50,19 +45,14 @@ class Session:
     @property
     def ready(self) -> bool:
         """Whether it wants a turn now."""
-        if self.engine is None or self._request is not None or self._ends_tuning:
+        if self.engine is None or self._request is not None:
             return True
+        if self.wants_tuning:
+            return self._stopping
         return self.answer is not None and not self._held
 
-    @property
-    def _ends_tuning(self) -> bool:
-        return self.wants_tuning and self._stopping
-
     def receive(self, now: int) -> None:
-        """Take in the window's messages while turn number `now` runs, or after it.
-
-        Uses no model: this may be in the middle of a step.
-        """
+        """Take in messages at turn `now`; uses no model, since a step may be running."""
         try:
             self.link.flush()
             for message in self.link.receive():
@@ -103,7 +93,7 @@ class Session:
         engine, request = self.engine, self._request
         assert engine is not None
         try:
-            if self._ends_tuning:
+            if self.wants_tuning and self._stopping:
                 self._finish(msg.Done())
                 return
             if self.answer is None:
@@ -149,7 +139,6 @@ class Session:
             self._finish(msg.Refused(error_line(error)))
 
     def close(self) -> None:
-        """End the running answer and the connection."""
         self._end_answer()
         self.link.close()
 
@@ -167,7 +156,8 @@ class Session:
 class EngineServer:
     """Serves the windows that connect to `listener`, until the stream `parent` ends.
 
-    The listening socket becomes this object's own. `report` is called with the progress of loading.
+    In one thread: messages are read between steps, so two windows never use a model at once, and
+    what a window is slow to read is kept.
     """
 
     def __init__(self, listener: socket.socket, parent: IO[bytes], report: Report) -> None:
@@ -175,12 +165,11 @@ class EngineServer:
         self._listener = listener
         self._report = report
         self._selector = selectors.DefaultSelector()
-        self._selector.register(listener, selectors.EVENT_READ, self._accept)
-        self._selector.register(parent, selectors.EVENT_READ, self._end)
+        self._selector.register(listener, selectors.EVENT_READ)
+        self._selector.register(parent, selectors.EVENT_READ)
         self._factory: Callable[[], ChatEngine] | None = None
         self._sessions: list[Session] = []
-        self._turns = count(1)
-        self._now = 0
+        self._now = 0  # number of the last turn
         self._closing = False
 
     def serve(self, load: Loader) -> None:
@@ -233,9 +222,11 @@ class EngineServer:
             assert self._factory is not None
             session.begin(self._factory)
             return
-        answering = [each for each in self._sessions if each.answer is not None]
-        waited = any(each.turn > session.turn for each in answering)
-        self._now = session.turn = next(self._turns)
+        waited = any(
+            each.answer is not None and each.turn > session.turn for each in self._sessions
+        )
+        self._now += 1
+        session.turn = self._now
         session.run(waited=waited)
 
     def _interrupts(self, tuning: Session) -> bool:
@@ -268,8 +259,10 @@ class EngineServer:
         for key, _ in self._selector.select(timeout):
             if isinstance(key.data, Session):
                 key.data.receive(self._now)
+            elif key.fileobj is self._listener:
+                self._accept()
             else:
-                key.data()
+                self._closing = True
 
     def _accept(self) -> None:
         try:
@@ -279,9 +272,6 @@ class EngineServer:
         session = Session(msg.Link(connection))
         self._sessions.append(session)
         self._selector.register(session.link, selectors.EVENT_READ, session)
-
-    def _end(self) -> None:
-        self._closing = True
 
 
 def main(descriptor: str, flags: str) -> None:
@@ -298,8 +288,7 @@ def main(descriptor: str, flags: str) -> None:
         out.write(msg.to_line(message))
         out.flush()
 
-    listener = socket.socket(fileno=int(descriptor))
-    server = EngineServer(listener, sys.stdin.buffer, report)
+    server = EngineServer(socket.socket(fileno=int(descriptor)), sys.stdin.buffer, report)
     try:
         settings = load_settings(read_flags(flags))
         server.serve(lambda progress: load_for_many(settings, progress, insight=settings.insight))

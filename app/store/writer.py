@@ -15,7 +15,6 @@ from pathlib import Path
 from uuid import uuid4
 
 from sequoia_core.errors import counted
-from sequoia_core.files import make_private_folder
 
 from .database import Operation, StoreError, WriteProblem, explain, open_to_write, transaction
 from .open_windows import LeftOpen, WindowLock, leave, open_session, recover
@@ -218,7 +217,6 @@ class Writer:
     def _open(self) -> sqlite3.Connection:
         folder = self._path.parent / "windows"
         if self._lock is None:
-            make_private_folder(self._path.parent)
             self._lock = WindowLock(folder, self.window)
         connection = open_to_write(self._path)
         try:
@@ -252,6 +250,7 @@ class Writer:
         return problem
 
     def _meet(self, demand: _Demand) -> None:
+        failure: StoreError | None = None
         try:
             if demand.operation is not None:
                 if self._problem is not None:
@@ -259,12 +258,11 @@ class Writer:
                 assert self._connection is not None
                 self._write(self._connection, [demand.operation])
         except Exception as error:  # somebody waits for it
-            _end(demand, StoreError(explain(error, self._path).message))
-        else:
-            _end(demand)
+            failure = StoreError(explain(error, self._path).message)
+        _end(demand, failure)
 
 
-def _end(demand: _Demand, error: StoreError | None = None) -> None:
+def _end(demand: _Demand, error: StoreError | None) -> None:
     """End the future unless it was cancelled or has ended."""
     future = demand.done
     if not future.done() and future.set_running_or_notify_cancel():
