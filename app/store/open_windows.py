@@ -12,8 +12,8 @@ from sequoia_core.files import make_private_folder
 
 from .archive import events_of
 from .database import DamagedError, Operation, statements
+from .growing_answers import end_answer
 from .packing import CUT_OFF, Digest, digest_of
-from .pending import end_answer
 
 _NAME = re.compile(r"[\w-]+")
 """Names of windows come from the database, which may be of another machine: none is a path."""

@@ -19,9 +19,9 @@ from sequoia_core.text.detokenizer import well_formed
 from ..state.history import Exchange
 from .archive import Archive
 from .database import Operation, StoreError, statements
+from .growing_answers import EventReceived
 from .open_windows import open_session
 from .packing import Chunk, unpack, unpack_steps
-from .pending import EventReceived
 from .writer import News, Writer
 
 CLOSE_SECONDS = 5.0

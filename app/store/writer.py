@@ -17,8 +17,8 @@ from uuid import uuid4
 from sequoia_core.errors import counted
 
 from .database import Operation, StoreError, WriteProblem, explain, open_to_write, transaction
+from .growing_answers import MOST_BYTES, EventReceived, GrowingAnswers, Pending
 from .open_windows import LeftOpen, WindowLock, leave, open_session, recover
-from .pending import MOST_BYTES, EventReceived, GrowingAnswers, Pending
 
 FLUSH_SECONDS = 0.04
 """Between two commits. The decode thread hands events over itself, so that a kill costs less than

@@ -16,7 +16,7 @@ from app.screens.sessions import SessionsScreen
 from app.state.slash_commands import USAGE
 from app.store.archive import Archive
 from app.store.database import DamagedError
-from app.store.pending import GrowingAnswers
+from app.store.growing_answers import GrowingAnswers
 from app.store.recorder import DatabaseRecorder
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.events import Event, Step

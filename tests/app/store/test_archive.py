@@ -17,9 +17,9 @@ from app.state.answer import Answer
 from app.store import database, writer
 from app.store.archive import Archive
 from app.store.database import StoreError
+from app.store.growing_answers import CLOSED
 from app.store.open_windows import LeftOpen
 from app.store.packing import CUT_OFF
-from app.store.pending import CLOSED
 from app.store.recorder import DatabaseRecorder
 from app.store.text_search import terms
 from app.store.writer import WriteFailed

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from app.store import pending, writer
+from app.store import growing_answers, writer
 from app.store import recorder as recorders
 from app.store.archive import Archive
 from app.store.database import Operation, StoreError
-from app.store.pending import ChunkWritten, EventReceived, GrowingAnswers
+from app.store.growing_answers import ChunkWritten, EventReceived, GrowingAnswers
 from app.store.recorder import DatabaseRecorder
 from app.store.writer import WriteFailed
 from sequoia_core.events import Step
@@ -155,7 +155,7 @@ def test_a_disk_that_hangs_is_waited_for_once(path: Path, monkeypatch: pytest.Mo
 @pytest.fixture
 def little_memory(quick_retries: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Room for the steps of two long answers."""
-    monkeypatch.setattr(pending, "MOST_BYTES", 2 * packed_bytes())
+    monkeypatch.setattr(growing_answers, "MOST_BYTES", 2 * packed_bytes())
 
 
 def packed_bytes() -> int:
@@ -190,7 +190,7 @@ def test_steps_of_the_oldest_answers_are_let_go_and_texts_are_kept(
             for at in range(6):
                 asked.append(tell(recorder, exchange(f"meanwhile {at}"), make_answer(LONG)))
                 recorder.settle(PATIENCE_SECONDS)
-                assert waiting_bytes(recorder) <= pending.MOST_BYTES
+                assert waiting_bytes(recorder) <= growing_answers.MOST_BYTES
             messages = [news.message for news in recorder.news() if isinstance(news, WriteFailed)]
             (dropped,) = [message for message in messages if "dropped" in message]
             assert "the texts are kept" in dropped
@@ -213,7 +213,7 @@ def test_steps_of_the_oldest_answers_are_let_go_and_texts_are_kept(
 def test_an_answer_whose_steps_are_let_go_as_it_grows_has_none_of_them(
     path: Path, little_memory: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pending, "MOST_BYTES", packed_bytes() // 3)
+    monkeypatch.setattr(growing_answers, "MOST_BYTES", packed_bytes() // 3)
     events = make_answer(LONG)
     with recording(path) as recorder:
         asked = exchange("long")
@@ -247,7 +247,7 @@ def test_a_file_that_is_never_written_again_takes_no_more_memory_either(
         for at in range(6):
             last = tell(recorder, exchange(f"in memory {at}"), make_answer(LONG))
             recorder.settle(PATIENCE_SECONDS)
-            assert waiting_bytes(recorder) <= pending.MOST_BYTES
+            assert waiting_bytes(recorder) <= growing_answers.MOST_BYTES
         (news,) = recorder.news()
         assert isinstance(news, WriteFailed)
         assert "is damaged" in news.message
