@@ -27,8 +27,7 @@ class SessionInfo:
     id: str
     name: str | None  # what a person called it
     title: str  # its first prompt, on one line
-    created: float  # seconds since the epoch
-    changed: float  # the same, of the last message
+    changed: float  # by its last message, in seconds since the epoch
     exchanges: int
     cut_off: int  # how many of its answers were
     windows: int  # how many have it open
@@ -162,7 +161,7 @@ def events_of(connection: sqlite3.Connection, place: int) -> Iterator[Event]:
 
 def _infos(connection: sqlite3.Connection, where: str, *values: str) -> list[SessionInfo]:
     rows = connection.execute(
-        "SELECT s.id, s.name, s.title, s.created, s.changed, "
+        "SELECT s.id, s.name, s.title, s.changed, "
         "(SELECT count(*) FROM exchange e WHERE e.session = s.id), "
         "(SELECT count(*) FROM exchange e WHERE e.session = s.id AND e.ending = 'cut off'), "
         "(SELECT count(*) FROM window w WHERE w.session = s.id), "
@@ -171,10 +170,10 @@ def _infos(connection: sqlite3.Connection, where: str, *values: str) -> list[Ses
     )
     return [
         SessionInfo(
-            _text(session), _text_or_none(name), _text(title), moment(created), moment(changed),
-            exchanges, cut_off, windows, bool(deleted),
+            _text(session), _text_or_none(name), _text(title), moment(changed), exchanges,
+            cut_off, windows, bool(deleted),
         )
-        for session, name, title, created, changed, exchanges, cut_off, windows, deleted in rows
+        for session, name, title, changed, exchanges, cut_off, windows, deleted in rows
     ]  # fmt: skip
 
 
