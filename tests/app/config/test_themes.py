@@ -43,7 +43,7 @@ TIMES = ("draft", "verify", "bookkeeping")
 
 def test_packaged_themes_load_and_the_default_is_among_them() -> None:
     found = ThemeFolders([packaged_folder()]).changes()
-    assert found.problems == ()
+    assert found.problems == []
     assert len(found.themes) == len(PACKAGED) >= 5
     assert DEFAULT_THEME in {theme.name for theme in found.themes}
 

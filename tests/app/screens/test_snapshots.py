@@ -126,7 +126,7 @@ async def test_palette(stage: Stage) -> None:
 
 
 async def test_every_theme(snapshot: SnapshotAssertion) -> None:
-    themes = [theme.name for theme in ThemeFolders([packaged_folder()]).load().themes]
+    themes = [theme.name for theme in ThemeFolders([packaged_folder()]).changes().themes]
     async with Stage((100, 30), snapshot, themes).chat(replay(told())) as chat:
         await chat.ask()
         await chat.pilot.press("f6", "left")
