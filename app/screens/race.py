@@ -6,6 +6,7 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.content import Content
 from textual.screen import Screen
+from textual.widgets import Static
 
 from sequoia_core.chat.race import Lane
 from sequoia_core.events import PrefillDone
@@ -22,7 +23,7 @@ from ..widgets.bars import RaceBars
 from ..widgets.key_bar import KeyBar
 from ..widgets.lane_text import LaneText
 from ..widgets.line import Line
-from .redraw import FramePacer
+from .chat.redraw import FramePacer
 
 _DRAW_SECONDS = 1 / 20
 _SCROLL = ("race.up race.down", "scroll")
@@ -41,13 +42,13 @@ class RaceScreen(Screen[None]):
         super().__init__()
         self._session, self._decoder, self._question = session, decoder, question
         self._params = session.settings.sampling()
-        self._run = RaceState(question.prompt, question.exchange)
+        self._run: RaceState
         self._seen: tuple[object, ...] = ()
         self._pacer = FramePacer()
         self._title = Line(id="race-title")
         self._texts = {lane: LaneText(id=f"race-{lane.value}") for lane in Lane}
         self._bars = RaceBars()
-        self._verdict, self._terms = Line(id="race-verdict"), Line(id="race-terms")
+        self._verdict, self._terms = Static(id="race-verdict"), Line(id="race-terms")
         self._keys = KeyBar()
 
     def compose(self) -> ComposeResult:
@@ -61,14 +62,12 @@ class RaceScreen(Screen[None]):
         self.set_interval(_DRAW_SECONDS, self._tick)
 
     def on_resize(self) -> None:
-        self._verdict.styles.height = None
         self._draw()
 
     def _begin(self) -> None:
         question = self._question
         self._run = self._session.race = RaceState(question.prompt, question.exchange)
         self._decoder.submit(Race(question.turns, question.prompt, self._params))
-        self._verdict.styles.height = None
         self._seen = ()  # a short race may look just like the one before
         self._draw()
 
@@ -109,21 +108,14 @@ class RaceScreen(Screen[None]):
         self._keys.row = _OVER if run.ended else running
 
     def _show_verdict(self) -> None:
-        """The speed-up, and whether the texts are equal.
-
-        The widget grows to the lines it takes, and shrinks only for another race or size.
-        """
+        """The speed-up, and whether the texts are equal."""
         run = self._run
         lines = [_speedup(run), _agreement(run)]
         if run.diverged and run.greedy:
             lines.append(Content.styled(f"there: {run.divergence()}", "$notice"))
         elif run.notices and not run.ended:
             lines.append(Content.styled(visible(run.notices[-1]), "$notice"))
-        verdict = Content("\n").join(lines)
-        height = len(verdict.wrap(max(1, self._verdict.size.width)))
-        if height > self._verdict.size.height > 0 and not self.has_class("-tiny"):
-            self._verdict.styles.height = height
-        self._verdict.show(verdict)
+        self._verdict.update(Content("\n").join(lines), layout=run.ended or len(lines) > 2)
 
     def _title_text(self) -> Content:
         run = self._run

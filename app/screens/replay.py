@@ -118,15 +118,11 @@ class ReplayScreen(StepScreen):
     def _draw_step(self, view: View, *, still: bool) -> None:
         whole, steps = view.recorded.exchange.answer, len(view.answer.steps)
         cursor = StepCursor(whole, steps - 1) if steps else StepCursor(view.answer)
-        step, statistics, chosen = cursor.step, cursor.statistics, cursor.chosen
         title = cursor.title(paused=False)
-        self.decoding.show_tree(step, title, still=still)
-        self.decoding.show_figures(step, statistics, chosen)
-        self.strip.show_step(step, statistics)
+        self.decoding.show_tree(cursor.step, title, still=still)
+        self.draw_figures(cursor, cursor.chosen)
         self.draw_views(cursor, title)
         asked = view.recorded.asked
-        self.header.statistics = statistics
-        self.header.chosen_tree = chosen.tree if chosen is not None else None
         self.header.temperature = asked.temperature if asked else None
 
     def _draw_place(self, view: View) -> None:

@@ -1,9 +1,10 @@
-"""The list of sessions: open, rename, delete and bring back. It is read in a thread."""
+"""The list of sessions, and the search in all of them. Both read the record in a thread."""
 
 import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from typing import NamedTuple
 
 from textual import events, on, work
 from textual.content import Content
@@ -14,17 +15,30 @@ from sequoia_core.errors import counted
 from ..config.actions import bindings
 from ..present.words import when
 from ..state.sanitize import fit, visible
-from ..store.archive import SessionInfo
+from ..store.archive import SearchHit, SessionInfo
 from ..store.recorder import DatabaseRecorder
+from ..store.text_search import Term, excerpt, terms
 from ..ui.base_app import errors_shown
 from .dialog import Dialog
-from .search import Place, SearchScreen
 
 _NAMING = "enter keeps it, empty takes it away   esc leaves it"
 _DELETED = "deleted for good when this window closes"
 _SETTLE_SECONDS = 0.2
 _DATE_CELLS = 17
 _NARROW_CELLS = 64
+
+MOST = 200  # hits of a search that are shown
+_PATIENCE_SECONDS = 0.12
+_HIT = "bold underline $bonus"
+_EXCERPT_MARGIN = 17  # cells around an excerpt: who wrote it, and the dots where it is cut
+
+
+class Place(NamedTuple):
+    """A place to open: a session, at one of its exchanges or else where it was left."""
+
+    session: str
+    exchange: str | None = None
+    wanted: tuple[Term, ...] = ()  # what to find in the exchange
 
 
 class SessionsScreen(Dialog[Place | None, SessionInfo | None]):
@@ -162,21 +176,93 @@ class SessionsScreen(Dialog[Place | None, SessionInfo | None]):
         """Bring back the chosen session if it is deleted, else the one deleted last."""
         if not self.is_current:
             return
-        info = self._chosen
-        session = info.id if info is not None and info.deleted else ""
-        session = session or (self._deleted[-1] if self._deleted else "")
-        if not session:
+        deleted = [*self._deleted]
+        if self._chosen is not None and self._chosen.deleted:
+            deleted.append(self._chosen.id)
+        if not deleted:
             self._say("nothing was deleted")
-        elif await self._change(self._record.undelete(session), "it is back"):
-            self._deleted = [each for each in self._deleted if each != session]
+        elif await self._change(self._record.undelete(deleted[-1]), "it is back"):
+            self._deleted = [each for each in self._deleted if each != deleted[-1]]
 
     async def _change(self, change: "Future[None]", done: str = "") -> bool:
         """Wait for a change of the record, and show it; whether it succeeded."""
         changed = False
         with errors_shown(self._say):
             await asyncio.wrap_future(change)
+            self._say(done)
             changed = True
-            if done:
-                self._say(done)
         self._read()
         return changed
+
+
+class SearchScreen(Dialog[Place | None, SearchHit]):
+    """A search over the chat; ends with the place to open, or None."""
+
+    BINDINGS = bindings("search")
+    KEYS = "up down choose   enter open   search.close close"
+
+    def __init__(self, record: DatabaseRecorder, words: str = "") -> None:
+        super().__init__(
+            "Search all sessions", placeholder='words or their beginnings; "in quotes" together'
+        )
+        self._record = record
+        self._input.value = words
+        self._list.can_focus = False
+        self._wanted: tuple[Term, ...] = ()
+
+    def on_mount(self) -> None:
+        self._input.focus()
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._search)
+
+    def on_key(self, event: events.Key) -> None:
+        """Take what is typed before the input has the focus."""
+        if event.is_printable and event.character:
+            event.stop()
+            self._input.value += event.character
+            self._input.cursor_position = len(self._input.value)
+
+    @on(Input.Changed)
+    @work(exclusive=True)
+    async def _search(self) -> None:
+        await asyncio.sleep(_PATIENCE_SECONDS)  # a word that is still being typed
+        wanted = terms(self._input.value)
+        rows: list[tuple[SearchHit, Content]] = []
+        with errors_shown(self._say):
+            rows = await asyncio.to_thread(self._rows, wanted, self._room)
+            self._say(_count(len(rows)) if wanted else "")
+        self._wanted = wanted
+        self._fill(rows[:MOST])
+
+    def _rows(self, wanted: tuple[Term, ...], room: int) -> list[tuple[SearchHit, Content]]:
+        hits = self._record.archive.search(wanted, MOST + 1)
+        return [(hit, _row(hit, wanted, room)) for hit in hits]
+
+    @on(Input.Submitted)
+    @on(OptionList.OptionSelected)
+    def _open(self) -> None:
+        if hit := self._chosen:
+            self.dismiss(Place(hit.session, hit.exchange, self._wanted))
+
+    def action_move(self, how: str) -> None:
+        """Move among the hits; the input keeps the focus."""
+        getattr(self._list, f"action_{how}")()
+
+
+def _count(hits: int) -> str:
+    if hits > MOST:
+        return f"the newest {MOST} hits"
+    return counted(hits, "hit") if hits else "no hit"
+
+
+def _row(hit: SearchHit, wanted: tuple[Term, ...], room: int) -> Content:
+    date = f"  {when(hit.started, time.time())} "
+    title = fit(f" {visible(hit.label)}", max(8, room - len(date)))
+    lines = [Content.assemble((title, "bold"), (date, "$notice"))]
+    for name, text in (("you", hit.prompt), ("answer", hit.answer)):
+        part = excerpt(text, wanted, max(3, room - _EXCERPT_MARGIN))
+        if part is not None:
+            pieces = [(piece, _HIT if found else "") for piece, found in part]
+            lines.append(Content.assemble((f"   {name:<7} ", "$notice"), *pieces))
+    return Content("\n").join(lines)

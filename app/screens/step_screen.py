@@ -13,7 +13,9 @@ from typing_extensions import override
 
 from ..present.acceptance_map import AcceptanceMap
 from ..present.node_explanation import explain_node
+from ..state.answer import Chosen
 from ..state.step_cursor import StepCursor
+from ..ui.base_app import BaseApp
 from ..widgets.bars import StepBar
 from ..widgets.decode_panel import DecodePanel
 from ..widgets.header import Header
@@ -32,6 +34,8 @@ LEGEND = Content.assemble(
 
 class StepScreen(Screen[None]):
     """Header over transcript and tree or acceptance map, over another widget, over keys."""
+
+    app: BaseApp
 
     def __init__(self, header: Header, below: Widget) -> None:
         super().__init__()
@@ -64,6 +68,14 @@ class StepScreen(Screen[None]):
         heat = self.has_class("-heat")
         if heat and self._map.follow(cursor.answer, cursor.at, cursor.chosen):
             self.decoding.acceptance.show(self._map)
+
+    def draw_figures(self, cursor: StepCursor, chosen: Chosen | None, waiting: str = "") -> None:
+        """Draw the statistics up to the step on show, or what happens before the first."""
+        step, statistics = cursor.step, cursor.statistics
+        self.decoding.show_figures(step, statistics, chosen, waiting)
+        self.strip.show_step(step, statistics, waiting)
+        self.header.statistics = statistics
+        self.header.chosen_tree = chosen.tree if chosen is not None else None
 
     @property
     def explains(self) -> bool:

@@ -39,8 +39,7 @@ WATCH_SECONDS = 1.0
 _COPIED_SECONDS = 4.0
 _WIDE = 100
 _NEVER = 100_000  # more columns than a terminal has
-_FONT_FACE = re.compile(r"@font-face \{[^}]*\}\s*")
-_COMMENT = re.compile(r"<!--.*?-->\s*", re.DOTALL)
+_ONLINE = re.compile(r"@font-face \{[^}]*\}\s*|<!--.*?-->\s*", re.DOTALL)
 _FAMILY = "font-family: Fira Code, monospace;"
 _LOCAL_FAMILY = (
     'font-family: "Fira Code", "Cascadia Mono", "DejaVu Sans Mono", Menlo, Consolas, monospace;'
@@ -242,5 +241,4 @@ class BaseApp(App[None]):
 def with_local_fonts(svg: str) -> str:
     """An SVG by rich without the fonts from a server; the drawing itself is not changed."""
     style, end, drawing = svg.partition("</style>")
-    style = _COMMENT.sub("", _FONT_FACE.sub("", style)).replace(_FAMILY, _LOCAL_FAMILY)
-    return style + end + drawing
+    return _ONLINE.sub("", style).replace(_FAMILY, _LOCAL_FAMILY) + end + drawing

@@ -6,7 +6,6 @@ order, with an exit code that says so. Overrides private parts of `Driver`.
 """
 
 import asyncio
-import json
 import os
 import select
 import signal
@@ -17,7 +16,7 @@ from typing import Any, TextIO
 from textual.driver import Driver
 from textual.drivers._byte_stream import ByteStream
 from textual.drivers.linux_driver import LinuxDriver
-from textual.drivers.web_driver import WebDriver
+from textual.drivers.web_driver import WebDriver, _ExitInput
 from textual.message import Message
 from typing_extensions import override
 
@@ -26,7 +25,6 @@ from .terminal_input import TerminalInput
 GONE = 128 + signal.SIGHUP  # exit code after the terminal or the browser's window was closed
 _READ_BYTES = 65536
 _LOOK_SECONDS = 0.1
-_LONGEST_SIDE = 1000
 
 
 def driver_for(driver: type[Driver]) -> type[Driver]:
@@ -83,36 +81,25 @@ class BrowserDriver(WebDriver):
     @override
     def run_input_thread(self) -> None:
         reader, packets = TerminalInput(), ByteStream()
-        with closing(self._input_reader), _errors_end(self._app):
+        with closing(self._input_reader), _errors_end(self._app), suppress(_ExitInput):
             for data in self._input_reader:
                 for kind, payload in packets.feed(data) if data else ():
                     if kind == "D":
                         _process(self, reader.feed(payload))
-                    elif self._asked_to_end(payload):
-                        return
+                    else:
+                        self._on_meta(kind, payload)
                 if not data:
                     _process(self, reader.tick())
             if not self.exit_event.is_set():
                 _process(self, reader.close())
                 _exit_gone(self._app)
 
-    def _asked_to_end(self, payload: bytes) -> bool:
-        """Carry out a request of the server; others are ignored."""
-        try:
-            request = json.loads(payload)
-        except ValueError:
-            return False
-        match request:
-            case {"type": "resize", "width": int(width), "height": int(height)}:
-                if 0 < width <= _LONGEST_SIDE and 0 < height <= _LONGEST_SIDE:
-                    self.on_meta("resize", request)
-            case {"type": "focus" | "blur" as kind}:
-                self.on_meta(kind, request)
-            case {"type": "quit"}:
-                _exit_gone(self._app)
-            case {"type": "exit"}:
-                return True
-        return False
+    @override
+    def on_meta(self, packet_type: str, payload: dict[str, object]) -> None:
+        if packet_type == "quit":
+            _exit_gone(self._app)
+        else:
+            super().on_meta(packet_type, payload)
 
 
 class _Output:

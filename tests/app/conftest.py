@@ -25,7 +25,7 @@ def config_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True)
 def nobody_waits_for_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the parts of a picture."""
-    monkeypatch.setattr("app.screens.redraw.KEY_SECONDS", 0)
+    monkeypatch.setattr("app.screens.chat.redraw.KEY_SECONDS", 0)
 
 
 @pytest.fixture(params=SIZES, ids=lambda size: "x".join(map(str, size)))
@@ -34,6 +34,6 @@ def stage(
 ) -> Stage:
     """Where a screen is brought about and pictured; makes a test one for each size."""
     monkeypatch.setattr(
-        "app.screens.redraw.SHARE", 1e6
+        "app.screens.chat.redraw.SHARE", 1e6
     )  # nothing is decoded that drawing could slow down
     return Stage(request.param, snapshot)

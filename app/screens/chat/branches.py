@@ -1,6 +1,6 @@
 """Branches of the chat on the screen: edit an earlier message, show another branch."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ...engine.messages import Clear, Restore, SetSystem, Start
@@ -13,8 +13,8 @@ from ...widgets.prompt import Prompt
 from ...widgets.transcript import Transcript
 
 EDITING = "prompt.send sends it as another branch, chat.stop leaves it"
-StoredNotes = Iterable[tuple[str | None, str]]
-"""Id of the exchange that each note came after, None for before the first; and its text."""
+StoredNotes = Mapping[str | None, Sequence[str]]
+"""Texts of notes by the id of the exchange that they came after, None for before the first."""
 
 
 class TranscriptPages:
@@ -28,20 +28,16 @@ class TranscriptPages:
         self._prompts: dict[str, TextEntry] = {}
         self.answers: dict[str, AnswerEntry] = {}  # by id of the exchange
         self._notes: dict[str | None, list[Entry]] = {}
-        self._stored_notes: dict[str, list[str]] = {}
+        self._stored_notes: StoredNotes = {}
         self._last: str | None = None
 
-    def clear(self, notes: StoredNotes = ()) -> None:
+    def clear(self, notes: StoredNotes) -> None:
         """Empty the transcript; the notes are of the exchanges that are shown next."""
-        for entries in (self._prompts, self.answers, self._notes, self._stored_notes):
-            entries.clear()
-        self._last = None
+        self._prompts, self.answers, self._notes = {}, {}, {}
+        self._stored_notes, self._last = notes, None
         self.transcript.clear()
-        for after, text in notes:
-            if after is None:
-                self.note(text)
-            else:
-                self._stored_notes.setdefault(after, []).append(text)
+        for text in notes.get(None, ()):
+            self.note(text)
 
     def begin(self, exchange: Exchange) -> None:
         """Add an exchange at the end; what is noted from now on belongs to it."""
@@ -49,7 +45,7 @@ class TranscriptPages:
         name = self._session.answer_name
         self.answers[exchange.id] = self.transcript.add_answer(exchange.answer, name)
         self._last = exchange.id
-        for text in self._stored_notes.pop(exchange.id, ()):
+        for text in self._stored_notes.get(exchange.id, ()):
             self.note(text)
 
     def name_answers(self) -> None:
@@ -115,12 +111,8 @@ class Branches:
         follows the branch on show.
         """
         session = self.session
-        sibling_of = sibling_of or session.edited
-        typed_since = self.prompt.text if session.edit is not None else ""
-        self.leave_editing()
-        if typed_since:
-            self.prompt.put(self.prompt.text + typed_since)
-        path = session.path(sibling_of)
+        path = session.path(sibling_of or session.edited)
+        self.leave_editing(self.prompt.text)
         if len(path) < len(session.history.branch):
             self.pages.show(path)
         self._restore(path)
@@ -136,10 +128,10 @@ class Branches:
         self.leave_editing()
         self.recorder.clear()
         self.session.clear()
-        self.pages.clear()
+        self.pages.clear({})
         self.shown()
 
-    def open(self, history: History, system: str | None = None, notes: StoredNotes = ()) -> None:
+    def open(self, history: History, system: str | None, notes: StoredNotes) -> None:
         """Show a stored chat with its system prompt and notes."""
         session = self.session
         self.leave_editing()
@@ -154,12 +146,11 @@ class Branches:
 
     def select(self, exchange: Exchange) -> None:
         """Show the branch through an exchange, down to where it was left."""
-        session = self.session
-        session.history.select(exchange)
+        self.session.history.select(exchange)
         self._show()
-        if session.last is not None:
-            self.recorder.select(session.last.id)
-        if exchange is not session.last:
+        last = self.session.history.branch[-1]
+        self.recorder.select(last.id)
+        if exchange is not last:
             self.pages.scroll_to(exchange)
 
     def turn(self, by: int) -> None:
@@ -205,14 +196,14 @@ class Branches:
             return
         self._show_edit(session.edit)
 
-    def leave_editing(self) -> None:
-        """Put the draft back into the prompt, if a message is edited."""
+    def leave_editing(self, typed_since: str = "") -> None:
+        """If a message is edited, put the draft back into the prompt, before what was typed."""
         edit, self.session.edit = self.session.edit, None
         if edit is None:
             return
         self.prompt.edits = False
         self.prompt.retitle(self.prompt.TITLE)
-        self.prompt.put(edit.draft)
+        self.prompt.put(edit.draft + typed_since)
         self.pages.remark()
         self.pages.transcript.follow()
 

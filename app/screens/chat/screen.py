@@ -18,17 +18,16 @@ from ...state.chat_session import ChatError, ChatSession
 from ...state.history import Exchange
 from ...state.slash_commands import Command, is_command, parse_command, parse_copy, parse_set
 from ...store.recorder import Recorder
-from ...ui.base_app import BaseApp, errors_shown
+from ...ui.base_app import errors_shown
 from ...widgets.prompt import Prompt
 from ..help import HelpScreen
 from ..race import RaceScreen
-from ..redraw import Redraw
 from ..settings import SettingsChanger, SettingsScreen
 from ..step_screen import PromptedScreen
 from .branches import Branches, TranscriptPages
-from .drawing import Drawing
 from .engine_reports import EngineReports
 from .output import export_chat, export_file, requested_copy
+from .redraw import Redraw
 from .session_actions import SessionActions
 from .step_inspector import StepInspector
 
@@ -38,7 +37,6 @@ DRAIN_SECONDS = 1 / 20
 class ChatScreen(PromptedScreen):
     """The chat with its prompt."""
 
-    app: BaseApp
     BINDINGS = bindings("chat")
 
     def __init__(
@@ -60,12 +58,7 @@ class ChatScreen(PromptedScreen):
             session, pages, prompt, recorder, decoder.submit, self._branch_shown
         )
         self.inspector = StepInspector(session, pages, recorder, prompt, lambda: self.redraw.now())
-        self.drawing = Drawing(self, session, decoder, self.inspector)
-        self.redraw = Redraw(
-            self,
-            (self.drawing.text, self.drawing.tree, self.drawing.figures),
-            lambda seconds: self.app.collections.input_within(seconds),
-        )
+        self.redraw = Redraw(self, session, decoder, self.inspector)
         self.sessions = SessionActions(session, recorder, self.branches, pages, prompt)
         self.reports = EngineReports(session, recorder, pages, prompt, decoder)
 
@@ -84,7 +77,7 @@ class ChatScreen(PromptedScreen):
         self.header.status = "loading"
         self.prompt.focus()
         self.set_interval(DRAIN_SECONDS, self._take_reports)
-        self.set_interval(DRAIN_SECONDS, self._go_on_drawing)
+        self.set_interval(DRAIN_SECONDS, self.redraw.go_on)
         self.sessions.start()
 
     # Reports and drawing
@@ -105,18 +98,15 @@ class ChatScreen(PromptedScreen):
             collections.answer_ended()
         collections.collect_if_due(idle=not session.decoding)
 
-    async def _go_on_drawing(self) -> None:
-        await self.redraw.go_on(running=self.session.decoding and not self.decoder.paused)
-
     def _branch_shown(self) -> None:
         self.inspector.show_last()
-        self.drawing.text()
+        self.redraw.text()
         self.redraw.changed(urgent=True)
 
     @override
     def view_changed(self) -> None:
-        self.drawing.views()
-        self.drawing.status()
+        self.redraw.views()
+        self.redraw.status()
 
     def _settings_changed(self) -> None:
         self.header.settings = self.session.settings
@@ -128,7 +118,7 @@ class ChatScreen(PromptedScreen):
     @on(events.DescendantFocus)
     @on(events.Resize)
     def _focus_moved(self) -> None:
-        self.drawing.status()
+        self.redraw.status()
 
     # Prompts and commands
 
@@ -151,7 +141,7 @@ class ChatScreen(PromptedScreen):
 
     def _ask(self, text: str, sibling_of: Exchange | None = None) -> None:
         exchange = self.branches.begin(text, sibling_of)
-        self.sessions.offer = None
+        self.sessions.offer = ""
         record = self.reports.begin(exchange)
         self.decoder.submit(Ask(text, self.session.settings.sampling()), record)
 
@@ -228,7 +218,7 @@ class ChatScreen(PromptedScreen):
         elif self.covers_chat:
             self.remove_class("-tree-shown", "-heat")
         self.prompt.focus()
-        self.drawing.status()
+        self.redraw.status()
 
     def action_pause(self) -> None:
         self.decoder.toggle_pause()
@@ -259,7 +249,7 @@ class ChatScreen(PromptedScreen):
             tree.focus()
             if not self.explains:
                 tree.action_explain()
-        self.drawing.status()
+        self.redraw.status()
 
     def action_race(self) -> None:
         words = self.prompt.text.strip()
@@ -280,7 +270,7 @@ class ChatScreen(PromptedScreen):
                 case _:
                     self._ask_again()
         self.prompt.focus()
-        self.drawing.status()
+        self.redraw.status()
 
     def _ask_again(self) -> None:
         session = self.session

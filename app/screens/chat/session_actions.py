@@ -15,8 +15,7 @@ from ...store.recorder import DatabaseRecorder, Recorder
 from ...store.writer import WriteFailed, WriteRecovered
 from ...ui.base_app import errors_shown
 from ...widgets.prompt import Prompt
-from ..search import Place, SearchScreen
-from ..sessions import SessionsScreen
+from ..sessions import Place, SearchScreen, SessionsScreen
 from .branches import Branches, StoredNotes, TranscriptPages
 
 NEWS_SECONDS = 0.25
@@ -39,7 +38,7 @@ class SessionActions:
     branches: Branches
     pages: TranscriptPages
     prompt: Prompt
-    offer: LeftOpen | None = None  # the last chat, which `/continue` goes on with
+    offer: str = ""  # id of the last chat, which `/continue` goes on with
 
     def start(self) -> None:
         if isinstance(self.recorder, DatabaseRecorder):
@@ -60,13 +59,11 @@ class SessionActions:
             case "load" if words:
                 self.session.check_idle()
                 self._begin(self._find(record, words), exclusive=True, group="open")
-            case "continue" if self.offer is not None:
-                self.open(Place(self.offer.session))
-                self.offer = None
-            case "load" | "continue" | "sessions":
-                self._list(record)
+            case "continue" if self.offer:
+                self.open(Place(self.offer))
+                self.offer = ""
             case _:
-                raise AssertionError(f"no handler for /{what}")
+                self._list(record)
 
     def open(self, place: Place) -> None:
         """Continue a session; raises `ChatError` if nothing is recorded or an answer is running."""
@@ -99,7 +96,7 @@ class SessionActions:
         for news in record.news():
             match news:
                 case WriteFailed(message):
-                    self.pages.note(message, error=True)
+                    self._note_error(message)
                 case WriteRecovered(message):
                     self.pages.note(message)
                 case LeftOpen():
@@ -108,18 +105,17 @@ class SessionActions:
     async def _make_offer(self, record: DatabaseRecorder, left: LeftOpen) -> None:
         with errors_shown(self._note_error):
             stored = await asyncio.to_thread(record.archive.load, left.session)
-            if not self.session.busy and record.session is None:
-                self._offer_to_continue(left, fit(stored.info.label, 48).rstrip())
-            # else the person has begun something else; the list has it
-
-    def _offer_to_continue(self, left: LeftOpen, label: str) -> None:
-        self.offer = left
-        how = "cut off in the middle of an answer" if left.cut_off else "not closed"
-        key = self.prompt.keys.shown("chat.sessions")
-        self.pages.note(
-            f'The last chat, "{label}", was {how}; nothing that was on the screen is lost. {key} '
-            "or /continue goes on with it; a message begins another, and /sessions lists all."
-        )
+            if self.session.busy or record.session is not None:
+                return  # the person has begun something else; the list has it
+            self.offer = left.session
+            label = fit(stored.info.label, 48).rstrip()
+            how = "cut off in the middle of an answer" if left.cut_off else "not closed"
+            key = self.prompt.keys.shown("chat.sessions")
+            self.pages.note(
+                f'The last chat, "{label}", was {how}; nothing that was on the screen is lost. '
+                f"{key} or /continue goes on with it; a message begins another, and /sessions "
+                "lists all."
+            )
 
     # Commands
 
@@ -163,7 +159,7 @@ class SessionActions:
         if here and self.session.history.exchanges.keys() - stored.history.exchanges.keys():
             self.prompt.hint(BEHIND)
             return
-        self.offer = None
+        self.offer = ""
         self.branches.open(stored.history, stored.system, notes)
         record.resume(place.session)
         found = stored.history.exchanges.get(place.exchange or "")
@@ -188,5 +184,8 @@ def _load(record: DatabaseRecorder, session: str) -> tuple[StoredSession, Stored
     """A session, and the notes of its races."""
     record.settle(_SETTLE_SECONDS)
     stored = record.archive.load(session)
-    races = record.archive.races(session)
-    return stored, [(after, note) for after, result in races if (note := recorded_note(result))]
+    notes: dict[str | None, list[str]] = {}
+    for after, result in record.archive.races(session):
+        if note := recorded_note(result):
+            notes.setdefault(after, []).append(note)
+    return stored, notes

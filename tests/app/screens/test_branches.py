@@ -364,7 +364,7 @@ async def test_a_chat_of_another_day_is_opened_where_it_was_left() -> None:
     history.begin("other", done("Gamma."), 0.0, ())
     history.select(first)
     async with holding([]) as scene:
-        scene.chat.app.chat.branches.open(history)
+        scene.chat.app.chat.branches.open(history, None, {})
         await scene.chat.pilot.pause()
         assert scene.shown == ["first", "Alpha", "second", "Beta"]
         await scene.chat.ask("third")

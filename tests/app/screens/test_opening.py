@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from rich.segment import Segment
 
-from app.screens.search import SearchScreen
+from app.screens.sessions import SearchScreen
 from app.store.archive import Archive
 from tests.app.driving import Driver
 from tests.app.records import recording, say

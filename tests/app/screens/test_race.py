@@ -55,7 +55,7 @@ class NoticingEngine(RacingEngine):
 async def test_a_notice_is_read_whole_while_a_race_runs(
     size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.screens.redraw.SHARE", 1e6)
+    monkeypatch.setattr("app.screens.chat.redraw.SHARE", 1e6)
     engine = NoticingEngine()
     async with driving(engine, GREEDY, size=size) as chat:
         await chat.type("Why is the sky blue?", "f3")

@@ -11,8 +11,7 @@ from textual.content import Content
 from textual.widgets import Input, OptionList
 
 from app.app import SequoiaApp, Settings
-from app.screens.search import Place, SearchScreen
-from app.screens.sessions import SessionsScreen
+from app.screens.sessions import Place, SearchScreen, SessionsScreen
 from app.state.slash_commands import USAGE
 from app.store.archive import Archive
 from app.store.database import DamagedError

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from textual.widgets import OptionList
 
-from app.screens import search, sessions
+from app.screens import sessions
 from app.store.recorder import DatabaseRecorder
 from tests.app.driving import Driver
 from tests.app.picturing import Stage
@@ -25,8 +25,7 @@ CHATS = (
 
 @pytest.fixture(autouse=True)
 def yesterday(monkeypatch: pytest.MonkeyPatch) -> None:
-    for screen in (search, sessions):
-        monkeypatch.setattr(screen, "when", lambda then, now: "yesterday 14:03")
+    monkeypatch.setattr(sessions, "when", lambda then, now: "yesterday 14:03")
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from rich.cells import cell_len
 
-from app.screens.redraw import SHARE, FramePacer
+from app.screens.chat.redraw import SHARE, FramePacer
 from app.state.answer import Answer
 from app.state.sanitize import fit, quote_token, visible
 from app.state.stats import Statistics, step_speedup

@@ -1,0 +1,156 @@
+"""Draws the chat: its text, the step on show and what it is doing, at a measured pace."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from ...engine.decode_thread import DecodeThread
+from ...present.accessible import is_accessible
+from ...state.answer import Chosen
+from ...state.chat_session import ChatSession
+from ...widgets import key_bar
+from ..step_screen import PromptedScreen
+from .step_inspector import StepInspector
+
+SHARE = 0.06
+"""Of one core's time, for everything that the screen's thread does while something is decoded."""
+PAINTING_SECONDS = 0.5  # a part is taken as painted after this time
+KEY_SECONDS = 0.02  # for a key to be taken and shown
+
+
+@dataclass(slots=True)
+class FramePacer:
+    """Says when the next picture is due, by wall time and processor time of the thread.
+
+    Drawing holds the interpreter lock that the decode thread needs between its operations.
+    """
+
+    clock: Callable[[], float] = time.monotonic
+    spent: Callable[[], float] = time.thread_time
+    _drawn_at: float = float("-inf")
+    _spent_then: float = 0.0
+
+    def due(self) -> bool:
+        """Whether what was spent since the last picture is within the share; if so, restart."""
+        now, spent = self.clock(), self.spent()
+        if (now - self._drawn_at) * SHARE < spent - self._spent_then:
+            return False
+        self._drawn_at, self._spent_then = now, spent
+        return True
+
+
+@dataclass(slots=True)
+class Redraw:
+    """Draws the text, the tree and the figures, one after the other.
+
+    Textual paints all that changed at once. Where that is the whole screen, a key that was pressed
+    just before waits noticeably long; between two parts it is shown.
+    """
+
+    screen: PromptedScreen
+    session: ChatSession
+    decoder: DecodeThread
+    inspector: StepInspector
+    _pacer: FramePacer = field(default_factory=FramePacer)
+    _stale: bool = False
+    _urgent: bool = False
+    _drawing: bool = False
+
+    @property
+    def done(self) -> bool:
+        return not (self._stale or self._drawing)
+
+    def changed(self, *, urgent: bool = False) -> None:
+        """There is more to draw; if it is urgent, it does not wait for the pace."""
+        self._stale = True
+        self._urgent |= urgent
+
+    def now(self) -> None:
+        self._stale = self._urgent = False
+        self.text()
+        self.tree()
+        self.figures()
+
+    async def go_on(self) -> None:
+        """Draw what changed, if it is due; while nothing is decoded it always is."""
+        running = self.session.decoding and not self.decoder.paused
+        if not (self._stale and (self._pacer.due() or self._urgent or not running)):
+            return
+        self._stale, self._urgent, self._drawing = False, False, True
+        try:
+            for part in (self.text, self.tree, self.figures):
+                if self.screen.app.collections.input_within(KEY_SECONDS):
+                    await asyncio.sleep(KEY_SECONDS)
+                part()
+                painted = asyncio.Event()
+                self.screen.call_after_refresh(painted.set)
+                # not wait_for, which may swallow the cancellation that ends the app
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(PAINTING_SECONDS):
+                        await painted.wait()
+                await asyncio.sleep(KEY_SECONDS)
+        finally:
+            self._drawing = False
+
+    # The parts
+
+    def text(self) -> None:
+        """Draw the transcript, and what lies over it or in its place."""
+        prompt, walking = self.screen.prompt, self.inspector.cursor.at is not None
+        prompt.walks = self.inspector.has_steps
+        prompt.held = walking or (self.session.busy and self.decoder.paused)
+        self.inspector.highlight()
+        self.views()
+        self.screen.transcript.redraw()
+
+    def views(self) -> None:
+        self.screen.draw_views(self.inspector.cursor, self._title)
+
+    def tree(self) -> None:
+        """Draw the tree of the step on show; in accessible mode only the text moves."""
+        decoding = self.screen.decoding
+        if self._still or not is_accessible(decoding):
+            decoding.show_tree(self.inspector.cursor.step, self._title, still=self._still)
+
+    def figures(self) -> None:
+        """Draw the statistics up to the step on show."""
+        screen, cursor, next_tree = self.screen, self.inspector.cursor, self.session.tree
+        if self._still or not is_accessible(screen):
+            expected = cursor.chosen or (Chosen(next_tree) if next_tree is not None else None)
+            waiting = cursor.answer.waiting if cursor.answer is not None else ""
+            screen.draw_figures(cursor, expected, waiting)
+            if next_tree is None and cursor.at is None and not self.session.busy:
+                screen.header.chosen_tree = None  # settings have changed since
+        self.status()
+
+    def status(self) -> None:
+        """Show what the chat is doing, and the keys for that."""
+        screen, session = self.screen, self.session
+        status, keys = "", key_bar.DECODING if session.busy else key_bar.IDLE
+        if session.pair is None:
+            status = "loading"
+        elif session.edit is not None:
+            status, keys = "editing", key_bar.EDITING
+        elif self.inspector.cursor.at is not None:
+            status, keys = "looking back", key_bar.WALKING
+        elif self.decoder.paused:
+            status, keys = "paused", key_bar.PAUSED
+        if screen.decoding.token_tree.has_focus and session.pair is not None:
+            keys = key_bar.NODES
+        screen.prompt.steps_on_space = self.decoder.paused
+        screen.header.status = status
+        screen.key_bar.row = keys
+        way_back = "chat" if screen.has_class("-heat") else "map, chat"
+        screen.key_bar.way_back = way_back if screen.covers_chat else ""
+
+    @property
+    def _title(self) -> str:
+        return self.inspector.cursor.title(paused=self.decoder.paused)
+
+    @property
+    def _still(self) -> bool:
+        """Whether the next step does not follow at once."""
+        walking = self.inspector.cursor.at is not None
+        return walking or self.decoder.paused or not self.session.busy
