@@ -22,10 +22,7 @@ _Item = TypeVar("_Item")
 
 
 class Dialog(ModalScreen[ScreenResultType], Generic[ScreenResultType, _Item]):
-    """A frame with a list of items, a line to type in that is hidden, and one of keys.
-
-    Its title and a message are on its border.
-    """
+    """A frame with a list, a hidden line to type in, and one of keys; messages on its border."""
 
     app: BaseApp
     KEYS = ""  # ids of actions are shown as their keys
@@ -91,10 +88,7 @@ class Dialog(ModalScreen[ScreenResultType], Generic[ScreenResultType, _Item]):
 
 
 class ChoiceScreen(Dialog[str | None, str]):
-    """The values of a setting; ends with the chosen one, or None.
-
-    `preview` shows a value while it is highlighted.
-    """
+    """The values of a setting, previewed when highlighted; ends with the chosen one or None."""
 
     BINDINGS = bindings("choice")
     KEYS = " enter keeps it   esc leaves it"
@@ -141,5 +135,4 @@ class KeyScreen(Dialog[tuple[str, ...] | None, None]):
     def on_key(self, event: events.Key) -> None:
         event.stop()
         event.prevent_default()
-        if event.key not in ("escape", "backspace"):
-            self.dismiss((event.key,))
+        self.dismiss((event.key,))

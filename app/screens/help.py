@@ -28,8 +28,6 @@ _WIDEST = 120  # columns, as in the style sheet
 _FRAME_CELLS = 8  # frame, padding and scroll bar
 _LEAST_ROOM = 28
 
-_Rows = Iterable[tuple[str, str]]
-
 
 class HelpScreen(ModalScreen[None]):
     """The help of the chat, which goes on decoding behind it."""
@@ -47,9 +45,9 @@ class HelpScreen(ModalScreen[None]):
 
     def on_resize(self) -> None:
         width = max(_LEAST_ROOM, min(_WIDEST, self.size.width * 96 // 100) - _FRAME_CELLS)
-        self.query_one(Static).update(Content("\n").join([*self._lines(width)][1:]))
+        self.query_one(Static).update(Content("\n\n").join(self._sections(width)))
 
-    def _lines(self, width: int) -> Iterable[Content]:
+    def _sections(self, width: int) -> Iterable[Content]:
         keys = self.app.keys
         rows = [
             *self._keys("prompt"),
@@ -61,14 +59,14 @@ class HelpScreen(ModalScreen[None]):
             ("Page up, Page down", "scroll the chat"),
             *self._keys("app"),
         ]
-        yield from _section("Keys", _table(rows, width))
         commands = [(usage, keys.shown(text)) for usage, text in USAGE]
-        yield from _section("Commands", _table(commands, width))
         tints = (Content.assemble("  ", (text, style)) for style, text in _TINTS)
-        yield from _section(keys.shown("Tints, chat.tint"), tints)
-        yield from _section("x plain", _paragraph(SPEEDUP_MEANING, width))
+        yield _section("Keys", _table(rows, width))
+        yield _section("Commands", _table(commands, width))
+        yield _section(keys.shown("Tints, chat.tint"), tints)
+        yield _section("x plain", _paragraph(SPEEDUP_MEANING, width))
 
-    def _keys(self, context: str) -> _Rows:
+    def _keys(self, context: str) -> Iterable[tuple[str, str]]:
         """The actions of a context: names of keys, and what they do."""
         for each in actions(context):
             if each.keys and each.help and not each.listed_with:
@@ -81,7 +79,7 @@ class HelpScreen(ModalScreen[None]):
 class ReplayHelp(HelpScreen):
     """The help of the replay, which goes on behind it."""
 
-    def _lines(self, width: int) -> Iterable[Content]:
+    def _sections(self, width: int) -> Iterable[Content]:
         rows = [
             *self._keys("replay"),
             ("click", "on the line of time goes there"),
@@ -89,13 +87,13 @@ class ReplayHelp(HelpScreen):
             ("Enter", "on a node of the tree: why it came out so"),
             *self._keys("app"),
         ]
-        yield from _section("Keys", _table(rows, width))
-        yield from _section("Time", _paragraph(_REPLAY_TIME, width))
-        yield from _section("x plain", _paragraph(SPEEDUP_MEANING, width))
+        yield _section("Keys", _table(rows, width))
+        yield _section("Time", _paragraph(_REPLAY_TIME, width))
+        yield _section("x plain", _paragraph(SPEEDUP_MEANING, width))
 
 
-def _section(heading: str, lines: Iterable[Content]) -> Iterable[Content]:
-    yield from (Content(""), Content.styled(heading, "bold $primary"), *lines)
+def _section(heading: str, lines: Iterable[Content]) -> Content:
+    return Content("\n").join([Content.styled(heading, "bold $primary"), *lines])
 
 
 def _paragraph(text: str, width: int) -> Iterable[Content]:
@@ -108,10 +106,7 @@ def _table(rows: list[tuple[str, str]], width: int) -> Iterable[Content]:
     side_by_side = width - column >= _LEAST_ROOM
     indent = column if side_by_side else 6
     for name, meaning in rows:
-        first, *rest = wrap(meaning, max(1, width - indent)) or [""]
-        if side_by_side:
-            yield Content.assemble("  ", (name.ljust(column - 2), "bold"), first)
-        else:
-            yield Content.assemble("  ", (name, "bold"))
-            rest = [first, *rest]
-        yield from (Content(" " * indent + line) for line in rest)
+        lines = wrap(meaning, max(1, width - indent))
+        label = name.ljust(column - 2) if side_by_side else name
+        yield Content.assemble("  ", (label, "bold"), lines.pop(0) if side_by_side else "")
+        yield from (Content(" " * indent + line) for line in lines)

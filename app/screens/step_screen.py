@@ -1,7 +1,4 @@
-"""What the screens of the chat and the replay share: the views of a step next to the transcript.
-
-What is on show is in the classes of the screen, for the style sheets.
-"""
+"""What the screens of the chat and the replay share: the views of a step next to the transcript."""
 
 from textual import events, on
 from textual.app import ComposeResult
@@ -33,7 +30,7 @@ LEGEND = Content.assemble(
 
 
 class StepScreen(Screen[None]):
-    """Header over transcript and tree or acceptance map, over another widget, over keys."""
+    """Header, transcript and tree or map, another widget, keys; its classes say what is shown."""
 
     app: BaseApp
 

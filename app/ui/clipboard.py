@@ -1,8 +1,4 @@
-"""Copies text to the clipboard of the machine that a person sits at.
-
-By the terminal's escape sequence OSC 52, which works over SSH and through tmux, and by local
-programs. A terminal never answers, so messages say what was tried, not that it worked.
-"""
+"""Copies text by the terminal's escape sequence OSC 52, also over SSH, and by local programs."""
 
 import base64
 import shutil
@@ -43,8 +39,7 @@ PROGRAMS = (
 def terminal_sequence(text: str, environ: Mapping[str, str]) -> str | None:
     """What to write to the terminal; None if the text is too long.
 
-    In tmux it is wrapped, so that it reaches the outer terminal if the option `allow-passthrough`
-    is on.
+    In tmux it is wrapped: with the option `allow-passthrough` it reaches the outer terminal.
     """
     raw = text.encode("utf-8", "replace")
     if len(raw) > MOST_BYTES:
@@ -70,11 +65,7 @@ def local_programs(environ: Mapping[str, str]) -> tuple[Program, ...]:
 
 
 def copy_with(program: Program, text: str) -> bool:
-    """Pass a text to a program; whether it succeeded.
-
-    Its output is discarded: some programs keep running to serve the text, and would keep a pipe
-    open.
-    """
+    """Pass a text to a program, which may keep running to serve it; whether it succeeded."""
     try:
         done = subprocess.run(
             program.command,
@@ -90,7 +81,7 @@ def copy_with(program: Program, text: str) -> bool:
 
 
 def copy_message(text: str, what: str, *, sent: bool, programs: list[str]) -> str:
-    """One line on where a text was copied; `what` is such as "the answer", "" for a selection."""
+    """One line on what was tried, as no terminal answers; `what` is "" for a selection."""
     size = counted(len(text), "character")
     ways = ["the terminal (OSC 52)", *programs] if sent else programs
     if ways:

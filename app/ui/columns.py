@@ -1,8 +1,4 @@
-"""Keeps frames in their columns, whatever width the terminal gives to characters before them.
-
-Terminals differ over emoji sequences, combining marks and characters of newer versions of Unicode.
-After text with such characters, the cursor is placed by restoring a saved position.
-"""
+"""Keeps frames in their columns, whatever width the terminal gives to characters before them."""
 
 import re
 import unicodedata

@@ -1,9 +1,4 @@
-"""Textual's drivers, made robust against bad input and a terminal that goes away.
-
-In Textual 8.2 a byte or a report that it cannot read ends the input thread, and the app with exit
-code 0; a closed terminal ends the process at once, and typed text is lost. Here the app ends in
-order, with an exit code that says so. Overrides private parts of `Driver`.
-"""
+"""Textual's drivers, but bad input does not end the app, and a lost terminal ends it in order."""
 
 import asyncio
 import os

@@ -1,8 +1,4 @@
-"""Full garbage collections between answers, while nobody types.
-
-A full collection of a long chat, or of the libraries that decode, stops every thread for some ten
-milliseconds, and would come every second or two during an answer.
-"""
+"""Full garbage collections, which stop every thread for some 10 ms, between answers only."""
 
 import gc
 import time

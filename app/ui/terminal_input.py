@@ -1,9 +1,4 @@
-"""Splits what a terminal sends into keys, pastes and reports before Textual interprets them.
-
-Textual 8.2 reads character by character and types what it does not understand into the focused
-widget; a few reports end its input thread. Here every escape sequence is read whole, and unknown
-ones are dropped.
-"""
+"""Splits what a terminal sends into keys, pastes and reports before Textual interprets them."""
 
 import re
 import time
@@ -71,6 +66,8 @@ _PRESSED_OR_HELD = ("", "1", "2")  # event types of a key
 
 
 class TerminalInput:
+    """Reads escape sequences whole and drops unknown ones; Textual 8.2 types them, or ends."""
+
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._decoder = getincrementaldecoder("utf-8")("replace")
@@ -229,10 +226,9 @@ class _Meanings(XTermParser):
 
 
 def _plain_reports(codes: str, end: str) -> list[str] | None:
-    """A key's report in forms that Textual can read: no event type, no alternates, one text each.
+    """A key's report without event type and alternates, one for each text, as Textual reads it.
 
-    `codes` are between `CSI` and the letter `end`. There are none for a released key; it is None if
-    it is not a report of this kind.
+    None are for a released key; the result is None if it is not a report of this kind.
     """
     fields = [field.split(":") for field in codes.split(";")]
     if end == "~" and len(fields) == 3 and fields[0] == ["27"]:  # xterm's modifyOtherKeys

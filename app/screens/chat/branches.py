@@ -18,10 +18,7 @@ StoredNotes = Mapping[str | None, Sequence[str]]
 
 
 class TranscriptPages:
-    """Shows the exchanges of a session and notes in a transcript.
-
-    The entries of an exchange are its prompt, its answer, and the notes that came after it.
-    """
+    """Shows the exchanges of a session in a transcript, each with the notes that came after it."""
 
     def __init__(self, session: ChatSession, transcript: Transcript) -> None:
         self._session, self.transcript = session, transcript
@@ -90,25 +87,21 @@ class TranscriptPages:
 
 @dataclass(frozen=True, slots=True)
 class Branches:
-    """Changes the branch of a session, on the screen, in the record and in the engine.
-
-    The prompt holds the edited message; `shown` is called after another branch was shown.
-    """
+    """Changes the branch of a session, on the screen, in the record and in the engine."""
 
     session: ChatSession
     pages: TranscriptPages
-    prompt: Prompt
+    prompt: Prompt  # holds the edited message
     recorder: Recorder
     submit: Callable[[Start], None]
-    shown: Callable[[], None]
+    shown: Callable[[], None]  # called after another branch was shown
 
     # Which branch
 
     def begin(self, prompt: str, sibling_of: Exchange | None = None) -> Exchange:
-        """Begin an exchange; the engine is on its branch afterwards.
+        """Begin an exchange, on the screen and in the engine.
 
-        It is another version of `sibling_of`, by default of the edited exchange; without one it
-        follows the branch on show.
+        It is another version of `sibling_of` or the edited one, or else follows the branch.
         """
         session = self.session
         path = session.path(sibling_of or session.edited)
@@ -181,8 +174,7 @@ class Branches:
     def edit(self, by: int) -> None:
         """Put the last message into the prompt; while editing, the one before (-1) or after (1).
 
-        Going past the last message ends the editing. Raises `ChatError` if there is no such
-        message.
+        Past the last one the editing ends. Raises `ChatError` if there is no such message.
         """
         session, typed = self.session, self.prompt.text
         if session.edit is None:

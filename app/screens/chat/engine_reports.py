@@ -102,10 +102,7 @@ class EngineReports:
             last.answer.add(event)
 
     def finish(self, reports: Iterable[messages.Report]) -> None:
-        """Record the last reports of the decode thread, and close the record.
-
-        An answer that is still running is recorded as stopped.
-        """
+        """Record the last reports, a running answer as stopped, and close the record."""
         answer = self.session.answer
         if answer is not None and not answer.done:
             for report in reports:

@@ -28,6 +28,7 @@ from ...state.slash_commands import CopyRequest
 ENDINGS = (".md", ".json", ".jsonl", ".svg")
 """Markdown, JSON, a trace to replay, a picture of the screen."""
 ReadSteps = Callable[[str], Iterable[Step]]
+"""Reads the steps of an exchange that the chat does not hold any more; may block."""
 
 
 def requested_copy(
@@ -45,10 +46,7 @@ def requested_copy(
 
 
 def export_file(given: str, session: ChatSession) -> Path:
-    """The file that a person named; its ending says in which format the chat is exported.
-
-    Raises `SequoiaError` if it cannot be.
-    """
+    """The file that a person named for an export; raises `SequoiaError` if it cannot be."""
     path = Path(given)
     if not given:
         raise ChatError("a file is missing: /export FILE.md|.json|.jsonl|.svg")
@@ -68,10 +66,7 @@ def export_file(given: str, session: ChatSession) -> Path:
 async def export_chat(
     path: Path, session: ChatSession, read_steps: ReadSteps, note: Callable[..., None]
 ) -> None:
-    """Write all branches of the chat into a file, whole or not at all, and note how it went.
-
-    `read_steps` reads the steps that the chat does not hold any more; it may block.
-    """
+    """Write all branches of the chat into a file, whole or not at all, and note how it went."""
     chat = ExportedChat(session.pair, session.history, time.time())
     remark = ""
     try:

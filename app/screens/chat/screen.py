@@ -1,8 +1,4 @@
-"""The chat screen: sends prompts to the decode thread and draws what it reports.
-
-Reports are taken in 20 times a second, and drawn at a pace of their own, so that a burst of steps
-costs one picture.
-"""
+"""The chat screen: sends prompts to the decode thread and draws what it reports."""
 
 from textual import events, on
 from textual.widget import Widget
@@ -256,11 +252,7 @@ class ChatScreen(PromptedScreen):
         self.action_run_line(f"/race {'' if is_command(words) else words}")
 
     def action_branch(self, what: str) -> None:
-        """Edit a message, ask again, or show another branch.
-
-        edit is the last message or, while editing, the one before, later the one after; again asks
-        the last or the edited message once more; before and after are siblings.
-        """
+        """Edit a message or, while editing, the one before or later; ask again; show a sibling."""
         with errors_shown(self.prompt.hint):
             match what:
                 case "edit" | "later":

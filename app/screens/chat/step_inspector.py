@@ -16,7 +16,6 @@ from ...state.stats import Statistics
 from ...state.step_cursor import StepCursor
 from ...store.database import StoreError
 from ...store.recorder import Recorder
-from ...widgets.entries import AnswerEntry
 from ...widgets.prompt import Prompt
 from .branches import TranscriptPages
 
@@ -27,17 +26,15 @@ NOT_RECORDED = "the steps of the answer {} of {} are not on record"
 class StepInspector:
     """Moves a cursor through the steps of a chat.
 
-    Those of an old answer are read in a thread while the screen goes on. Meanwhile keys wait, and
-    are then carried out in their order; `moved` is called after that.
+    While those of an old answer are read, keys wait; then they are carried out in their order.
     """
 
     session: ChatSession
     pages: TranscriptPages
     recorder: Recorder
     prompt: Prompt
-    moved: Callable[[], None]
+    moved: Callable[[], None]  # called after that
     cursor: StepCursor = field(default_factory=StepCursor)
-    _entry: AnswerEntry | None = None  # whose tokens are highlighted
     _keys: deque[str] = field(default_factory=deque)
     _reader: Worker[None] | None = None
     _read: list[Exchange] = field(default_factory=list)
@@ -59,16 +56,14 @@ class StepInspector:
         self._keys.clear()
         self._missing.clear()
         last = self.session.last
-        self._enter(last)
+        self._free_all_but(last)
         self.cursor = StepCursor(self.session.answer)
         self.cursor.reading = last is not None and self._reads(last)
 
     def go(self, where: str) -> None:
         """Walk back, forward, first or live through the steps of all answers on the branch.
 
-        Back from the first step of an answer leads to the last one of the answer before, first to
-        its first, forward from the last step to the first of the next answer. Live does not wait
-        for steps that are read, and drops the keys that do.
+        From the end of an answer it goes on in the next one. Live waits for no steps to be read.
         """
         if where == "live":
             self.show_last()
@@ -79,8 +74,10 @@ class StepInspector:
         self._go_on()
 
     def highlight(self) -> None:
-        if self._entry is not None:
-            self._entry.walked_step = self.cursor.highlighted
+        """Highlight the tokens of the step on show."""
+        for entry in self.pages.answers.values():
+            here = entry.answer is self.cursor.answer
+            entry.walked_step = self.cursor.highlighted if here else None
 
     def _go_on(self) -> None:
         while self._keys and not self.reading:
@@ -116,17 +113,13 @@ class StepInspector:
         elif not steps:
             self.prompt.hint(NOT_RECORDED.format(at + 1, len(branch)))
         else:
-            self._enter(exchange)
+            self._free_all_but(exchange)
             place = f", answer {at + 1} of {len(branch)}" if at < len(branch) - 1 else ""
             step = len(steps) - 1 if where == "back" else 0
             self.cursor = StepCursor(exchange.answer, step, place)
 
-    def _enter(self, exchange: Exchange | None) -> None:
-        """Highlight in another answer; free the steps that were read of others but the last."""
-        entry = self.pages.answers[exchange.id] if exchange is not None else None
-        if self._entry is not None and self._entry is not entry:
-            self._entry.walked_step = None
-        self._entry = entry
+    def _free_all_but(self, exchange: Exchange | None) -> None:
+        """Free the steps that were read, except of one answer and of the last one."""
         dropped: list[Step] = []
         for each in self._read:
             if each is not exchange and each is not self.session.last:

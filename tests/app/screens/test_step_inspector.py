@@ -185,9 +185,8 @@ async def test_back_from_the_first_step_leads_into_the_answer_before() -> None:
         of = len(first.steps)
         assert f"Step {of} of {of}, answer 1 of 2" in chat.screen_text()
         assert chat.session.answer is second
-        entries = [e for e in (chat.app.chat.inspector._entry,) if e is not None]
-        assert [e.walked_step for e in entries] == [of]
-        assert chat.entry.walked_step is None
+        entries = chat.app.chat.pages.answers.values()
+        assert [each.walked_step for each in entries] == [of, None]
         await chat.walk("right_square_bracket")
         assert inspector.cursor.answer is second
         assert inspector.cursor.at == 0
