@@ -102,7 +102,6 @@ class ChoiceScreen(Dialog[str | None, str]):
     def on_mount(self) -> None:
         at = self._choices.index(self._now) if self._now in self._choices else None
         self._fill(((each, Content(f" {each}")) for each in self._choices), at)
-        self._list.focus()
 
     @on(OptionList.OptionHighlighted)
     def _show(self, message: OptionList.OptionHighlighted) -> None:

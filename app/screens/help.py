@@ -40,9 +40,6 @@ class HelpScreen(ModalScreen[None]):
             scroll.border_title, scroll.border_subtitle = "Help", "esc closes"
             yield Static("", markup=False)
 
-    def on_mount(self) -> None:
-        self.query_one("#help").focus()
-
     def on_resize(self) -> None:
         width = max(_LEAST_ROOM, min(_WIDEST, self.size.width * 96 // 100) - _FRAME_CELLS)
         self.query_one(Static).update(Content("\n\n").join(self._sections(width)))

@@ -21,7 +21,6 @@ from .help import ReplayHelp
 from .step_screen import StepScreen
 
 TICK_SECONDS = 1 / 20
-WIDE = 100
 NO_PROMPT = "(the prompt was not recorded)"
 PLAYING = key_row(
     "replay.play", ("replay.step_before replay.step_after", "step"),
@@ -46,7 +45,6 @@ class ReplayScreen(StepScreen):
         self._shown: tuple[int, int, bool, bool] | None = None
         self._items: list[Item] = []
         self._entries: dict[str, AnswerEntry] = {}
-        self._note = ""
 
     def on_mount(self) -> None:
         self.header.pair = self._pair
@@ -65,6 +63,8 @@ class ReplayScreen(StepScreen):
         if not self._loading.done:
             self._loading.drain()
             self.player.growing = not self._loading.done
+            if self._loading.done and self._loading.note:
+                self.notify(self._loading.note, severity="warning", timeout=10, markup=False)
         self.player.advance(now - self._then)
         self._then = now
         self._draw()
@@ -72,9 +72,6 @@ class ReplayScreen(StepScreen):
     def _draw(self, *, again: bool = False) -> None:
         """Draw the moment on show, if it changed or is looked at in another way."""
         view, still = self.view, not self.player.playing
-        if self._note != self._loading.note:
-            self._note = self._loading.note
-            self.notify(self._note, severity="warning", timeout=10, markup=False)
         now = (self.player.at, len(view.answer.steps), view.answer.done, still)
         if again or now != self._shown:
             self._shown = now
@@ -130,7 +127,7 @@ class ReplayScreen(StepScreen):
         answers = len(timeline.recorded)
         at = timeline.moments[player.at].answer + 1
         steps, of = len(view.answer.steps), len(view.recorded.exchange.answer.steps)
-        if self.size.width >= WIDE or is_accessible(self):
+        if self.has_class("-wide") or is_accessible(self):
             where = f"answer {at} of {answers}, " if answers > 1 else ""
             where += f"step {steps} of {of}"
         else:

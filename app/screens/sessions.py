@@ -9,6 +9,7 @@ from typing import NamedTuple
 from textual import events, on, work
 from textual.content import Content
 from textual.widgets import Input, OptionList
+from typing_extensions import override
 
 from sequoia_core.errors import counted
 
@@ -58,26 +59,12 @@ class SessionsScreen(Dialog[Place | None, SessionInfo | None]):
         self._record, self._busy = record, busy
         self._deleted: list[str] = []
         self._renamed = ""
-        self._search: SearchScreen | None = None
 
     def on_mount(self) -> None:
-        self._list.focus()
         self._read()
 
     def on_resize(self) -> None:
         self.call_after_refresh(lambda: self._show(self._items))
-
-    def on_key(self, event: events.Key) -> None:
-        """Open the search, and pass on what is typed behind its key.
-
-        Keys may come in a burst: as a binding the search would open after the keys behind it.
-        """
-        if self._search is not None:
-            event.stop()
-            self._search.on_key(event)
-        elif event.key in self.app.keys.of("sessions.search"):
-            event.stop()
-            self.action_search()
 
     @property
     def deleted_open_session(self) -> bool:
@@ -134,14 +121,15 @@ class SessionsScreen(Dialog[Place | None, SessionInfo | None]):
         elif self._chosen is not None and self._chosen.deleted:
             self._say(self.app.keys.shown("deleted: sessions.undo brings it back"))
 
+    @override
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return action != "search" or not self._typing  # a name may have its key
+
     def action_search(self) -> None:
         """Search all sessions; leaving the search leads back to the list."""
-        if self.is_current:
-            self._search = SearchScreen(self._record)
-            self.app.push_screen(self._search, self._searched)
+        self.app.push_screen(SearchScreen(self._record), self._searched)
 
     def _searched(self, place: Place | None) -> None:
-        self._search = None
         if place is not None:
             self.dismiss(place)
 
@@ -209,9 +197,6 @@ class SearchScreen(Dialog[Place | None, SearchHit]):
         self._input.value = words
         self._list.can_focus = False
         self._wanted: tuple[Term, ...] = ()
-
-    def on_mount(self) -> None:
-        self._input.focus()
 
     def on_resize(self) -> None:
         self.call_after_refresh(self._search)

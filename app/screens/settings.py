@@ -99,7 +99,6 @@ class SettingsScreen(Dialog[None, Setting | Action | None]):
 
     def on_mount(self) -> None:
         self._say(str(self._preferences.path))
-        self._list.focus()
 
     def on_resize(self) -> None:
         self.call_after_refresh(self._show)

@@ -17,11 +17,7 @@ SEQUENCE_SECONDS = 1.0  # to wait for the rest of an escape sequence or of a cha
 PASTE_SECONDS = 1.0  # silence after which a paste without an end is delivered as far as it came
 KEY_SECONDS = 0.3  # after a longer silence within a paste, text that reads like one key is a key
 
-_MOST_TYPED = 256
-"""Characters at once; more are a paste from a terminal that does not mark pastes.
-
-As keys, each newline would send a message, and a long paste would take minutes.
-"""
+_MOST_TYPED = 256  # characters at once; more are a paste without marks, no newline in it sends
 _BURST_SECONDS = 0.1  # to wait for the rest of such a paste
 
 _ESC = "\x1b"

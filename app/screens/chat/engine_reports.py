@@ -1,8 +1,7 @@
 """What the decode thread reports becomes state and record of the chat; it is drawn later."""
 
-import dataclasses
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sequoia_core import events
 from sequoia_core.chat.race import Raced, RaceTerms
@@ -77,7 +76,7 @@ class EngineReports:
                 note(message, error=True)
             case messages.SystemRefused(message, refused, in_use):
                 if session.settings.system == refused:  # else another one was set since
-                    session.settings = dataclasses.replace(session.settings, system=in_use)
+                    session.settings = replace(session.settings, system=in_use)
                 note(f"the system prompt is not used: {message}", error=True)
             case messages.OutOfSync(message, request) if not self.decoder.superseded(request):
                 session.engine_out_of_sync()

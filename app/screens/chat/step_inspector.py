@@ -41,10 +41,6 @@ class StepInspector:
     _missing: set[str] = field(default_factory=set)  # ids of those whose steps are not on record
 
     @property
-    def reading(self) -> bool:
-        return self._reader is not None
-
-    @property
     def has_steps(self) -> bool:
         return self.cursor.step is not None or any(
             exchange.answer.statistics for exchange in self.session.history.branch
@@ -68,7 +64,7 @@ class StepInspector:
         if where == "live":
             self.show_last()
             return
-        if not self._keys and not self.reading:
+        if not self._keys and self._reader is None:
             self._missing.clear()  # the disk may be back
         self._keys.append(where)
         self._go_on()
@@ -80,9 +76,9 @@ class StepInspector:
             entry.walked_step = self.cursor.highlighted if here else None
 
     def _go_on(self) -> None:
-        while self._keys and not self.reading:
+        while self._keys and self._reader is None:
             self._go(self._keys.popleft())
-        self.cursor.reading = self.reading
+        self.cursor.reading = self._reader is not None
 
     def _go(self, where: str) -> None:
         branch = self.session.history.branch
