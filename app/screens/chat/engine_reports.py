@@ -61,10 +61,14 @@ class EngineReports:
                 if pair.remark:
                     note(pair.remark)
             case messages.Answering(event):
-                self._take_event(event)
+                self.take(event)
                 self._add(event)
-            case events.Notice() | events.TreeChosen():
-                self._take_event(report)
+            case events.TreeChosen():
+                session.tree = report
+            case events.Notice(_, message):
+                note(message)
+            case Failed(message) | messages.Refused(message):
+                note(message, error=True)
             case RaceTerms() | Raced() if session.race is not None:
                 session.race.add(report)
             case messages.RaceEnded(error) if session.race is not None:
@@ -72,8 +76,6 @@ class EngineReports:
                 if result := session.race.result():
                     self.recorder.race(session.race.exchange, result)
                     note(result.note())
-            case messages.Refused(message):
-                note(message, error=True)
             case messages.SystemRefused(message, refused, in_use):
                 if session.settings.system == refused:  # else another one was set since
                     session.settings = replace(session.settings, system=in_use)
@@ -82,15 +84,6 @@ class EngineReports:
                 session.engine_out_of_sync()
                 if not session.busy:  # else the question fails for the same reason
                     note(f"{message}; the next question tries again", error=True)
-
-    def _take_event(self, event: Event) -> None:
-        match event:
-            case events.TreeChosen():
-                self.session.tree = event
-            case events.Notice(_, message):
-                self.pages.note(message)
-            case Failed(message):
-                self.pages.note(message, error=True)
 
     def _add(self, event: Event) -> None:
         """Add an event to the running answer, and record the last one."""
@@ -102,12 +95,11 @@ class EngineReports:
 
     def finish(self, reports: Iterable[messages.Report]) -> None:
         """Record the last reports, a running answer as stopped, and close the record."""
+        for report in reports:
+            if isinstance(report, messages.Answering) and self.session.busy:
+                self._add(report.event)
         answer = self.session.answer
         if answer is not None and not answer.done:
-            for report in reports:
-                if isinstance(report, messages.Answering):
-                    self._add(report.event)
-            if not answer.done:
-                totals = answer.statistics[-1].totals if answer.statistics else events.Totals()
-                self._add(Finished(events.FinishReason.CANCELLED, totals))
+            totals = answer.statistics[-1].totals if answer.statistics else events.Totals()
+            self._add(Finished(events.FinishReason.CANCELLED, totals))
         self.recorder.close()
