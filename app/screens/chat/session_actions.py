@@ -46,7 +46,7 @@ class SessionActions:
 
     def act(self, what: str, words: str = "") -> None:
         """Carry out a command by its name; raises `ChatError` if that cannot be done now."""
-        record = self._record()
+        record = self._record
         match what:
             case "search":
                 self.prompt.app.push_screen(SearchScreen(record, words), self._open_place)
@@ -58,19 +58,19 @@ class SessionActions:
                 self._begin(self._rename(record.rename(record.session, words), words))
             case "load" if words:
                 self.session.check_idle()
-                self._begin(self._find(record, words), exclusive=True, group="open")
+                self._begin(self._find(words), exclusive=True, group="open")
             case "continue" if self.offer:
                 self.open(Place(self.offer))
                 self.offer = ""
             case _:
-                self._list(record)
+                self._list()
 
     def open(self, place: Place) -> None:
-        """Continue a session; raises `ChatError` if nothing is recorded or an answer is running."""
-        record = self._record()
+        """Continue a recorded session; raises `ChatError` while an answer is running."""
         self.session.check_idle()
-        self._begin(self._open(record, place), exclusive=True, group="open")
+        self._begin(self._open(place), exclusive=True, group="open")
 
+    @property
     def _record(self) -> DatabaseRecorder:
         if not isinstance(self.recorder, DatabaseRecorder):
             raise ChatError(NOTHING_RECORDED)
@@ -92,20 +92,19 @@ class SessionActions:
     # News of the record
 
     def _show_news(self) -> None:
-        record = self._record()
-        for news in record.news():
+        for news in self._record.news():
             match news:
                 case WriteFailed(message):
                     self._note_error(message)
                 case WriteRecovered(message):
                     self.pages.note(message)
                 case LeftOpen():
-                    self._begin(self._make_offer(record, news))
+                    self._begin(self._make_offer(news))
 
-    async def _make_offer(self, record: DatabaseRecorder, left: LeftOpen) -> None:
+    async def _make_offer(self, left: LeftOpen) -> None:
         with errors_shown(self._note_error):
-            stored = await asyncio.to_thread(record.archive.load, left.session)
-            if self.session.busy or record.session is not None:
+            stored = await asyncio.to_thread(self._record.archive.load, left.session)
+            if self.session.busy or self._record.session is not None:
                 return  # the person has begun something else; the list has it
             self.offer = left.session
             label = fit(stored.info.label, 48).rstrip()
@@ -119,8 +118,8 @@ class SessionActions:
 
     # Commands
 
-    def _list(self, record: DatabaseRecorder) -> None:
-        screen = SessionsScreen(record, lambda: self.session.busy)
+    def _list(self) -> None:
+        screen = SessionsScreen(self._record, lambda: self.session.busy)
 
         def left(place: Place | None) -> None:
             if screen.deleted_open_session:
@@ -140,28 +139,26 @@ class SessionActions:
 
     # Opening
 
-    async def _find(self, record: DatabaseRecorder, name: str) -> None:
-        info = await asyncio.to_thread(record.archive.find, name)
-        await self._open(record, Place(info.id))
+    async def _find(self, name: str) -> None:
+        info = await asyncio.to_thread(self._record.archive.find, name)
+        await self._open(Place(info.id))
 
-    async def _open(self, record: DatabaseRecorder, place: Place) -> None:
+    async def _open(self, place: Place) -> None:
         with errors_shown(self._note_error):
-            stored, notes = await asyncio.to_thread(_load, record, place.session)
-            self._show_opened(record, place, stored, notes)
+            stored, notes = await asyncio.to_thread(_load, self._record, place.session)
+            self._show_opened(place, stored, notes)
 
-    def _show_opened(
-        self, record: DatabaseRecorder, place: Place, stored: StoredSession, notes: StoredNotes
-    ) -> None:
+    def _show_opened(self, place: Place, stored: StoredSession, notes: StoredNotes) -> None:
         if self.session.busy:  # asked in the meantime
             self.prompt.hint(STILL_ANSWERING)
             return
-        here = record.session == place.session
+        here = self._record.session == place.session
         if here and self.session.history.exchanges.keys() - stored.history.exchanges.keys():
             self.prompt.hint(BEHIND)
             return
         self.offer = ""
         self.branches.open(stored.history, stored.system, notes)
-        record.resume(place.session)
+        self._record.resume(place.session)
         found = stored.history.exchanges.get(place.exchange or "")
         if found is not None:
             self.branches.select(found)
