@@ -66,7 +66,6 @@ class Dialog(ModalScreen[ScreenResultType], Generic[ScreenResultType, _Item]):
         self._list.highlighted = at
 
     def _ask(self, text: str, keys: str) -> None:
-        """Show the line to type in, with a text to begin with."""
         self._input.value = text
         self._input.action_end()
         self._input.display = True

@@ -30,8 +30,6 @@ _LEAST_ROOM = 28
 
 
 class HelpScreen(ModalScreen[None]):
-    """The help of the chat, which goes on decoding behind it."""
-
     app: BaseApp
     BINDINGS = bindings("help")
 
@@ -64,7 +62,6 @@ class HelpScreen(ModalScreen[None]):
         yield _section("x plain", _paragraph(SPEEDUP_MEANING, width))
 
     def _keys(self, context: str) -> Iterable[tuple[str, str]]:
-        """The actions of a context: names of keys, and what they do."""
         for each in actions(context):
             if each.keys and each.help and not each.listed_with:
                 also = [other.id for other in actions(context) if other.listed_with == each.id]
@@ -74,8 +71,6 @@ class HelpScreen(ModalScreen[None]):
 
 
 class ReplayHelp(HelpScreen):
-    """The help of the replay, which goes on behind it."""
-
     def _sections(self, width: int) -> Iterable[Content]:
         rows = [
             *self._keys("replay"),

@@ -108,7 +108,6 @@ class RaceScreen(Screen[None]):
         self._keys.row = _OVER if run.ended else running
 
     def _show_verdict(self) -> None:
-        """The speed-up, and whether the texts are equal."""
         run = self._run
         lines = [_speedup(run), _agreement(run)]
         if run.diverged and run.greedy:

@@ -26,7 +26,6 @@ class GarbageCollections:
         gc.set_threshold(*self._usual[:2], NEVER)
 
     def note_input(self) -> None:
-        """A person pressed a key or a button."""
         self._input_at = self.clock()
 
     def input_within(self, seconds: float) -> bool:

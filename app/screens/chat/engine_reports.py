@@ -18,8 +18,6 @@ from .branches import TranscriptPages
 
 @dataclass(frozen=True, slots=True)
 class EngineReports:
-    """Takes in the reports of a decode thread, and records them."""
-
     session: ChatSession
     recorder: Recorder
     pages: TranscriptPages

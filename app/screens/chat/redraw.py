@@ -115,7 +115,6 @@ class Redraw:
             decoding.show_tree(self.inspector.cursor.step, self._title, still=self._still)
 
     def figures(self) -> None:
-        """Draw the statistics up to the step on show."""
         screen, cursor, next_tree = self.screen, self.inspector.cursor, self.session.tree
         if self._still or not is_accessible(screen):
             expected = cursor.chosen or (Chosen(next_tree) if next_tree is not None else None)
@@ -126,7 +125,6 @@ class Redraw:
         self.status()
 
     def status(self) -> None:
-        """Show what the chat is doing, and the keys for that."""
         screen, session = self.screen, self.session
         status, keys = "", key_bar.DECODING if session.busy else key_bar.IDLE
         if session.pair is None:

@@ -31,8 +31,6 @@ DRAIN_SECONDS = 1 / 20
 
 
 class ChatScreen(PromptedScreen):
-    """The chat with its prompt."""
-
     BINDINGS = bindings("chat")
 
     def __init__(

@@ -31,8 +31,6 @@ _SHARED = (
 
 @dataclass(slots=True)
 class SessionActions:
-    """Lists, searches, opens and renames recorded sessions."""
-
     session: ChatSession
     recorder: Recorder
     branches: Branches
@@ -178,7 +176,6 @@ class SessionActions:
 
 
 def _load(record: DatabaseRecorder, session: str) -> tuple[StoredSession, StoredNotes]:
-    """A session, and the notes of its races."""
     record.settle(_SETTLE_SECONDS)
     stored = record.archive.load(session)
     notes: dict[str | None, list[str]] = {}

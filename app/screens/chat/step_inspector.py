@@ -70,7 +70,6 @@ class StepInspector:
         self._go_on()
 
     def highlight(self) -> None:
-        """Highlight the tokens of the step on show."""
         for entry in self.pages.answers.values():
             here = entry.answer is self.cursor.answer
             entry.walked_step = self.cursor.highlighted if here else None
