@@ -12,17 +12,12 @@ from textual._compositor import ChopsUpdate, CompositorUpdate, LayoutUpdate
 from textual.strip import Strip
 
 UNCERTAIN = re.compile(
-    "[\u00ad\u0300-\u036f\u0483-\u0489\u0590-\u1cff\u1dc0-\u1dff\u200b-\u200f\u2028-\u202f"
-    "\u2060-\u206f\u20d0-\u20ff\u231a\u231b\u23e9-\u23f3\u25fd\u25fe\u2614\u2615\u2630-\u2637"
-    "\u2648-\u2653\u267f\u268a-\u268f\u2693\u26a1\u26aa\u26ab\u26bd-\u26c5\u26ce\u26d4\u26ea"
-    "\u26f2-\u26fd\u2705\u270a\u270b\u2728\u274c\u274e\u2753-\u2757\u2795-\u2797\u27b0\u27bf"
-    "\u2b1b\u2b1c\u2b50\u2b55\u2cef-\u2cf1\u2d7f\u2de0-\u2dff\u2ffc-\u2fff\u302a-\u302f\u3099"
-    "\u309a\u312d-\u312f\u3164\u31b8-\u31bf\u31d0-\u31ef\u3244-\u3247\u32ff\u4db6-\u4dff"
-    "\u9fbc-\u9fff\ua66f-\ua67d\ua69e\ua69f\ua6f0\ua6f1\ua800-\uabff\ud7b0-\uf8ff\ufa2e-\ufaff"
-    "\ufb1e\ufb50-\ufdff\ufe00-\ufe0f\ufe20-\ufe2f\ufe70-\ufeff\uffa0\ufff0-\ufffb"
-    "\ufffe-\U0001ffff\U000e0000-\U0010ffff]"
+    r"[^\x00-\xac\xae-\u02ff\u0370-\u0482\u048a-\u058f\u1e00-\u200a\u2010-\u2027\u2030-\u205f"
+    r"\u2070-\u20cf\u2100-\u2319\u231c-\u23e8\u23f4-\u25fc\u2713-\u2727\u2776-\u2794\u2798-\u27af"
+    r"\u3000-\u3029\u3041-\u3096\u309b-\u312c\u3131-\u3163\u3400-\u4db5\u4e00-\u9fbb\uac00-\ud7a3"
+    r"\uf900-\ufa2d\uff01-\uff9f\U00020000-\U000dffff]"
 )
-"""Characters whose width depends on the version of Unicode, their neighbours or the terminal."""
+"""All but characters that are as wide on any terminal, and next to any other, by any Unicode."""
 _STRETCH = re.compile(r"((?:[^ \u2500-\u259f]| (?=[^ \u2500-\u259f]))+)( *)")
 """Text between frames and gaps, and the gap after it, into which the text may run."""
 _WIDE_FROM = 0x1F000
