@@ -48,7 +48,9 @@ class StepInspector:
 
     def show_last(self) -> None:
         """Go to the last answer, live; the steps of an old one are read first."""
-        self._stop_reading()
+        if self._reader is not None:
+            self._reader.cancel()
+            self._reader = None
         self._keys.clear()
         self._missing.clear()
         last = self.session.last
@@ -89,7 +91,7 @@ class StepInspector:
             return
         steps = len(branch[at].answer.steps)
         here = self.cursor.at if self.cursor.at is not None else steps - 1
-        if where in ("back", "first") and (here <= 0 or not steps):
+        if where in ("back", "first") and here <= 0:
             self._go_to_answer(branch, at - 1, where)
         elif where == "forward" and at < len(branch) - 1 and here >= steps - 1:
             self._go_to_answer(branch, at + 1, where)
@@ -131,14 +133,8 @@ class StepInspector:
         answer = exchange.answer
         if not answer.done or answer.steps or exchange.id in self._missing:
             return False
-        self._stop_reading()
         self._reader = self.prompt.run_worker(partial(self._read_steps, exchange))
         return True
-
-    def _stop_reading(self) -> None:
-        if self._reader is not None:
-            self._reader.cancel()
-            self._reader = None
 
     async def _read_steps(self, exchange: Exchange) -> None:
         reader: Worker[None] = get_current_worker()
