@@ -114,6 +114,7 @@ class ChoiceScreen(Dialog[str | None, str]):
 class KeyScreen(Dialog[tuple[str, ...] | None, None]):
     """Waits for a key for an action; ends with it, with no key for the default, or None."""
 
+    AUTO_FOCUS = ""  # the hidden input would take letters
     BINDINGS = bindings("key")
     KEYS = " esc leaves it   backspace is the default"
 

@@ -181,6 +181,14 @@ async def test_a_key_is_pressed_to_be_taken(file: Path) -> None:
         assert "chat.tree" not in file.read_text()
 
 
+async def test_a_letter_is_taken_as_a_key_where_none_are_typed(file: Path) -> None:
+    async with settings_open() as driver:
+        await go_to(driver, "sessions.rename")
+        await driver.pilot.press("enter", "x")
+        await driver.until(lambda: '"sessions.rename" = "x"' in file.read_text())
+        assert driver.app.keys.of("sessions.rename") == ("x",)
+
+
 async def test_a_key_that_is_taken_is_refused_in_one_line(file: Path) -> None:
     async with settings_open(temperature=0.5) as driver:
         await go_to(driver, "chat.tree")
