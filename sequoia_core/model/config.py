@@ -1,85 +1,28 @@
-"""The shape of a Llama-family model, read from its `config.json`.
+"""The shape of a Llama-family model, read from its `config.json`."""
 
-Every entry is in `READ`, `NO_EFFECT` or `ONLY_VALUES`, or is refused by its name.
-"""
-
+import functools
 import math
 import reprlib
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sequoia_core.errors import ModelLoadError
 
-READ = frozenset({
-    "attention_bias", "draft_vocab_size", "embeddings_from", "feature_layers", "head_dim",
-    "hidden_size", "intermediate_size", "max_position_embeddings", "mlp_bias", "model_type",
-    "num_attention_heads", "num_hidden_layers", "num_key_value_heads",
-    "original_max_position_embeddings", "quantization", "rms_norm_eps", "rope_parameters",
-    "rope_scaling", "rope_theta", "sequoia", "sliding_window", "tie_word_embeddings",
-    "use_sliding_window", "vocab_size",
-    # with the tokenizer
-    "eos_token_id",
-})  # fmt: skip
-"""Entries that are computed."""
-
-NO_EFFECT = frozenset({
-    # names, dates, versions and code that is never run
-    "_attn_implementation", "_attn_implementation_autoset", "_attn_implementation_internal",
-    "_commit_hash", "_flash_attn_2_enabled", "_from_model_config", "_name_or_path", "architectures",
-    "attn_implementation", "auto_map", "base_model", "finetuning_task", "flash_attn", "id2label",
-    "is_llama_config", "label2id", "license", "model_name", "problem_type", "task_specific_params",
-    "tokenizer_class", "transformers.js_config", "transformers_version", "unsloth_fixed",
-    "unsloth_version", "use_flash_attention", "use_flash_attn",
-    # how weights are stored or sliced, and caches
-    "dtype", "pretraining_tp", "tf_legacy_loss", "torch_dtype", "torchscript", "use_bfloat16",
-    "use_cache",
-    # special tokens, which the tokenizer states
-    "additional_special_tokens", "bos_token", "bos_token_id", "cls_token_id",
-    "decoder_start_token_id", "eos_token", "mask_token_id", "pad_token", "pad_token_id",
-    "sep_token_id", "unk_token_id",
-    # training, and lengths of its sequences
-    "attention_dropout", "attn_pdrop", "dropout", "embd_pdrop", "gradient_checkpointing",
-    "hidden_dropout", "hidden_dropout_prob", "initializer_range", "max_seq_len", "max_seq_length",
-    "max_sequence_length", "model_max_length", "neftune_noise_alpha", "num_labels", "resid_pdrop",
-    "seq_length",
-    # what the library returns and how it generates
-    "bad_words_ids", "begin_suppress_tokens", "chunk_size_feed_forward",
-    "cross_attention_hidden_size", "diversity_penalty", "do_sample", "early_stopping",
-    "encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "forced_bos_token_id",
-    "forced_eos_token_id", "is_decoder", "length_penalty", "max_length", "max_new_tokens",
-    "min_length", "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_return_sequences",
-    "output_attentions", "output_hidden_states", "output_scores", "prefix", "remove_invalid_values",
-    "repetition_penalty", "return_dict", "return_dict_in_generate", "suppress_tokens",
-    "temperature", "tie_encoder_decoder", "top_k", "top_p", "typical_p",
-})  # fmt: skip
-"""Entries of published files that cannot change what a Llama computes."""
-
-ONLY_VALUES: Mapping[str, tuple[Any, ...]] = {
-    "hidden_act": ("silu", "swish"),
-    "pruned_heads": ({},),
-    **dict.fromkeys(("num_experts", "num_local_experts"), (0,)),
-    **dict.fromkeys((
-        "embedding_multiplier", "logit_scale", "logits_scaling", "partial_rotary_factor",
-        "residual_multiplier", "rotary_pct",
-    ), (1.0,)),
-    **dict.fromkeys((
-        "add_cross_attention", "bias", "is_encoder_decoder", "qk_layernorm", "qkv_bias",
-        "rope_interleaved", "rope_traditional", "use_qk_norm",
-    ), (False,)),
-    # null alone
-    **dict.fromkeys((
-        "attention_multiplier", "attn_logit_softcapping", "final_logit_softcapping",
-    ), ()),
-}  # fmt: skip
-"""Entries of other forward passes, with the values that a Llama computes."""
-
-ROPE_ENTRIES: Mapping[str, tuple[str, ...]] = {
-    "default": (),
-    "linear": ("factor",),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+ROPE_ENTRIES = {
+    "default": set[str](),
+    "linear": {"factor"},
+    "llama3": {"factor", "low_freq_factor", "high_freq_factor"},
 }
 """Entries read for each rope type, besides its type, base and original window."""
+
+
+@functools.cache
+def known_entries() -> dict[str, Any]:
+    """The tables of `config_entries.toml`."""
+    return tomllib.loads((Path(__file__).parent / "config_entries.toml").read_text("utf-8"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,20 +115,21 @@ class ModelConfig:
 
 def _check_entries(config: Mapping[str, Any]) -> None:
     """Refuse every entry that could change the forward pass and is not computed."""
+    known = known_entries()
     for name, value in config.items():
-        if value is None or name in READ or name in NO_EFFECT:
-            continue  # null has no meaning
+        if value is None or name in known["read"] or name in known["no_effect"]:
+            continue
         stated = f"config: {shown(name)} is {reprlib.repr(value)}"
         if name == "layer_types":
             if not isinstance(value, list) or any(kind != "full_attention" for kind in value):
                 raise ModelLoadError(f"{stated}; only 'full_attention' layers are supported")
-        elif name not in ONLY_VALUES:
+        elif name not in known["only_values"]:
             raise ModelLoadError(
                 f"{stated}; this entry is unknown here and could change what the model computes "
                 "(if it does not, take it out of config.json)"
             )
-        elif value not in ONLY_VALUES[name]:
-            allowed = " or ".join(map(repr, ONLY_VALUES[name])) or "null"
+        elif value not in (values := known["only_values"][name]):
+            allowed = " or ".join(map(repr, values)) or "null"
             raise ModelLoadError(f"{stated}; only {allowed} is supported")
     if config.get("embeddings_from") not in (None, "target"):
         raise ModelLoadError(
@@ -237,7 +181,7 @@ def _rope(config: Mapping[str, Any]) -> tuple[RopeScaling | None, float, float]:
             f"({', '.join(ROPE_ENTRIES)} are)"
         )
     read = {"rope_type", "type", "rope_theta", "original_max_position_embeddings", "finetuned"}
-    for entry in rope.keys() - read - set(ROPE_ENTRIES[kind]):
+    for entry in rope.keys() - read - ROPE_ENTRIES[kind]:
         neutral = 1.0 if entry in ("factor", "attention_factor", "partial_rotary_factor") else None
         if rope[entry] not in (None, neutral):
             raise ModelLoadError(
@@ -250,20 +194,14 @@ def _rope(config: Mapping[str, Any]) -> tuple[RopeScaling | None, float, float]:
 
 
 def _llama3(config: Mapping[str, Any], rope: Mapping[str, Any]) -> RopeScaling:
-    name = "original_max_position_embeddings"
-    window = config.get(name)
-    if window is None:
-        window = rope.get(name, config["max_position_embeddings"])
-    scaling = RopeScaling(
-        factor=float(rope["factor"]),
-        low_freq_factor=float(rope["low_freq_factor"]),
-        high_freq_factor=float(rope["high_freq_factor"]),
-        original_context_window=_whole({name: window}, name),
+    factor, low, high = (
+        float(rope[name]) for name in ("factor", "low_freq_factor", "high_freq_factor")
     )
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    if not (0 < scaling.factor < math.inf and 0 < low < high < math.inf):
+    if not (0 < factor < math.inf and 0 < low < high < math.inf):
         raise ModelLoadError(
-            f"config: rope factor {scaling.factor}, low {low}, high {high} scale nothing; "
+            f"config: rope factor {factor}, low {low}, high {high} scale nothing; "
             "all must be positive, and low less than high"
         )
-    return scaling
+    name, longest = "original_max_position_embeddings", config["max_position_embeddings"]
+    stating = {name: longest, **rope} if config.get(name) is None else config
+    return RopeScaling(factor, low, high, original_context_window=_whole(stating, name))

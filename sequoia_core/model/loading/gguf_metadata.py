@@ -1,13 +1,12 @@
-"""The metadata of a GGUF file as a Hugging Face configuration.
-
-Every entry about the model is translated, can change nothing, or is refused by its name.
-"""
+"""The metadata of a GGUF file as a Hugging Face configuration."""
 
 import math
 import reprlib
 import struct
 import sys
+import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import gguf
@@ -19,30 +18,8 @@ from sequoia_core.model.config import shown
 MOST_ENTRIES = 1 << 16  # of metadata and of tensors; the largest Llama has about 1,200
 MOST_ITEMS = 1 << 21  # of arrays other than numbers; a vocabulary of 256k has under a million
 
-READ = frozenset({
-    "attention.head_count", "attention.head_count_kv", "attention.key_length",
-    "attention.layer_norm_rms_epsilon", "attention.scale", "attention.sliding_window",
-    "attention.value_length", "block_count", "context_length", "embedding_length", "expert_count",
-    "feed_forward_length", "rope.dimension_count", "rope.freq_base", "rope.scale_linear",
-    "rope.scaling.factor", "rope.scaling.type", "vocab_size",
-})  # fmt: skip
-"""Entries below `llama.` that are computed or compared with the tensors."""
-
-NO_EFFECT = frozenset({
-    # read by llama.cpp for the yarn and longrope types only, which are refused
-    "rope.scaling.original_context_length", "rope.scaling.finetuned",
-    "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow",
-})  # fmt: skip
-
-ONLY_VALUES: dict[str, tuple[Any, ...]] = {
-    "attention.causal": (True,), "attention.max_alibi_bias": (0.0,), "attention.clamp_kqv": (0.0,),
-    "embedding_scale": (0.0, 1.0), "expert_used_count": (0,), "logit_scale": (0.0, 1.0),
-    "pooling_type": (0,), "residual_scale": (0.0, 1.0), "rope.scaling.attn_factor": (1.0,),
-    "rope.scaling.yarn_attn_factor": (1.0,), "rope.scaling.yarn_ext_factor": (0.0, -1.0),
-    "rope.scaling.yarn_log_multiplier": (0.0,), "use_parallel_residual": (False,),
-    "tensor_data_layout": ("Meta AI original pth",),  # the order of rows that every file has
-}  # fmt: skip
-"""Entries below `llama.` of other forward passes, with the values that mean a Llama's."""
+_ENTRIES = tomllib.loads((Path(__file__).parent / "gguf_metadata.toml").read_text("utf-8"))
+_READ, _ONLY_VALUES = {*_ENTRIES["read"], *_ENTRIES["no_effect"]}, _ENTRIES["only_values"]
 
 OTHER_PREFIXES = {"rope", "attention", *gguf.MODEL_ARCH_NAMES.values()} - {"llama"}
 """Of entries about a model of another architecture, or of no architecture."""
@@ -252,8 +229,8 @@ def _check_entries(reader: StrictReader) -> None:
             raise ModelLoadError(f"{key!r:.80} is unknown; such entries begin with llama.")
         if prefix == "adapter":
             raise ModelLoadError("a LoRA adapter; merge it into its base model")
-        if prefix != "llama" or name in READ or name in NO_EFFECT:
+        if prefix != "llama" or name in _READ:
             continue
         value = field.contents()
-        if name not in ONLY_VALUES or value not in ONLY_VALUES[name]:
+        if value not in _ONLY_VALUES.get(name, ()):
             raise ModelLoadError(f"{shown(key)} is {reprlib.repr(value)}, which is not supported")

@@ -1,14 +1,15 @@
 """The tokenizer inside a GGUF file, built from the file's own entries alone.
 
-Byte-level vocabularies name the rule by which text is split before merging; the rules are those of
-llama.cpp's `llama-vocab.cpp`. An unknown one is refused: with another, a prompt would be cut into
-other tokens than the model was trained with, and nobody would notice.
+Byte-level vocabularies name the rule by which text is split before merging. An unknown one is
+refused: with another, a prompt would be cut into other tokens than the model was trained with, and
+nobody would notice.
 """
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sequoia_core.errors import ModelLoadError
@@ -33,89 +34,14 @@ if TYPE_CHECKING:
 _PREFIX = "tokenizer.ggml."
 _TEMPLATE = "tokenizer.chat_template"
 
-_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_LINES_AND_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_LLAMA3 = (
-    _CONTRACTIONS
-    + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
-    + _LINES_AND_SPACES
-)
-_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_TEKKEN = (
-    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
-    + r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|"
-    + _LINES_AND_SPACES
-)
-_DEEPSEEK_CJK = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
-_DEEPSEEK3 = (
-    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"
-    r"|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|" + _LINES_AND_SPACES
-)
+_TABLES = tomllib.loads((Path(__file__).parent / "gguf_tokenizer.toml").read_text("utf-8"))
+_NAMED, _ENDS = _TABLES["tokens"]["named"], _TABLES["tokens"]["ends"]
+_KNOWN = {*_TABLES["entries"]["read"], *_TABLES["entries"]["no_effect"], *_NAMED.values(), *_ENDS}
 
-
-@dataclass(frozen=True, slots=True)
-class SplitRule:
-    patterns: tuple[str, ...]  # one after the other; matches and remainders become pieces
-    whole_words: bool = False  # a piece that is a token is not merged from its parts
-    begins: bool = False  # a text begins with BOS unless the file says otherwise
-    composed: bool = False  # text is normalised to Unicode's composed form (NFC) first
-
-
-_DIGITS_FIRST = (r"\p{N}", _GPT2)
-
-SPLIT_RULES: Mapping[str, SplitRule] = {
-    "gpt-2": SplitRule((_GPT2,)),
-    **dict.fromkeys(("olmo", "mpt"), SplitRule((_GPT2,), composed=True)),
-    **dict.fromkeys(
-        ("smollm", "starcoder", "refact", "codeshell", "exaone", "minerva-7b"),
-        SplitRule(_DIGITS_FIRST),
-    ),
-    "command-r": SplitRule(_DIGITS_FIRST, composed=True),
-    **dict.fromkeys(
-        ("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral"),
-        SplitRule((_LLAMA3,), whole_words=True, begins=True),
-    ),
-    **dict.fromkeys(("smaug-bpe", "dbrx"), SplitRule((_LLAMA3,))),
-    "qwen2": SplitRule((_QWEN2,), composed=True),
-    "tekken": SplitRule((_TEKKEN,), whole_words=True, begins=True),
-    "deepseek-coder": SplitRule((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _DEEPSEEK_CJK, r"\p{N}")),
-    "deepseek-v3": SplitRule(
-        (r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+", _DEEPSEEK3)
-    ),
+SPLIT_RULES: Mapping[str, Mapping[str, Any]] = {
+    name: rule for rule in _TABLES["rules"] for name in rule["names"]
 }
 """By the value of `tokenizer.ggml.pre`."""
-
-_NAMED = {
-    "bos_token": "bos_token_id", "eos_token": "eos_token_id", "unk_token": "unknown_token_id",
-    "pad_token": "padding_token_id", "sep_token": "seperator_token_id",
-    "cls_token": "cls_token_id", "mask_token": "mask_token_id",
-}  # fmt: skip
-"""By transformers' name of a token, llama.cpp's key for its id."""
-
-_ENDS = ("bos_token_id", "eos_token_id", "eot_token_id", "eom_token_id")
-"""Keys of tokens that are special whatever type the file gives them."""
-
-_END_TEXTS = {
-    "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<EOT>",
-}  # fmt: skip
-"""Tokens that llama.cpp treats as special even if their type is that of an ordinary one."""
-
-_READ = {
-    "model", "pre", "tokens", "token_type", "scores", "merges", "add_bos_token", "add_eos_token",
-    "add_sep_token", "add_space_prefix", "remove_extra_whitespaces", "precompiled_charsmap",
-    *_NAMED.values(), *_ENDS,
-}  # fmt: skip
-
-_WITHOUT_EFFECT = {
-    # ids of tokens for filling in code, which a chat does not write
-    "prefix_token_id", "suffix_token_id", "middle_token_id", "fim_pre_token_id",
-    "fim_suf_token_id", "fim_mid_token_id", "fim_pad_token_id", "fim_rep_token_id",
-    "fim_sep_token_id",
-    # how many segments a BERT has; others have one
-    "token_type_count",
-}  # fmt: skip
 
 
 def gguf_tokenizer(entries: Mapping[str, Any], origin: str) -> PreTrainedTokenizerBase:
@@ -123,7 +49,7 @@ def gguf_tokenizer(entries: Mapping[str, Any], origin: str) -> PreTrainedTokeniz
     with one_error(origin):
         prefixed = {key: value for key, value in entries.items() if key.startswith(_PREFIX)}
         stated = {key.removeprefix(_PREFIX): value for key, value in prefixed.items()}
-        if unknown := sorted(stated.keys() - _READ - _WITHOUT_EFFECT):
+        if unknown := sorted(stated.keys() - _KNOWN):
             raise ModelLoadError(f"{_PREFIX}{unknown[0]} is not supported")
         if stated.get("add_sep_token"):
             raise ModelLoadError(f"{_PREFIX}add_sep_token is not supported")
@@ -166,7 +92,8 @@ def _pieces(stated: Mapping[str, Any]) -> list[VocabularyPiece]:
     for key, token in ends.items():
         if token >= len(types):
             raise ModelLoadError(f"{_PREFIX}{key} is {token}, but there are {len(types)} tokens")
-    special = {*ends.values(), *(at for at, text in enumerate(texts) if text in _END_TEXTS)}
+    end_texts = _TABLES["tokens"]["end_texts"]
+    special = {*ends.values(), *(at for at, text in enumerate(texts) if text in end_texts)}
     types = [
         PieceType.CONTROL if kind is PieceType.NORMAL and token in special else kind
         for token, kind in enumerate(types)
@@ -197,15 +124,16 @@ def _byte_level(
         raise ModelLoadError(f"{_PREFIX}merges is missing")
     vocab = {piece.text: token for token, piece in enumerate(pieces)}
     merges = [_pair(merge) for merge in stated["merges"]]
-    backend = Tokenizer(models.BPE(vocab, merges, ignore_merges=rule.whole_words))
-    if rule.composed:
+    backend = Tokenizer(models.BPE(vocab, merges, ignore_merges=rule.get("whole_words", False)))
+    if rule.get("composed"):
         backend.normalizer = normalizers.NFC()
-    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in rule.patterns]
+    patterns = ["|".join(_TABLES["patterns"][each]) for each in rule["patterns"]]
+    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
     bytes_as_characters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.pre_tokenizer = pre_tokenizers.Sequence([*splits, bytes_as_characters])
     backend.decoder = decoders.ByteLevel()
     backend.add_tokens(added_tokens(pieces))
-    return backend, rule.begins
+    return backend, rule.get("begins", False)
 
 
 def _pair(merge: str) -> tuple[str, str]:
@@ -216,12 +144,11 @@ def _pair(merge: str) -> tuple[str, str]:
 def _scored(stated: Mapping[str, Any], pieces: Sequence[VocabularyPiece]) -> Tokenizer:
     if "scores" not in stated and "merges" not in stated:
         raise ModelLoadError(f"{_PREFIX}scores is missing")
-    merges = stated.get("merges")
-    if not merges and "scores" in stated:
-        merges = None  # an empty list next to scores has no meaning
+    # an empty list next to scores has no meaning
+    by_merges = "scores" not in stated or stated.get("merges")
     return sentencepiece_backend(
         pieces,
-        None if merges is None else [_pair(merge) for merge in merges],
+        [_pair(merge) for merge in stated["merges"]] if by_merges else None,
         space_prefix=stated.get("add_space_prefix", True),
         squeeze=stated.get("remove_extra_whitespaces", False),
         charsmap=bytes(stated.get("precompiled_charsmap", b"")),

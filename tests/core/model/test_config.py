@@ -11,7 +11,7 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.config import ONLY_VALUES, READ, ModelConfig, RopeScaling
+from sequoia_core.model.config import ModelConfig, RopeScaling, known_entries
 from sequoia_core.model.layers import RotaryEmbedding
 
 PLAIN: dict[str, Any] = {
@@ -159,7 +159,10 @@ def test_a_changed_copy_is_checked_too() -> None:
 ODD = [None, True, -1, 0, 10**400, 1e308, float("nan"), "x", "", [], [1], {}, {"a": [None]}]
 
 
-@pytest.mark.parametrize("name", sorted(READ | ONLY_VALUES.keys() | {"layer_types", "unknown"}))
+CHECKED = {*known_entries()["read"], *known_entries()["only_values"], "layer_types", "unknown"}
+
+
+@pytest.mark.parametrize("name", sorted(CHECKED))
 def test_entries_of_any_kind_give_a_config_or_one_line(name: str) -> None:
     for value in ODD:
         for stated in ({name: value}, {"rope_scaling": {"rope_type": "llama3", name: value}}):

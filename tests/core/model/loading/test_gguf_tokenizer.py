@@ -95,7 +95,7 @@ ORIGINALS: dict[str, tuple[list[Any], bool]] = {
 def original(pre: str) -> Tokenizer:
     """A small tokenizer that is trained with a model's own pre-tokenizer."""
     steps, composed = ORIGINALS[pre]
-    backend = Tokenizer(models.BPE(ignore_merges=SPLIT_RULES[pre].whole_words))
+    backend = Tokenizer(models.BPE(ignore_merges=SPLIT_RULES[pre].get("whole_words", False)))
     backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
     if composed:
         backend.normalizer = normalizers.NFC()
