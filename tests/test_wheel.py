@@ -26,7 +26,7 @@ import sequoia_core, sequoia_chat
 from sequoia_chat.config.themes import packaged_folder
 from sequoia_core.tree.files import find_growmap, growmap_names
 from sequoia_core.model.loading.loader import open_directory
-from sequoia_core.model.loading.sources import BUNDLED_DRAFT
+from sequoia_core.model.loading.loader import BUNDLED_DRAFT
 print(json.dumps({
     "modules": [sequoia_core.__file__, sequoia_chat.__file__],
     "growmaps": {name: find_growmap(name).size for name in growmap_names()},

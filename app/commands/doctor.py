@@ -130,7 +130,7 @@ def _machine() -> Iterator[Finding]:
 
 
 def _models(settings: Settings) -> Finding:
-    from sequoia_core.model.loading.sources import embedded_target_path
+    from sequoia_core.model.loading.loader import embedded_target_path
 
     try:
         models = model_choice.chosen_models(settings)
@@ -147,8 +147,7 @@ def _forward(settings: Settings, *, models_there: bool) -> Iterator[Finding]:
     """Device, number format, which code computes the models, and the memory for them."""
     from sequoia_core.model.device import choose_placement, devices_name, dtype_name
     from sequoia_core.model.loading.forward import choose_forward
-    from sequoia_core.model.loading.loader import Checkpoint
-    from sequoia_core.model.loading.sources import BUNDLED_DRAFT, NO_DRAFT, known_model
+    from sequoia_core.model.loading.loader import BUNDLED_DRAFT, NO_DRAFT, Checkpoint, known_model
     from sequoia_core.model.native import library
 
     try:

@@ -81,7 +81,8 @@ def peak_memory() -> int:
 
 def weight_bytes(sources: Sources) -> int:
     """Size of the pair's weights in bfloat16, a borrowed embedding counted once."""
-    from sequoia_core.model.loading.sources import open_fitted_draft, open_target
+    from sequoia_core.model.loading.loader import open_target
+    from sequoia_core.model.loading.pair import open_fitted_draft
 
     target = open_target(sources.plan.target).weights
     count = sum(target[name].numel() for name in target)

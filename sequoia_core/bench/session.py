@@ -190,7 +190,7 @@ def _sizes(comparison: SpeedComparison, swept: Mapping[int, str]) -> dict[int, S
 
 def _sources(pair: Pair, plan: BenchPlan, folder: str) -> Sources:
     from sequoia_core.model.device import choose_dtype, dtype_name
-    from sequoia_core.model.loading.sources import embedded_target_path
+    from sequoia_core.model.loading.loader import embedded_target_path
 
     path = embedded_target_path() if plan.target is None else Path(plan.target).expanduser()
     is_gguf = path.suffix.lower() == ".gguf" and path.is_file()

@@ -72,7 +72,7 @@ def _hugging_face(factory: ModelFactory, *, assisted: bool = False, **speculatio
     import torch
 
     from sequoia_core.bench.hugging_face import hugging_face, rebuilt, rebuilt_draft
-    from sequoia_core.model.loading.sources import open_target
+    from sequoia_core.model.loading.loader import open_target
 
     sources = factory.sources
     options = torch.device(sources.device), getattr(torch, sources.dtype)

@@ -17,7 +17,7 @@ from torch import Tensor
 from sequoia_core.distill.corpus import Corpus, common_prefix, usable_length
 from sequoia_core.distill.dialogue import Dialogue, GivenText, Lengths, TemplateTokens
 from sequoia_core.distill.shards import TOP, LabelledConversation, Shards
-from sequoia_core.model.batch import GPU_GROUPS, GROUP, Batch, ConversationBatch, NativeBatch
+from sequoia_core.model.batch import GPU_GROUPS, GROUP, Batch, NativeBatch
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.native.llama import NativeLlama
 from sequoia_core.speculate.sampling import labelled_draws
@@ -93,7 +93,7 @@ class Writer:
         shards: Shards,
         given: Corpus | None = None,
     ) -> None:
-        self._batch: ConversationBatch = (
+        self._batch: Batch | NativeBatch = (
             NativeBatch(model, plan.rows)
             if isinstance(model, NativeLlama)
             else Batch(model, plan.rows)

@@ -16,9 +16,8 @@ from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.model.device import Placement, choose_device, choose_dtype, prepare
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.forward import choose_forward
-from sequoia_core.model.loading.loader import Checkpoint, open_directory
+from sequoia_core.model.loading.loader import Checkpoint, open_directory, open_target
 from sequoia_core.model.loading.pair import load_native
-from sequoia_core.model.loading.sources import open_target
 from sequoia_core.model.loading.tokenizer import check_embedding_fit
 from sequoia_core.model.native.llama import NativeLlama
 from sequoia_core.model.weight_shapes import DRAFT_VOCAB_IDS

@@ -1,4 +1,4 @@
-"""Many conversations decoded together with one model.
+"""Many conversations decoded together with one model: B rows, each a conversation of its own.
 
 Shapes: `B` rows, `R` rows of a group, `L` layers, `F` kept layers, `H` query heads, `K` KV heads,
 `G = H / K`, `D` head dim, `V` vocabulary. PyTorch's rows are in groups of similar length. Products
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -27,15 +26,29 @@ WORTH_MOVING = 0.9  # rows are regrouped if that leaves at most so many of the t
 PASS_ROWS = 256  # rows of a native pass that prompts may fill up; bounds the working memory
 
 
-class ConversationBatch(Protocol):
-    """B rows of one model, each a conversation of its own."""
+class NativeBatch:
+    """B rows of a native model."""
+
+    def __init__(self, model: NativeLlama, rows: int) -> None:
+        assert rows > 0
+        self._model = model
+        self._caches = [model.new_cache() for _ in range(rows)]
 
     @property
     def lengths(self) -> Sequence[int]:
         """Tokens held by each row."""
+        return [cache.length for cache in self._caches]
 
     def start(self, row: int, kept: int = 0) -> None:
         """Begin another conversation in a row that shares its first `kept` tokens."""
+        self._caches[row].truncate(kept)
+
+    def features(self, row: int) -> Tensor:
+        """Outputs of the model's kept layers for the S tokens of a row: [S, F, hidden]."""
+        length = self._caches[row].length
+        if not self._model.kept_layers:
+            return torch.empty(length, 0, self._model.config.hidden_size)
+        return self._caches[row].features(0, length)
 
     def forward(self, token_ids: Sequence[Sequence[int]]) -> tuple[Sequence[int], Tensor]:
         """Append tokens to rows: of each row what it has to read, perhaps nothing.
@@ -44,31 +57,6 @@ class ConversationBatch(Protocol):
         ascending, and the logits after the last token of each: float32 [n, V]. Raises
         ContextFullError if a row has no room left; nothing is changed.
         """
-
-    def features(self, row: int) -> Tensor:
-        """Outputs of the model's kept layers for the S tokens of a row: [S, F, hidden]."""
-
-
-class NativeBatch:
-    def __init__(self, model: NativeLlama, rows: int) -> None:
-        assert rows > 0
-        self._model = model
-        self._caches = [model.new_cache() for _ in range(rows)]
-
-    @property
-    def lengths(self) -> Sequence[int]:
-        return [cache.length for cache in self._caches]
-
-    def start(self, row: int, kept: int = 0) -> None:
-        self._caches[row].truncate(kept)
-
-    def features(self, row: int) -> Tensor:
-        length = self._caches[row].length
-        if not self._model.kept_layers:
-            return torch.empty(length, 0, self._model.config.hidden_size)
-        return self._caches[row].features(0, length)
-
-    def forward(self, token_ids: Sequence[Sequence[int]]) -> tuple[Sequence[int], Tensor]:
         spare = PASS_ROWS - sum(map(bool, token_ids))
         texts, done = [], []
         for row, ids in enumerate(token_ids):
@@ -111,7 +99,10 @@ class _Group:
 
 
 class Batch:
-    """B rows of a PyTorch model, a multiple of `GROUP`. A pass reads one token of each."""
+    """As `NativeBatch`, of a PyTorch model; B is a multiple of `GROUP`.
+
+    A pass reads one token of each row.
+    """
 
     def __init__(self, model: Llama, rows: int) -> None:
         assert rows > 0

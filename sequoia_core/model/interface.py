@@ -103,17 +103,9 @@ class KVCache(Protocol):
 class LanguageModel(Protocol):
     """A causal language model that reads any number of rows against a cache of its own."""
 
-    @property
-    def vocab_size(self) -> int:
-        """Columns of the logits: `V`, or fewer for a draft with a trimmed head."""
-
-    @property
-    def context_window(self) -> int:
-        """Most tokens the model can attend over."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where inputs must lie."""
+    vocab_size: int  # columns of the logits: `V`, or fewer for a draft with a trimmed head
+    context_window: int  # most tokens the model can attend over
+    device: torch.device  # of inputs
 
     @property
     def prompt_rows(self) -> int:

@@ -20,8 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from sequoia_core.errors import counted
-from sequoia_core.model.loading.loader import open_directory
-from sequoia_core.model.loading.sources import BUNDLED_DRAFT
+from sequoia_core.model.loading.loader import BUNDLED_DRAFT, open_directory
 from sequoia_core.reproduce.paper_facts import (
     TEMPERATURES,
     Figure,

@@ -10,8 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.loading.loader import open_checkpoint
-from sequoia_core.model.loading.sources import embedded_target_path
+from sequoia_core.model.loading.loader import embedded_target_path, open_checkpoint
 
 LLAMA2_TEMPLATE = (
     "{% if messages[0]['role'] == 'system' %}{% set rest = messages[1:] %}"

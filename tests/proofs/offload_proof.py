@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 from sequoia_core.config import Offload
 from sequoia_core.errors import ParameterError, SequoiaError
-from sequoia_core.model.loading.sources import BUNDLED_DRAFT
+from sequoia_core.model.loading.loader import BUNDLED_DRAFT
 from sequoia_core.tree.growmap import GrowMap
 from tests.proofs.offload_model import RandomLlama
 from tests.proofs.offload_timeline import Overlap

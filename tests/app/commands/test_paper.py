@@ -16,7 +16,7 @@ from app.config.load import load_settings
 from app.engine import build
 from sequoia_core.config import Offload
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.loading.sources import embedded_target_path
+from sequoia_core.model.loading.loader import embedded_target_path
 from sequoia_core.reproduce.paper import PaperPlan
 from sequoia_core.reproduce.paper_facts import PaperChoice, Room, paper_facts
 from tests.core.reproducing import save_small_pair, save_texts

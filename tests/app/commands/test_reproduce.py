@@ -12,8 +12,8 @@ from app.engine import build
 from sequoia_core.bench.own_systems import engine_system
 from sequoia_core.data.passages import DataSpec, load_prompts
 from sequoia_core.errors import ModelLoadError
+from sequoia_core.model.loading.loader import embedded_target_path
 from sequoia_core.model.loading.pair import Pair
-from sequoia_core.model.loading.sources import embedded_target_path
 from sequoia_core.reproduce import testbed
 from sequoia_core.reproduce.robustness import RULES, RobustnessExperiment
 from tests.core.reproducing import load_tiny, save_pair, save_texts

@@ -17,7 +17,7 @@ from sequoia_core.bench.model_factory import GGUF_DRAFT, OPENVINO_DRAFT, Q4_0, M
 from sequoia_core.bench.process import start_systems
 from sequoia_core.bench.runs import PeerError
 from sequoia_core.bench.systems import PEERS, SystemSpec, build
-from sequoia_core.model.loading.sources import OpenedDraft
+from sequoia_core.model.loading.pair import OpenedDraft
 from tests.core.bench_runs import FixedSystem
 from tests.core.models import random_weights, tiny_config
 
@@ -75,7 +75,7 @@ def test_a_draft_that_peers_cannot_use_is_refused_with_what_to_pass(
         asked.append(arguments)
         return draft
 
-    monkeypatch.setattr("sequoia_core.model.loading.sources.open_fitted_draft", open_draft)
+    monkeypatch.setattr("sequoia_core.model.loading.pair.open_fitted_draft", open_draft)
     with pytest.raises(PeerError, match=why) as caught:
         build(ModelFactory(sources(plan=BenchPlan(draft="own"))), names.HF_ASSISTED)
     assert "--peer-draft DIR" in str(caught.value)
@@ -85,7 +85,7 @@ def test_a_draft_that_peers_cannot_use_is_refused_with_what_to_pass(
 def test_a_peer_draft_takes_the_place_of_the_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     drafts = {"theirs": any_draft()}
     monkeypatch.setattr(
-        "sequoia_core.model.loading.sources.open_fitted_draft", lambda _, draft: drafts[draft]
+        "sequoia_core.model.loading.pair.open_fitted_draft", lambda _, draft: drafts[draft]
     )
     factory = ModelFactory(sources(plan=BenchPlan(draft="own", peer_draft="theirs")))
     assert factory.peer_draft is drafts["theirs"]
@@ -137,7 +137,7 @@ def test_what_breaks_inside_this_engine_is_no_absence() -> None:
 def test_a_file_that_cannot_be_made_is_reported_and_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, draft: Any, why: str
 ) -> None:
-    monkeypatch.setattr("sequoia_core.model.loading.sources.open_fitted_draft", lambda *_: draft)
+    monkeypatch.setattr("sequoia_core.model.loading.pair.open_fitted_draft", lambda *_: draft)
     factory = ModelFactory(sources(gguf="some.gguf", folder=str(tmp_path)))
     with pytest.raises(PeerError, match=why):
         factory.made(name)

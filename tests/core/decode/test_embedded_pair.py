@@ -8,8 +8,8 @@ import torch
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.engine import Engine
 from sequoia_core.errors import ModelLoadError
+from sequoia_core.model.loading.loader import embedded_target_path
 from sequoia_core.model.loading.pair import Pair, load_pair
-from sequoia_core.model.loading.sources import embedded_target_path
 from sequoia_core.speculate.tree_advisor import BundledAdvisor
 from sequoia_core.text.chat_template import ChatTemplate
 from sequoia_core.tree.choice import TreeChoice

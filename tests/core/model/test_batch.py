@@ -9,7 +9,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sequoia_core.errors import ContextFullError
-from sequoia_core.model.batch import GPU_GROUPS, GROUP, SPAN, Batch, ConversationBatch
+from sequoia_core.model.batch import GPU_GROUPS, GROUP, SPAN, Batch, NativeBatch
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.memory_plan import kv_token_bytes
 from tests.core.model.test_cuda_fake import CUDA, WithoutGuards
@@ -33,7 +33,7 @@ def greedy_alone(model: Llama, prompt: Sequence[int], count: int) -> list[int]:
 class Texts:
     """Rows of a batch, each greedily continued from a prompt that begins with `BEGINNING`."""
 
-    def __init__(self, batch: ConversationBatch) -> None:
+    def __init__(self, batch: Batch | NativeBatch) -> None:
         self._batch = batch
         self.ids: dict[int, list[int]] = {}
 

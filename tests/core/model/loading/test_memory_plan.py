@@ -20,10 +20,9 @@ from sequoia_core.model.device import free_bytes
 from sequoia_core.model.interface import KVCache
 from sequoia_core.model.loading import pair as pair_module
 from sequoia_core.model.loading.forward import pair_plans
-from sequoia_core.model.loading.loader import Checkpoint
+from sequoia_core.model.loading.loader import Checkpoint, known_model
 from sequoia_core.model.loading.memory_plan import MemoryPlan, is_out_of_memory
 from sequoia_core.model.loading.pair import load_pair
-from sequoia_core.model.loading.sources import known_model
 from sequoia_core.speculate import draft as draft_module
 from sequoia_core.tree.choice import ROOT, AdaptiveTree, TreeChoice
 from sequoia_core.tree.growmap import GrowMap

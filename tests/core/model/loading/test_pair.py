@@ -22,8 +22,8 @@ from sequoia_core.errors import (
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading import pair as pair_module
 from sequoia_core.model.loading.block_safetensors import pack_weights
+from sequoia_core.model.loading.loader import embedded_target_path
 from sequoia_core.model.loading.pair import Pair, load_pair
-from sequoia_core.model.loading.sources import embedded_target_path
 from sequoia_core.model.native.library import find_library
 from tests.core.checkpoints import (
     CHAT_TEMPLATE,

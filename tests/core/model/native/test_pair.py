@@ -17,9 +17,8 @@ from sequoia_core.model.device import Placement
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading import block_safetensors, forward
 from sequoia_core.model.loading.forward import pair_plans
-from sequoia_core.model.loading.loader import open_checkpoint
+from sequoia_core.model.loading.loader import known_model, open_checkpoint
 from sequoia_core.model.loading.pair import Pair
-from sequoia_core.model.loading.sources import known_model
 from sequoia_core.model.native import library
 from sequoia_core.model.native.llama import NativeLlama
 from sequoia_core.tree.choice import TreeChoice

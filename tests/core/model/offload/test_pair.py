@@ -13,8 +13,8 @@ from sequoia_core.config import Offload, WeightFormat
 from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.model import device as device_module
 from sequoia_core.model.device import Placement
+from sequoia_core.model.loading import loader
 from sequoia_core.model.loading import pair as pair_module
-from sequoia_core.model.loading import sources
 from sequoia_core.model.loading.forward import memory_plans
 from sequoia_core.model.loading.loader import open_directory
 from sequoia_core.model.loading.pair import Pair, load_pair
@@ -96,7 +96,7 @@ def test_the_fingerprint_follows_it(target: str) -> None:
 def test_what_is_refused_is_refused_before_anything_is_read(
     target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "open_checkpoint", pytest.fail)
+    monkeypatch.setattr(loader, "open_checkpoint", pytest.fail)
     with pytest.raises(ParameterError, match="give --offload disk"):
         load(target, offload=Offload.CPU)
     for weights in (WeightFormat.INT8, WeightFormat.NATIVE):
