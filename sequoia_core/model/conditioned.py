@@ -42,8 +42,8 @@ class ConditionedCache(LayeredKVCache):
     def keep(self, committed: int, rows: Sequence[int]) -> None:
         """Keep the committed tokens and the first of the rows, a tree's root.
 
-        The rows below it were computed from the draft's own outputs; the target has read their
-        tokens by now, so they are read again with its hidden states.
+        The rows below it were computed from the draft's own outputs; they are read again with the
+        hidden states of the target, which has read their tokens by now.
         """
         super().keep(committed, rows[:1])
 

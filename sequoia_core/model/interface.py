@@ -120,25 +120,18 @@ class LanguageModel(Protocol):
 
     def forward(
         self,
-        token_ids: Tensor,
-        position_ids: Tensor,
-        mask: Tensor | None,
-        cache: KVCache,
-        parents: Tensor | None = None,
+        token_ids: Tensor,  # int64 [n]
+        position_ids: Tensor,  # int64 [n]
+        mask: Tensor | None,  # bool [n, S + n], True where a row may attend; None is causal
+        cache: KVCache,  # of S tokens
+        parents: Tensor | None = None,  # int64 [n]
     ) -> Tensor:
         """Logits of n new rows, float32 [n, V], valid until the next call.
 
-        Their keys and values are appended to the cache. Raises ContextFullError if S + n exceeds
-        the context window.
-
-        Args:
-            token_ids: int64 [n].
-            position_ids: int64 [n].
-            mask: bool [n, S + n], True where a row may attend; None is causal. Rows without a mask
-                continue the text; rows with one are nodes of a tree.
-            cache: holding S tokens.
-            parents: int64 [n], where each node's parent lies in the cache, counted back from -1.
-                Given for a draft's nodes; not for the target's, whose forward includes the parents.
+        Their keys and values are appended to the cache. Rows without a mask continue the text; rows
+        with one are nodes of a tree. `parents` say where each node's parent lies in the cache,
+        counted back from -1; given for a draft's nodes, since the target's forward includes them.
+        Raises ContextFullError if S + n exceeds the context window.
         """
 
     def extend(self, token_ids: Tensor, cache: KVCache) -> None:

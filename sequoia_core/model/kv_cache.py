@@ -1,8 +1,4 @@
-"""Keys and values of one conversation, in a few preallocated tensors.
-
-Every in-place write of the engine's state is in this file: growth, and rollback to the rows that
-the caller names.
-"""
+"""Keys and values of one conversation, in a few preallocated tensors: growth and rollback."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,12 +9,11 @@ from torch import Tensor
 
 from sequoia_core.errors import ContextFullError
 from sequoia_core.model.config import ModelConfig
-from sequoia_core.model.device import free_bytes
+from sequoia_core.model.device import free_bytes, moved
 from sequoia_core.model.loading.memory_plan import kv_token_bytes
 
 INITIAL_CAPACITY = 256
 CUDA_BUCKET = 256
-
 PART_LAYERS = 8  # of one buffer: while a cache grows, only one is held twice
 DOUBLED_CAPACITY = 1024  # up to this capacity a cache doubles; from then on it grows by a quarter
 RESERVED_SHARE = 0.25  # of a GPU's free memory: a window that takes no more is reserved at once
@@ -49,26 +44,20 @@ def resized(buffer: Tensor, axis: int, size: int, kept: int) -> Tensor:
 
 
 class LayeredKVCache:
-    """A `KVCache` of `length` tokens in buffers.
+    """A `KVCache` in buffers `[PART_LAYERS, 2, K, capacity, D]`.
 
-    The buffers are `[PART_LAYERS, 2, K, capacity, D]`, so that dropping a rejected branch is one
-    gather over several layers, and growing needs room for one more buffer only. Rows past `length`
-    are never read as tokens; on CUDA, attention under a mask spans a whole length bucket, whose
-    tail the mask hides, so that shapes repeat from step to step.
-
-    It can also hold features: `feature_slots` hidden states of each token, for a draft that reads
-    them. They are kept and truncated with the tokens.
-
-    Features are on `device`, each layer on its own of `layer_devices`, all of one type.
+    Dropping a rejected branch is one gather over several layers, and growing needs room for one
+    more buffer only. Rows past `length` are never read as tokens; on CUDA, attention under a mask
+    spans a whole length bucket, whose tail the mask hides, so that shapes repeat from step to step.
     """
 
     def __init__(
         self,
         config: ModelConfig,
-        device: torch.device,
+        device: torch.device,  # of the features
         dtype: torch.dtype,
-        feature_slots: int = 0,
-        layer_devices: Sequence[torch.device] | None = None,
+        feature_slots: int = 0,  # hidden states of each token to hold, for a draft that reads them
+        layer_devices: Sequence[torch.device] | None = None,  # of each layer, all of one type
     ) -> None:
         self._window = config.context_window
         self._bucket = CUDA_BUCKET if device.type == "cuda" else 1
@@ -113,7 +102,7 @@ class LayeredKVCache:
         self._resize(min(max(grown, needed), round_up(self._window, self._bucket)))
 
     def release(self) -> None:
-        """Return memory that the tokens held do not need, down to the first capacity."""
+        """See `KVCache.release`; the first capacity is kept."""
         self._resize(min(max(self._least, self.span(0)), self.capacity))
 
     def _resize(self, capacity: int) -> None:
@@ -122,26 +111,22 @@ class LayeredKVCache:
             self._parts[at] = resized(self._parts[at], 3, capacity, self.length)
         self._features = resized(self._features, 0, capacity, self.length)
 
-    def write(
-        self, layer: int, keys_values: Tensor, span: int | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Put n rows [2, K, n, D] after the S cached ones, and return what to attend over.
+    def write(self, layer: int, keys_values: Tensor, span: int) -> tuple[Tensor, Tensor]:
+        """Put n rows [2, K, n, D] after the S cached ones; gives those to attend over.
 
-        That are keys and values `[1, K, span, D]`, views of the buffer; a span of None is
-        `span(n)`. Requires `reserve`; `advance` counts the rows once every layer is written.
+        That are keys and values `[1, K, span, D]`, views of the buffer. Requires `reserve`;
+        `advance` counts the rows once every layer is written.
         """
-        rows = keys_values.shape[2]
         part, at = self._places[layer]
         layer_buffer = self._parts[part][at]
-        layer_buffer[:, :, self.length : self.length + rows].copy_(keys_values)
-        attended = layer_buffer[:, None, :, : self.span(rows) if span is None else span]
+        layer_buffer[:, :, self.length : self.length + keys_values.shape[2]].copy_(keys_values)
+        attended = layer_buffer[:, None, :, :span]
         return attended[0], attended[1]
 
     def write_features(self, slot: int, hidden: Tensor) -> None:
         """Put hidden states [n, hidden] of n rows after the S cached ones; see `write`."""
-        if hidden.device != self._features.device:
-            hidden = hidden.to(self._features.device, non_blocking=True)
-        self._features[self.length : self.length + hidden.shape[0], slot].copy_(hidden)
+        rows = slice(self.length, self.length + hidden.shape[0])
+        self._features[rows, slot].copy_(moved(hidden, self._features.device))
 
     def features(self, start: int, stop: int) -> Tensor:
         """A view `[stop - start, feature_slots, hidden]` of tokens `start` to `stop - 1`."""

@@ -91,7 +91,6 @@ def with_unrotated_heads(
     cos: Tensor, sin: Tensor, rotated: int, unrotated: int
 ) -> tuple[Tensor, Tensor]:
     """Cosines and sines `[n, 1, D]` -> `[n, heads, D]`, which rotate only a row's first heads."""
-    shape = (cos.shape[0], unrotated, cos.shape[2])
-    rotated_cos, rotated_sin = (each.expand(-1, rotated, -1) for each in (cos, sin))
-    cosines = torch.cat((rotated_cos, cos.new_ones(shape)), dim=1)
-    return cosines, torch.cat((rotated_sin, sin.new_zeros(shape)), dim=1)
+    others = (0, 0, 0, unrotated)
+    cosines = functional.pad(cos.expand(-1, rotated, -1), others, value=1.0)
+    return cosines, functional.pad(sin.expand(-1, rotated, -1), others)

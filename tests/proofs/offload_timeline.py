@@ -6,7 +6,7 @@ from enum import StrEnum
 from time import perf_counter
 from typing import Any
 
-from sequoia_core.model.offload.layer_stream import LayerStream
+from sequoia_core.model.offload.model import LayerStream
 
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 WIDTH = 88

@@ -12,7 +12,7 @@ import torch
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.errors import ParameterError
 from sequoia_core.model.loading.loader import open_directory
-from sequoia_core.model.offload.layer_stream import LayerStream
+from sequoia_core.model.offload.model import LayerStream
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.tree.search import expected_tokens_table
 from tests.core.engines import make_engine, steps_of, tokens_of

@@ -43,16 +43,12 @@ if TYPE_CHECKING:
 
 PREFILL_ROWS = 128  # rows read at once by `extend`: bounds the working memory of a long prompt
 PROMPT_SECONDS = 0.15  # time that `prompt_rows` should take; an answer can be stopped after them
-
-FIRST_PROMPT_ROWS, FEWEST_PROMPT_ROWS = 32, 8
-"""`prompt_rows` before a time is known, and where rows are slow: fewer would be slower still."""
+FIRST_PROMPT_ROWS = 32  # before a time is known
+FEWEST_PROMPT_ROWS = 8  # where rows are slow: fewer would be slower still
 
 
 class NativeCache:
-    """A `KVCache` of a `NativeLlama`.
-
-    A conditioned draft's reads the target's cache, or zeros without one.
-    """
+    """A `KVCache`; a conditioned draft's reads the target's cache, or zeros without one."""
 
     def __init__(self, model: NativeLlama, target: NativeCache | None = None) -> None:
         self._library = library = load_library()
@@ -71,11 +67,7 @@ class NativeCache:
         return int(self._library.sequoia_cache_bytes(self.handle))
 
     def keep(self, committed: int, rows: Sequence[int]) -> None:
-        """See `KVCache.keep`; a conditioned draft keeps only the first row, a tree's root.
-
-        The rows below it were computed from the draft's own outputs, and are read again with the
-        target's hidden states.
-        """
+        """See `KVCache.keep`, and `ConditionedCache.keep` for a conditioned draft."""
         kept = list(rows[:1] if self._keeps_root_only else rows)
         array = (c_int32 * len(kept))(*kept)
         check(self._library.sequoia_cache_keep(self.handle, committed, array, len(kept)))

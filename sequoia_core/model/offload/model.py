@@ -1,13 +1,17 @@
 """A Llama whose layers stay on disk or in main memory and pass through two buffers.
 
-Embedding, norms, biases and output head stay on the device. Packing a layer for a faster product
-would have to be done in every forward. In a buffer, matrices that read the same input lie one after
-the other, so that one product reads them as one.
+Embedding, norms, biases and output head stay on the device. In a buffer, matrices that read the
+same input lie one after the other, so that one product reads them as one.
 """
 
+import threading
+import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,9 +23,12 @@ from sequoia_core.model.layers import Product, dense
 from sequoia_core.model.llama import Layer, Llama
 from sequoia_core.model.loading.weights import Weights
 from sequoia_core.model.offload.files import TensorFiles
-from sequoia_core.model.offload.layer_stream import SLOTS, LayerLoader, LayerStream
 from sequoia_core.model.weight_shapes import PRODUCTS, layer_name, matrix_shapes, weight_values
 
+Item = TypeVar("Item")
+
+SLOTS = 2  # buffers: one is computed with while the other is filled
+THREAD = "sequoia-offload"  # prefix of the reading threads' names
 ALIGNMENT = 64  # bytes, as of PyTorch's CPU tensors: kernels take the same path
 
 
@@ -63,8 +70,80 @@ class LayerLayout:
         return spans
 
 
+class LayerLoader(Protocol):
+    def load(self, layer: int, slot: int) -> None:
+        """Fill a buffer, or begin to; called in a thread of its own, one call at a time."""
+
+    def acquire(self, slot: int) -> None:
+        """What the caller issues from now on reads the buffer, once it is filled."""
+
+    def release(self, slot: int) -> None:
+        """All reads of the buffer are issued; after them it may be filled again."""
+
+    def close(self) -> None:
+        """Free what it holds; nothing is loaded after this call."""
+
+
+class LayerStream:
+    """Yields layers in order; its thread ends when the stream is garbage, and closes the loader.
+
+    The last layer is followed by the first, which is loaded during the last for the next forward.
+    A failure to load a layer is raised when that layer is due, and the next forward starts over.
+    """
+
+    def __init__(self, loader: LayerLoader, layers: int) -> None:
+        self.slot = 0  # buffer of the current layer
+        self.loader, self._layers = loader, layers
+        self._loads: deque[tuple[int, int, Future[None]]] = deque()  # layer, slot, when it is there
+        self._thread = ThreadPoolExecutor(1, THREAD)
+        # neither this nor the submitted work may refer to the stream, or it would never be garbage
+        self._finalizer = weakref.finalize(self, _close, self._thread, loader)
+        self._finalizer.atexit = False  # executors end by themselves then, and take no more work
+
+    def iterate(self, items: Sequence[Item]) -> Iterator[Item]:
+        """One item per layer; the layer's weights are in buffer `slot` until the next item."""
+        for layer, item in enumerate(items):
+            self._wait_for(layer)
+            yield item
+            self.loader.release(self.slot)
+            self._loads.popleft()
+            self._submit((layer + SLOTS) % self._layers, self.slot)
+
+    def close(self) -> None:
+        """Wait for the thread to end; no layer can be read afterwards."""
+        self._finalizer()
+
+    def _wait_for(self, layer: int) -> None:
+        if not self._loads or self._loads[0][0] != layer:  # at first, or after an abandoned pass
+            self._reset()
+            for slot in range(SLOTS):
+                self.loader.release(slot)
+                self._submit((layer + slot) % self._layers, slot)
+        _, slot, load = self._loads[0]
+        try:
+            load.result()
+        except BaseException:
+            self._reset()
+            raise
+        self.slot = slot
+        self.loader.acquire(slot)
+
+    def _reset(self) -> None:
+        wait([load for *_, load in self._loads])
+        self._loads.clear()
+
+    def _submit(self, layer: int, slot: int) -> None:
+        self._loads.append((layer, slot, self._thread.submit(self.loader.load, layer, slot)))
+
+
+def _close(thread: ThreadPoolExecutor, loader: LayerLoader) -> None:
+    thread.submit(loader.close)  # after the current load
+    # garbage is collected in whichever thread allocates, and a thread cannot wait for itself
+    thread.shutdown(wait=not threading.current_thread().name.startswith(THREAD))
+
+
 class FileLoader:
-    """A `LayerLoader` that reads into main memory, pinned if a GPU copies from it."""
+    """Reads into main memory, pinned if a GPU copies from it."""
 
     def __init__(self, files: TensorFiles, layout: LayerLayout, *, pinned: bool) -> None:
         self._files, self._layout = files, layout
@@ -95,15 +174,15 @@ def _pinned_layers(weights: Weights, layout: LayerLayout) -> Iterator[Tensor]:
 
 
 class GpuLoader:
-    """A `LayerLoader` that copies to a GPU in a stream of its own, ordered by events."""
+    """Copies to a GPU in a stream of its own, ordered by events."""
 
     def __init__(
         self,
+        # a layer, uint8 [nbytes], valid until the next call for the same slot
         host: Callable[[int, int], Tensor],
         buffers: Sequence[Tensor],
         close: Callable[[], None] = lambda: None,
     ) -> None:
-        """Host memory is a layer, uint8 [nbytes], valid until the next call for the same slot."""
         self._host, self._buffers, self._close = host, buffers, close
         self._device = buffers[0].device
         self._copies = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
@@ -138,17 +217,14 @@ def _host_buffer(layout: LayerLayout, *, pinned: bool) -> Tensor:
 
 
 class OffloadedLlama(Llama):
-    """A `Llama` whose layers are loaded while it computes.
-
-    `weights` are those that stay on the device; the stream fills the buffers, laid out as `layout`.
-    """
+    """A `Llama` whose layers are loaded while it computes."""
 
     def __init__(
         self,
         layout: LayerLayout,
-        weights: Mapping[str, Tensor],
+        weights: Mapping[str, Tensor],  # those that stay on the device
         stream: LayerStream,
-        buffers: Sequence[Tensor],
+        buffers: Sequence[Tensor],  # which the stream fills
         feature_layers: Sequence[int] = (),
     ) -> None:
         self.layer_stream = stream

@@ -127,7 +127,8 @@ def test_every_device_holds_its_own_layers_and_caches(count: int) -> None:
     cache = filled(model, 4)
     held = dict.fromkeys(DEVICES[:count], 0)
     for index in range(LAYERS):
-        layer = cache.write(index, torch.zeros((2, 2, 1, 8), device=place(count, index)))[0]
+        rows = torch.zeros((2, 2, 1, 8), device=place(count, index))
+        layer, _ = cache.write(index, rows, cache.span(1))
         assert layer.device == place(count, index)
         held[layer.device] += 1
     assert list(held.values()) == [len(stage.layers) for stage in stages(count)]

@@ -19,7 +19,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from sequoia_core.config import Offload
 from sequoia_core.model.device import Placement
 from sequoia_core.model.loading.weights import SafetensorsWeights, Weights
-from sequoia_core.model.offload import layer_stream
 from sequoia_core.model.offload import model as offload_model
 from sequoia_core.model.offload.model import GpuLoader, LayerLayout, OffloadedLlama, load_offloaded
 from tests.core.model.test_cuda_fake import CUDA, WithoutGuards, check
@@ -97,7 +96,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Log:
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: Stream(log, log.current))
     monkeypatch.setattr(torch.cuda, "Event", lambda: Event(log))
     monkeypatch.setattr(torch.cuda, "stream", within)
-    monkeypatch.setattr(layer_stream, "ThreadPoolExecutor", SameThread)
+    monkeypatch.setattr(offload_model, "ThreadPoolExecutor", SameThread)
     return log
 
 
@@ -118,7 +117,7 @@ class Host:
 def test_a_copy_waits_for_the_computation_and_the_computation_for_the_copy(log: Log) -> None:
     host, buffers = Host(log), [torch.ones(8, dtype=torch.uint8) for _ in range(2)]
     loader = GpuLoader(host.host, buffers, host.close)
-    stream = layer_stream.LayerStream(loader, LAYERS)
+    stream = offload_model.LayerStream(loader, LAYERS)
     for _ in range(2):
         for layer in stream.iterate(range(LAYERS)):
             log.entries.append((log.current, "compute", f"{layer} {stream.slot}"))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.offload.layer_stream import SLOTS, THREAD, LayerStream
+from sequoia_core.model.offload.model import SLOTS, THREAD, LayerStream
 
 PATIENCE = 30.0
 """Seconds after which a thread that should have moved is taken to hang."""

@@ -17,7 +17,7 @@ from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import Placement
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.weights import SafetensorsWeights
-from sequoia_core.model.offload.layer_stream import SLOTS, THREAD
+from sequoia_core.model.offload.model import SLOTS, THREAD
 from sequoia_core.model.offload.model import (
     LayerLayout,
     OffloadedLlama,
