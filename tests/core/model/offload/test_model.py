@@ -17,8 +17,9 @@ from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import Placement
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.weights import SafetensorsWeights
-from sequoia_core.model.offload.model import SLOTS, THREAD
 from sequoia_core.model.offload.model import (
+    SLOTS,
+    THREAD,
     LayerLayout,
     OffloadedLlama,
     load_offloaded,
