@@ -1,9 +1,6 @@
-"""Many conversations decoded together with one model: B rows, each a conversation of its own.
+"""Many conversations decoded together with one model.
 
-Shapes: `B` rows, `R` rows of a group, `L` layers, `F` kept layers, `H` query heads, `K` KV heads,
-`G = H / K`, `D` head dim, `V` vocabulary. PyTorch's rows are in groups of similar length. Products
-always have B rows and attention always R, over a multiple of `SPAN` tokens: then a row's results do
-not depend on the other rows, on the CPU bit for bit.
+Shapes: `B` rows, each a conversation, `R` rows of a group, `F` kept layers, `G = H / K`.
 """
 
 from __future__ import annotations
@@ -99,9 +96,11 @@ class _Group:
 
 
 class Batch:
-    """As `NativeBatch`, of a PyTorch model; B is a multiple of `GROUP`.
+    """As `NativeBatch`, of a PyTorch model, but a pass reads one token of each row.
 
-    A pass reads one token of each row.
+    B is a multiple of `GROUP`; the groups are of similar length. Products always have B rows and
+    attention always R, over a multiple of `SPAN` tokens: so no row's results depend on the others,
+    on the CPU bit for bit.
     """
 
     def __init__(self, model: Llama, rows: int) -> None:

@@ -1,8 +1,7 @@
 """A draft that reads the target's hidden states together with the tokens.
 
 After EAGLE-3 (arXiv 2503.01840). A row's input is its token's embedding and hidden states of the
-token before it: the target's, or in a tree, whose tokens the target has not read yet, the draft's
-own output at the row's parent.
+token before it: the target's, or in a tree, the draft's own output at the row's parent.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,16 +19,12 @@ from sequoia_core.model.weight_shapes import INPUT_SCALE, INPUT_SHIFT, OWN_INPUT
 
 
 class ConditionedCache(LayeredKVCache):
-    """A draft's cache that reads the target's and holds the draft's own outputs.
+    """A draft's cache that holds the draft's own outputs and reads the target's cache."""
 
-    The target's cache must be ahead of this one whenever the draft is run. Without one, zeros are
-    read, which is enough for timing.
-    """
-
-    target: LayeredKVCache | None = None
+    target: LayeredKVCache | None = None  # None reads zeros, which is enough for timing
 
     def states_before(self, rows: int, slots: int) -> Tensor:
-        """Of the tokens before each of the next rows, the target's states [rows, slots, hidden].
+        """The target's states of the tokens before the next rows [rows, slots, hidden].
 
         Zeros before the first token.
         """

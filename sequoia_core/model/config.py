@@ -166,10 +166,8 @@ def _flag(config: Mapping[str, Any], name: str) -> bool:
 
 
 def _rope(config: Mapping[str, Any]) -> tuple[RopeScaling | None, float, float]:
-    """llama3 scaling, linear factor and theta, as transformers reads them.
-
-    `rope_scaling`, the older spelling, overrides `rope_parameters` as a whole.
-    """
+    """llama3 scaling, linear factor and theta, as transformers reads them."""
+    # the older spelling overrides the other as a whole
     name = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
     rope = config.get(name) or {}
     theta = rope["rope_theta"] if "rope_theta" in rope else config.get("rope_theta")

@@ -5,8 +5,7 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-CPU_INFO = Path("/proc/cpuinfo")
-SYSTEM = Path("/")
+CPU_INFO, SYSTEM = Path("/proc/cpuinfo"), Path("/")
 
 
 def cpu_info(entry: str) -> str:
@@ -24,9 +23,9 @@ def cpu_threads() -> int:
 def compute_threads(system: Path = SYSTEM) -> int:
     """Threads of a forward on this machine, whose `proc` and `sys` are below `system`.
 
-    At most one per physical core of the affinity mask, since two threads of a core share its
-    vector units; at most the whole cores of a cgroup's quota, the fraction being for the screen;
-    and at most PyTorch's threads. `OMP_NUM_THREADS` overrides the first two.
+    At most one per physical core, since two threads of a core share its vector units; at most the
+    whole cores of a cgroup's quota; and at most PyTorch's threads. `OMP_NUM_THREADS` overrides the
+    first two.
     """
     import torch
 

@@ -22,12 +22,9 @@ AMPERE = (8, 0)
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """The devices of a target's layers, in order, and where the layers stay between their uses.
+    """The devices of a target's layers, in order, and where the layers stay between their uses."""
 
-    The first device has embedding, output head and the draft.
-    """
-
-    devices: tuple[torch.device, ...]
+    devices: tuple[torch.device, ...]  # the first has embedding, output head and the draft
     offload: Offload = Offload.NONE
 
     @property
@@ -75,10 +72,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def choose_devices(name: str = "auto") -> tuple[torch.device, ...]:
-    """One device as in `choose_device`, or several, separated by commas.
-
-    The CPU may be named more than once: a way to test the division of layers.
-    """
+    """One device as in `choose_device`, or several; the CPU may be named more than once."""
     if "," not in name:
         return (choose_device(name),)
     parts = [part.strip() for part in name.split(",")]
@@ -141,21 +135,18 @@ def cpu_multiplies_bfloat16() -> bool:
 
 
 def prepare(devices: Sequence[torch.device]) -> None:
-    """Set PyTorch's options for GPUs, for the whole process; on CPUs do nothing.
-
-    Sums of products stay in float32, so that they depend less on the number of rows. cuDNN's
-    attention is off: it builds a plan for every new shape.
-    """
+    """Set PyTorch's options for GPUs, for the whole process; on CPUs do nothing."""
     if devices[0].type != "cuda":
         return
     torch.cuda.set_device(devices[0])
+    # sums in float32 depend less on the number of rows
     torch.set_float32_matmul_precision("highest")
     products = torch.backends.cuda.matmul
     products.allow_fp16_reduced_precision_reduction = False
     products.allow_bf16_reduced_precision_reduction = False
     products.allow_fp16_accumulation = False
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(False)
-    torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it builds a plan for every new shape
 
 
 def free_bytes(device: torch.device) -> int:
@@ -179,11 +170,7 @@ def device_name(device: torch.device) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Consecutive layers of a model on one device; the devices compute one after the other.
-
-    What is in no layer is on the first device: a row's hidden state comes back to it, which is
-    several times narrower than its logits.
-    """
+    """Consecutive layers of a model on one device. What is in no layer is on the first device."""
 
     device: torch.device
     layers: range
@@ -195,8 +182,8 @@ def even_stages(
 ) -> tuple[Stage, ...]:
     """Divide a model among devices so that the fullest, and then the next, holds least.
 
-    Every device but the first holds a layer at least; the first holds what is in no layer, and
-    `other_values` numbers of other models.
+    Every device but the first holds a layer at least; the first also holds `other_values` numbers
+    of other models.
     """
     count, others = config.num_layers, len(devices) - 1
     if count < len(devices):

@@ -32,14 +32,11 @@ class Paths:
 
 @dataclass(frozen=True, slots=True)
 class TreeRows:
-    """Rows for a `TreeReader`: tokens that continue the text, or nodes of a tree.
-
-    All rows of a tree attend to the `prefix` tokens before it. `paths` is None for a text.
-    """
+    """Rows for a `TreeReader`: tokens that continue the text, or nodes of a tree."""
 
     token_ids: Sequence[int]
-    prefix: int = 0
-    paths: Paths | None = None
+    prefix: int = 0  # tokens before a tree, to which all its rows attend
+    paths: Paths | None = None  # None for a text
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +71,10 @@ class LabelledDraws:
 
 @dataclass(frozen=True, slots=True)
 class LevelDraw:
-    """How children are chosen from a distribution with a temperature above 0.
+    """How children are chosen from a distribution."""
 
-    With a generator they are drawn without replacement; without one the most probable are taken.
-    """
-
-    temperature: float = 1.0
-    generator: torch.Generator | None = None
+    temperature: float = 1.0  # above 0
+    generator: torch.Generator | None = None  # draws without replacement; None: the most probable
 
 
 class KVCache(Protocol):

@@ -1,7 +1,4 @@
-"""The operations of a Llama's layers: norms, products and rotary positions.
-
-Shapes: `n` rows, `D` head dim.
-"""
+"""The operations of a Llama's layers: norms, products and rotary positions."""
 
 import math
 from collections.abc import Callable
@@ -43,8 +40,7 @@ class RmsNorm:
 def inverse_frequencies(config: ModelConfig) -> Tensor:
     """Radians per position of each rotary pair, float32 `[D / 2]`, llama3 scaling included.
 
-    Low frequencies are divided by its factor, high ones kept, and those in between blended, as in
-    Meta's published inference code.
+    Low frequencies are divided by its factor, high ones kept, others blended, as in Meta's code.
     """
     half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
     frequencies = 1.0 / config.rope_theta**half

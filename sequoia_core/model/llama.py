@@ -1,9 +1,7 @@
 """The Llama forward pass over any number of rows, on CPU or CUDA by the same code.
 
-Shapes: `n` new rows, `S` cached tokens, `V` vocabulary, `H` query heads, `K` KV heads, `G = H / K`,
-`D` head dim. The `G` query heads of a KV head lie below each other as `G n` rows.
-
-Nothing here waits for the device: no value is read back between the inputs and the logits.
+The `G = H / K` query heads of a KV head lie below each other as `G n` rows. Nothing here waits for
+the device: no value is read back between the inputs and the logits.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -134,10 +132,7 @@ class Llama:
     def run_layers(
         self, hidden: Tensor, position_ids: Tensor, attend: Attend, watch: Watch
     ) -> Tensor:
-        """The first layer's input [n, hidden] -> the last one's output [n, hidden].
-
-        The caller attends, and keeps keys and values.
-        """
+        """The first layer's input [n, hidden] -> the last one's output [n, hidden]."""
         unrotated = self.config.num_kv_heads  # values
         rotated = self.config.num_heads + self.config.num_kv_heads
         for stage, rotary in zip(self._stages, self._rotaries, strict=True):

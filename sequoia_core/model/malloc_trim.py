@@ -11,10 +11,9 @@ _M_ARENA_MAX = -8  # of glibc's `mallopt`
 
 
 def keep_to_one_arena() -> None:
-    """Let all threads share one arena of glibc; call it before there are threads.
+    """Let all threads share one arena of glibc, so that one can use what another freed.
 
-    Otherwise each thread has its own, and another cannot use what it freed. Large tensors lie
-    outside of arenas, and decoding makes few small ones, so it is as fast.
+    To be called before there are threads. Large tensors lie outside of arenas.
     """
     if (mallopt := _c_function("mallopt")) is not None:
         mallopt(_M_ARENA_MAX, 1)
@@ -32,10 +31,7 @@ def _c_function(name: str) -> Any:
 
 
 def release_file_pages(array: Any) -> None:
-    """Release all pages of the file that a NumPy array maps; a later read loads them again.
-
-    Otherwise a file that is copied in parts counts whole as memory of the process.
-    """
+    """Release all pages of the file that a NumPy array maps; a later read loads them again."""
     while hasattr(array, "base"):
         array = array.base
     if isinstance(array, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):

@@ -1,7 +1,6 @@
 """Matrices of a safetensors file in GGML's blocks: 32 columns of a row share a float16 scale.
 
-Such a matrix is uint8 [rows, bytes of a row], byte for byte what a GGUF file holds; vectors and
-matrices whose columns fill no blocks are stored as they are.
+They are uint8 [rows, bytes of a row], byte for byte what a GGUF file holds.
 """
 
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ FORMATS = {"q4_0": GGMLQuantizationType.Q4_0, "q8_0": GGMLQuantizationType.Q8_0}
 
 
 def pack_weights(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Matrices of floating-point numbers whose columns fill blocks in `FORMATS[name]`."""
+    """Matrices of floating-point numbers in `FORMATS[name]`, if their columns fill its blocks."""
     packed: dict[str, Tensor] = {}
     for each, tensor in weights.items():
         if tensor.dim() == 2 and tensor.is_floating_point() and tensor.shape[1] % BLOCK == 0:

@@ -17,14 +17,11 @@ _BYTES_PER_VALUE = 2
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """A model's name on the Hugging Face hub and the shape that decides its memory.
-
-    Of `config` only the sizes are known; `vocab_size` is the rows of the output head.
-    """
+    """A model's name on the Hugging Face hub and the shape that decides its memory."""
 
     name: str
-    config: ModelConfig
-    gated: bool = False
+    config: ModelConfig  # only the sizes are known; `vocab_size` is the rows of the output head
+    gated: bool = False  # its licence must be accepted on the hub first, and `HF_TOKEN` set
 
     @classmethod
     def of(
@@ -42,7 +39,6 @@ class ModelShape:
 
     @property
     def parameters(self) -> int:
-        """Weights of a Llama of this shape; a tied output head counts once."""
         return weight_values(self.config)
 
     def kv_bytes(self, context: int) -> int:
@@ -60,7 +56,6 @@ class PairEntry:
 
     @property
     def gated(self) -> bool:
-        """A model's licence must be accepted on the hub first, and `HF_TOKEN` set."""
         return self.target.gated or self.draft.gated
 
     @property

@@ -1,13 +1,10 @@
-"""The forward pass that computes a pair, its number formats, and the memory it takes.
-
-No weights are read.
-"""
+"""The forward pass that computes a pair, its number formats, and the memory it takes."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
@@ -50,14 +47,13 @@ class Forward:
     """How a pair is computed.
 
     `dtype` is that of PyTorch's tensors; natively, the format that all matrices are converted to,
-    or None where they stay as they are stored. `fallback` is why PyTorch computes where the native
-    library would by default.
+    or None where they stay as they are stored.
     """
 
     placement: Placement
     weights: WeightFormat  # never AUTO
     dtype: torch.dtype | None
-    fallback: str = ""
+    fallback: str = ""  # why PyTorch computes where the native library would by default
 
     @property
     def native(self) -> bool:
@@ -129,7 +125,7 @@ def stored_format(weights: Weights) -> str:
 
 
 def library_digest() -> str:
-    """Of the compiled library, so that figures measured with another build are not used."""
+    """Tells builds of the compiled library apart."""
     path = library.find_library()
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path else ""
 
@@ -172,7 +168,7 @@ def pair_plans(
 ) -> dict[torch.device, MemoryPlan]:
     """What each device must have room for; the draft is on the first.
 
-    Of a model that is not opened only the shape is known; natively 16 bits per number are assumed.
+    Natively, a model that is not opened is assumed to have 16 bits per number.
     """
     shape, draft_shape = _config(target), _config(draft) if draft else None
     if not forward.native:
@@ -243,25 +239,25 @@ def _native_held(
     return matrices.planned_bytes(model.config, stored), token
 
 
-def fitting_window(
-    names: Mapping[torch.device, str], plans: Mapping[torch.device, MemoryPlan], number: str
-) -> int:
+def fitting_window(target: Checkpoint, draft: Checkpoint | None, forward: Forward) -> int:
     """Tokens of context that fit into the memory that is free now.
 
-    `names` are those of the models on each device, `number` the weights' format.
+    Raises ModelLoadError if a device has too little for a useful context.
     """
-    window = min(plan.window for plan in plans.values())
-    for device, plan in plans.items():
+    window = target.config.context_window
+    for device, plan in pair_plans(target, draft, forward).items():
         free = free_bytes(device)
         if plan.least > free:
+            on_first = [draft] if draft and device == forward.placement.device else []
+            names = " and ".join(each.name for each in (target, *on_first))
             rest = plan.least - plan.weights
             more = (
                 f"{plan.least_context} tokens of context, logits and activations take "
                 f"{size_text(rest)} more; "
             )
             raise ModelLoadError(
-                f"{names[device]}: {plan.weights / 2**30:.1f} GiB of {number} weights "
-                f"do not fit into the {free / 2**30:.1f} GiB free on {device}; "
+                f"{names}: {plan.weights / 2**30:.1f} GiB of {forward.number_format(target)} "
+                f"weights do not fit into the {free / 2**30:.1f} GiB free on {device}; "
                 f"{more if rest else ''}take a smaller model or another dtype, or leave layers "
                 "elsewhere with --offload"
             )

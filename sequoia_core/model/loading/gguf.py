@@ -1,8 +1,7 @@
 """A Llama in a GGUF file, seen as a Hugging Face configuration and weights.
 
-llama.cpp rotates neighbouring elements of a head where Hugging Face rotates its two halves, so its
-converters reorder the rows of q_proj and k_proj. Every such file has that order (also those made
-from weights that had it from the start), hence it is always undone here.
+llama.cpp rotates neighbouring elements of a head where Hugging Face rotates its two halves. Every
+file has the rows of q_proj and k_proj in that order, which is undone here.
 """
 
 from collections.abc import Mapping
@@ -46,8 +45,8 @@ _DAMAGE = (
 class GgufWeights(Weights):
     """Tensors of a GGUF file under Hugging Face names, dequantised to float32 when asked for.
 
-    A number n in place of a tensor stands for n zeros that are not in the file. `heads` has the
-    number of heads of modules whose rows are reordered, by the last part of the name.
+    A number n in place of a tensor stands for n zeros. `heads` has the number of heads of modules
+    whose rows are reordered, by the last part of the name.
     """
 
     def __init__(self, tensors: Mapping[str, Any], heads: Mapping[str, int], path: Path) -> None:
@@ -118,10 +117,7 @@ def open_gguf(path: Path) -> GgufModel:
 
 
 def halves_from_pairs(weight: Tensor, heads: int) -> Tensor:
-    """Rows of rotary pairs (0, 1), (2, 3), ... of each head -> rows of two rotary halves.
-
-    `weight` is [heads D, hidden], or a bias [heads D].
-    """
+    """[heads D, hidden] with rows of pairs (0, 1), (2, 3), ... of each head -> of rotary halves."""
     pairs = weight.view(heads, -1, 2, *weight.shape[1:])  # [heads, D / 2, 2, hidden]
     return pairs.transpose(1, 2).reshape(weight.shape)
 

@@ -39,8 +39,7 @@ LLAMA3_BANDS = (1.0, 4.0, 8192)
 class StrictReader(gguf.GGUFReader):  # type: ignore[misc]  # the package ships no types
     """Refuses to read past the end of the file, and implausibly large counts.
 
-    The package itself makes three mapped arrays for each string, which takes seconds for a
-    vocabulary; this makes one plain array.
+    It makes a plain array of each string; the package's three mapped ones take seconds.
     """
 
     items = 0

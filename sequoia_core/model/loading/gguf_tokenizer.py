@@ -1,9 +1,4 @@
-"""The tokenizer inside a GGUF file, built from the file's own entries alone.
-
-Byte-level vocabularies name the rule by which text is split before merging. An unknown one is
-refused: with another, a prompt would be cut into other tokens than the model was trained with, and
-nobody would notice.
-"""
+"""The tokenizer inside a GGUF file, built from the file's own entries alone."""
 
 from __future__ import annotations
 
@@ -41,7 +36,8 @@ _KNOWN = {*_TABLES["entries"]["read"], *_TABLES["entries"]["no_effect"], *_NAMED
 SPLIT_RULES: Mapping[str, Mapping[str, Any]] = {
     name: rule for rule in _TABLES["rules"] for name in rule["names"]
 }
-"""By the value of `tokenizer.ggml.pre`."""
+"""By the value of `tokenizer.ggml.pre`. An unknown one is refused: with another rule, a prompt
+would be cut into other tokens than the model was trained with, and nobody would notice."""
 
 
 def gguf_tokenizer(entries: Mapping[str, Any], origin: str) -> PreTrainedTokenizerBase:

@@ -1,7 +1,4 @@
-"""Fetching a model from the Hugging Face hub into its usual cache.
-
-`huggingface_hub` reads `HF_TOKEN`, `HF_HOME`, `HF_ENDPOINT` and `HF_HUB_OFFLINE`.
-"""
+"""Fetching a model from the Hugging Face hub into its usual cache."""
 
 import io
 from collections.abc import Callable

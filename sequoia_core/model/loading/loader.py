@@ -177,10 +177,7 @@ def open_target(source: str | None, progress: Progress = no_progress) -> Checkpo
 def open_draft(
     target: str | None, draft: str | None, progress: Progress = no_progress
 ) -> Checkpoint | None:
-    """Open the draft for a target; None for plain decoding.
-
-    A draft of None is the bundled one for the embedded target and none for others.
-    """
+    """Open a draft; None for plain decoding. Of the embedded target, None is the bundled one."""
     if draft is None and target is None:
         return replace(open_directory(BUNDLED_DRAFT), name="bundled draft")
     if draft is None or draft == NO_DRAFT:
@@ -189,10 +186,7 @@ def open_draft(
 
 
 def known_model(source: str | None) -> Checkpoint | ModelConfig | None:
-    """A model, opened if its files are here, else its shape if it is one of the catalogue.
-
-    Nothing is downloaded; None is a model of which nothing is known before.
-    """
+    """A model, opened if its files are here, else its shape if it is one of the catalogue."""
     path = embedded_target_path() if source is None else Path(source).expanduser()
     if path.exists():
         return open_checkpoint(str(path))

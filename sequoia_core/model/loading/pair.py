@@ -18,13 +18,8 @@ from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.cpu import cpu_threads
 from sequoia_core.model.device import choose_placement, devices_name, even_stages, prepare
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.loading.forward import Forward, choose_forward, fitting_window, pair_plans
-from sequoia_core.model.loading.loader import (
-    Checkpoint,
-    no_progress,
-    open_draft,
-    open_target,
-)
+from sequoia_core.model.loading.forward import Forward, choose_forward, fitting_window
+from sequoia_core.model.loading.loader import Checkpoint, no_progress, open_draft, open_target
 from sequoia_core.model.loading.memory_plan import memory_errors
 from sequoia_core.model.loading.tokenizer import pair_tokenizer
 from sequoia_core.model.loading.weights import Weights
@@ -47,8 +42,7 @@ class Pair:
     """Two models that decode together; without a draft, the target decodes plainly.
 
     The fingerprint is a key for measured figures: it changes with the weights and with everything
-    about the forward that changes its times. `acceptance_rates` are positional acceptance stated by
-    the draft's files, by `greedy` and `stochastic`; may be empty.
+    about the forward that changes its times.
     """
 
     target: Llama | NativeLlama
@@ -58,6 +52,7 @@ class Pair:
     eos_token_ids: frozenset[int]  # ends of a text or a turn
     description: PairDescription
     fingerprint: str
+    # positional, stated by the draft's files for `greedy` and `stochastic`; may be empty
     acceptance_rates: Mapping[str, tuple[float, ...]]
 
     @property
@@ -85,13 +80,13 @@ def load_pair(
     offload: Offload = Offload.NONE,
     progress: Progress | None = None,
 ) -> Pair:
-    """Load a target (see `open_target`) and a draft (see `open_draft`).
+    """Load a target and a draft.
 
     Args:
         target: a directory, a GGUF file or a hub id; None is the embedded one.
         draft: the same; None is the bundled one for the embedded target, else none.
         dtype: natively, what all matrices are converted to; `auto` leaves them as they are stored.
-            For PyTorch see `choose_dtype`; the target's files decide what `auto` is for both.
+            For PyTorch see `choose_dtype`.
         device: see `choose_devices`. Several hold the target's layers; the draft is on the first.
         weights: how they are held, and which forward computes them.
         offload: where the target's layers stay while it decodes.
@@ -109,7 +104,10 @@ def load_pair(
     choose_forward(weights, dtype, placement)  # refuses what it can before files are read
     opened, small = open_target(target, report), open_draft(target, draft, report)
     forward = choose_forward(weights, dtype, placement, [each for each in (opened, small) if each])
-    big = _with_fitting_window(opened, small, forward, report)
+    window, big = fitting_window(opened, small, forward), opened
+    if window < opened.config.context_window:
+        report(f"The context window is {window:,} tokens: more do not fit into the memory", None)
+        big = replace(opened, config=replace(opened.config, context_window=window))
     report("Loading the tokenizer", None)
     tokenizer = pair_tokenizer(big, small)
     ends = turn_ends(tokenizer, big.eos_token_ids)
@@ -149,20 +147,6 @@ def load_pair(
     )
 
 
-def _with_fitting_window(
-    target: Checkpoint, draft: Checkpoint | None, forward: Forward, report: Progress
-) -> Checkpoint:
-    plans = pair_plans(target, draft, forward)
-    both = " and ".join(each.name for each in (target, draft) if each)
-    first = forward.placement.device
-    names = {device: both if device == first else target.name for device in plans}
-    window = fitting_window(names, plans, forward.number_format(target))
-    if window == target.config.context_window:
-        return target
-    report(f"The context window is {window:,} tokens: more do not fit into the memory", None)
-    return replace(target, config=replace(target.config, context_window=window))
-
-
 def _load_target(
     target: Checkpoint, draft: Checkpoint | None, forward: Forward
 ) -> Llama | NativeLlama:
@@ -182,10 +166,7 @@ def _load_target(
 def load_native(
     target: Checkpoint, forward: Forward, feature_layers: Sequence[int] = ()
 ) -> NativeLlama:
-    """A target computed by the native library, which then reads rows of logits as well.
-
-    `feature_layers` are those whose outputs a cache keeps.
-    """
+    """A target computed by the native library, which then reads rows of logits as well."""
     read_rows_with(NativeRows(shared_pool()))
     return NativeLlama(
         target.config,
@@ -225,12 +206,11 @@ def open_fitted_draft(target: str | None, draft: str | None) -> OpenedDraft | No
 
 
 def fit_draft(
-    draft: Checkpoint, target: ModelConfig, embedding: Callable[[], Tensor] | None
+    draft: Checkpoint,
+    target: ModelConfig,
+    # reads the target's, for a draft without one; None if the models share it
+    embedding: Callable[[], Tensor] | None,
 ) -> OpenedDraft:
-    """Fit an opened draft to a target.
-
-    `embedding` reads the target's, for a draft without one; None if the models share it.
-    """
     config = draft.config
     if any(not 0 <= layer < target.num_layers for layer in config.feature_layers):
         raise ModelLoadError(

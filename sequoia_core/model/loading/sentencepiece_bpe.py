@@ -1,8 +1,4 @@
-"""A sentencepiece vocabulary of kind BPE as a `tokenizers` backend, without a post-processor.
-
-Sentencepiece merges the pair whose piece has the highest score; the `tokenizers` library wants a
-list of merges, which is made from the scores.
-"""
+"""A sentencepiece vocabulary of kind BPE as a `tokenizers` backend, without a post-processor."""
 
 from __future__ import annotations
 
@@ -119,7 +115,7 @@ def _normalizer(
 
 
 def _merges_by_score(pieces: Sequence[VocabularyPiece]) -> list[tuple[str, str]]:
-    """All pairs of pieces that form a piece, highest score first."""
+    """All pairs of pieces that form a piece, highest score first, as sentencepiece merges them."""
     normal = {piece.text: piece.score for piece in pieces if piece.type is PieceType.NORMAL}
     scores: dict[float, str] = {}
     pairs: list[tuple[float, int, str, str]] = []

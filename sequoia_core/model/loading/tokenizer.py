@@ -1,7 +1,6 @@
 """Loading tokenizers, and whether those of a pair agree.
 
-No class is chosen by a file, and no code of a model's folder is run. transformers is imported late,
-since its import takes most of the time here.
+No class is chosen by a file, and no code of a model's folder is run.
 """
 
 from __future__ import annotations
@@ -39,11 +38,8 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a Hugging Face directory.
 
     `tokenizer.json` is taken as it is: the class, `add_bos_token`, `add_prefix_space` and `legacy`
-    of `tokenizer_config.json` say how to make one, not how to change one. They count where there is
-    only `tokenizer.model` or `vocab.json` and `merges.txt`.
+    of `tokenizer_config.json` say how to make one where there is none.
     """
-    if not has_tokenizer(directory):
-        raise ModelLoadError(f"{directory}: no tokenizer ({', '.join(TOKENIZER_FILES)} expected)")
     with one_error(directory):
         settings = _settings(directory)
         tokenizer = _folder_tokenizer(directory, settings)
@@ -74,7 +70,7 @@ def stated_eos_ids(*settings: Mapping[str, Any], origin: object = "config") -> f
 
 
 def _transformers() -> Any:
-    import transformers
+    import transformers  # late, since its import takes most of the time here
 
     # its warnings would go to the screen
     transformers.logging.set_verbosity_error()
@@ -259,10 +255,7 @@ def check_embedding_fit(
 
 
 def assert_same_tokenizer(target: PreTrainedTokenizerBase, draft: PreTrainedTokenizerBase) -> None:
-    """Compare the token strings of two tokenizers, id by id.
-
-    Ids that only one of them has are padding and do no harm.
-    """
+    """Compare the token strings of the ids that both have; others are padding."""
     target_tokens = {index: token for token, index in target.get_vocab().items()}
     draft_tokens = {index: token for token, index in draft.get_vocab().items()}
     for index in sorted(target_tokens.keys() & draft_tokens.keys()):

@@ -1,7 +1,6 @@
 """A model's tensors by Hugging Face name, read from disk one at a time when asked for.
 
-Tensors are views of the mapped file where the format allows it, so that a model on its way to
-another dtype or device is never held twice.
+They are views of the mapped file where the format allows it, so that no model is held twice.
 """
 
 import re
@@ -37,7 +36,7 @@ DTYPE_FORMATS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 30}  # `ggm
 
 COPIED_BYTES = 1 << 20
 """Tensors up to this size are copied out of the mapped file: with one page touched the kernel maps
-up to 2 MiB around it, so that 61 norms of 1 kB held 100 MB."""
+up to 2 MiB around it."""
 
 ROTARY_BUFFER = re.compile(r".*\brotary_emb\.(inv_freq|cos_cached|sin_cached)")
 """Stored by old versions of transformers and ignored by all later ones: made from the config."""

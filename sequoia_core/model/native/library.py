@@ -115,12 +115,10 @@ def check(status: int) -> None:
 
 
 def made(owner: object, pointer: int | None, free: Callable[[int], None]) -> int:
-    """The pointer that a constructor returned, freed when its owner is garbage.
-
-    But not when the interpreter ends: a daemon thread may still compute with it then.
-    """
+    """The pointer that a constructor returned, freed when its owner is garbage."""
     check(0 if pointer else 1)
     assert pointer
+    # not when the interpreter ends: a daemon thread may still compute with it then
     weakref.finalize(owner, free, pointer).atexit = False
     return pointer
 
@@ -153,13 +151,10 @@ class Pool:
 
 @lru_cache(maxsize=1)
 def shared_pool() -> Pool:
-    """The threads of all models of the process; see `compute_threads`.
-
-    PyTorch is left with one: its threads wait busily after each small operation of a step, on the
-    cores that the pool computes on.
-    """
+    """The threads of all models of the process; see `compute_threads`."""
     import torch
 
     pool = Pool(cpu_threads())
+    # PyTorch's threads wait busily after each small operation, on the cores that the pool needs
     torch.set_num_threads(1)
     return pool

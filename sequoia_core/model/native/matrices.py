@@ -1,8 +1,4 @@
-"""A model's weights in the native library: as their files store them, or in another format.
-
-Values are quantised only if Q8_0 is asked for: otherwise a GGUF file's blocks and a checkpoint's
-numbers are passed on as they are.
-"""
+"""A model's weights in the native library: as their files store them, or in another format."""
 
 from __future__ import annotations
 

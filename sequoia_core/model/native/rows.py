@@ -1,7 +1,4 @@
-"""Distributions and draws from rows of logits, computed by the native library.
-
-Shapes: `n` rows, `V` vocabulary.
-"""
+"""Distributions and draws from rows of logits, computed by the native library."""
 
 from __future__ import annotations
 
@@ -23,16 +20,6 @@ if TYPE_CHECKING:
 class NativeRows:
     def __init__(self, pool: Pool) -> None:
         self._library, self._pool = load_library(), pool
-
-    def takes(self, logits: Tensor) -> bool:
-        """Whether the library reads this tensor: contiguous float32 rows on the CPU."""
-        return (
-            logits.device.type == "cpu"
-            and logits.dtype == torch.float32
-            and logits.dim() == 2
-            and logits.numel() > 0
-            and logits.is_contiguous()
-        )
 
     def probs(self, logits: Tensor, temperature: float) -> Tensor:
         """As `full_probs`, for a temperature above 0: float32 [n, V]."""
@@ -103,4 +90,11 @@ def read_rows_with(reader: NativeRows) -> None:
 
 def reader_of(logits: Tensor) -> NativeRows | None:
     """What reads these logits [n, V] in place of PyTorch; None for PyTorch."""
-    return _reader if _reader is not None and _reader.takes(logits) else None
+    readable = (
+        logits.device.type == "cpu"
+        and logits.dtype == torch.float32
+        and logits.dim() == 2
+        and logits.numel() > 0
+        and logits.is_contiguous()
+    )
+    return _reader if readable else None

@@ -1,8 +1,4 @@
-"""Tensors of safetensors files, read by position into memory that the caller owns.
-
-Reading is faster than a mapping, whose pages also count as this process's memory while it lasts
-(docs/decisions/0020).
-"""
+"""Tensors of safetensors files, read by position, which is faster than mapping (decision 0020)."""
 
 import json
 import os
@@ -80,13 +76,11 @@ class TensorFiles(Weights):
         return self._extents[name].dtype
 
     def _read_header(self, path: Path) -> None:
-        """The places of a file's tensors, which the safetensors library checks and does not give.
-
-        The format: eight bytes for the length of a JSON object, that object, then the tensors.
-        """
+        """The places of a file's tensors, which the safetensors library does not give."""
         try:
             file = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
             self._files.callback(os.close, file)
+            # the length of a JSON object, that object, then the tensors
             length = int.from_bytes(os.pread(file, 8, 0), "little")
             header = json.loads(os.pread(file, length, 8))
         except (OSError, ValueError) as error:
