@@ -33,7 +33,7 @@ from sequoia_core.model.loading.memory_plan import (
 )
 from sequoia_core.model.loading.weights import DTYPE_FORMATS, Weights
 from sequoia_core.model.native import library, matrices
-from sequoia_core.model.offload.model import LayerLayout, resident_bytes
+from sequoia_core.model.offload.model import resident_bytes
 from sequoia_core.model.weight_shapes import weight_values
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def memory_plans(
         token[stage.device] += layer_token * len(stage.layers)
     whole = weights.total()
     if placement.offload is not Offload.NONE:
-        weights[first] = resident_bytes(LayerLayout(target, dtype))
+        weights[first] = resident_bytes(target, dtype)
     columns = 0
     if draft:
         slots, columns = len(draft.feature_layers), draft.head_vocab_size

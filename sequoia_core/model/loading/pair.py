@@ -28,7 +28,7 @@ from sequoia_core.model.native.library import shared_pool
 from sequoia_core.model.native.llama import NativeLlama
 from sequoia_core.model.native.matrices import draft_format
 from sequoia_core.model.native.rows import NativeRows, read_rows_with
-from sequoia_core.model.offload.model import LayerLayout, load_offloaded
+from sequoia_core.model.offload.model import load_offloaded
 from sequoia_core.model.weight_shapes import DRAFT_VOCAB_IDS, EMBEDDING, HEAD, weight_values
 from sequoia_core.text.chat_template import turn_ends
 from sequoia_core.text.template_renderer import RENDERER
@@ -156,8 +156,7 @@ def _load_target(
         return load_native(target, forward, read_by_draft)
     assert forward.dtype is not None
     if placement.offload is not Offload.NONE:
-        layout = LayerLayout(config, forward.dtype)
-        return load_offloaded(layout, weights, placement, read_by_draft)
+        return load_offloaded(config, forward.dtype, weights, placement, read_by_draft)
     on_first = weight_values(draft.config) if draft else 0
     stages = even_stages(config, placement.devices, on_first)
     return Llama(config, weights, placement.device, forward.dtype, read_by_draft, stages)

@@ -1,7 +1,6 @@
 """A Llama whose layers stay on disk or in main memory and pass through two buffers.
 
-Embedding, norms, biases and output head stay on the device. In a buffer, matrices that read the
-same input lie one after the other, so that one product reads them as one.
+Embedding, norms, biases and output head stay on the device.
 """
 
 import threading
@@ -9,8 +8,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Protocol, TypeVar
 
 import torch
@@ -29,45 +26,29 @@ Item = TypeVar("Item")
 
 SLOTS = 2  # buffers: one is computed with while the other is filled
 THREAD = "sequoia-offload"  # prefix of the reading threads' names
-ALIGNMENT = 64  # bytes, as of PyTorch's CPU tensors: kernels take the same path
+CPU = torch.device("cpu")
+
+Buffer = dict[str, Tensor]
+"""A layer's matrices [out, in] by key of `PRODUCTS`, those that read the same input as one."""
 
 
-@dataclass(frozen=True)
-class LayerLayout:
-    """Places of a layer's matrices in a buffer of `dtype`; the same for every layer of a model."""
+def layer_buffer(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device = CPU, *, pinned: bool = False
+) -> Buffer:
+    shapes, buffer = matrix_shapes(config), {}
+    for kind, modules in PRODUCTS.items():
+        size = sum(shapes[module][0] for module in modules), shapes[modules[0]][1]
+        buffer[kind] = torch.empty(size, dtype=dtype, device=device, pin_memory=pinned)
+    return buffer
 
-    config: ModelConfig
-    dtype: torch.dtype
 
-    @cached_property
-    def nbytes(self) -> int:
-        return self._spans[-1][1]
-
-    def products(self, buffer: Tensor) -> dict[str, Tensor]:
-        """Views [out, in] of a buffer, uint8 [nbytes], by key of `PRODUCTS`."""
-        shapes = matrix_shapes(self.config)
-        return {
-            kind: buffer[first:last].view(self.dtype).view(-1, shapes[modules[0]][1])
-            for (kind, modules), (first, last) in zip(PRODUCTS.items(), self._spans, strict=True)
-        }
-
-    def matrices(self, buffer: Tensor, layer: int) -> Iterator[tuple[str, Tensor]]:
-        """Every matrix of a layer: its name in the model's files, and a view of the buffer."""
-        shapes = matrix_shapes(self.config)
-        for kind, view in self.products(buffer).items():
-            rows = [shapes[module][0] for module in PRODUCTS[kind]]
-            for module, part in zip(PRODUCTS[kind], torch.split(view, rows), strict=True):
-                yield layer_name(layer, f"{module}.weight"), part
-
-    @cached_property
-    def _spans(self) -> list[tuple[int, int]]:
-        shapes, spans, start = matrix_shapes(self.config), [], 0
-        for modules in PRODUCTS.values():
-            values = sum(shapes[module][0] for module in modules) * shapes[modules[0]][1]
-            end = start + values * self.dtype.itemsize
-            spans.append((start, end))
-            start = -(-end // ALIGNMENT) * ALIGNMENT
-        return spans
+def layer_matrices(config: ModelConfig, buffer: Buffer, layer: int) -> Iterator[tuple[str, Tensor]]:
+    """Every matrix of a layer: its name in the model's files, and a view of the buffer."""
+    shapes = matrix_shapes(config)
+    for kind, modules in PRODUCTS.items():
+        parts = torch.split(buffer[kind], [shapes[module][0] for module in modules])
+        for module, part in zip(modules, parts, strict=True):
+            yield layer_name(layer, f"{module}.weight"), part
 
 
 class LayerLoader(Protocol):
@@ -143,15 +124,14 @@ def _close(thread: ThreadPoolExecutor, loader: LayerLoader) -> None:
 
 
 class FileLoader:
-    """Reads into main memory, pinned if a GPU copies from it."""
+    """Reads into main memory."""
 
-    def __init__(self, files: TensorFiles, layout: LayerLayout, *, pinned: bool) -> None:
-        self._files, self._layout = files, layout
-        self.buffers = [_host_buffer(layout, pinned=pinned) for _ in range(SLOTS)]
+    def __init__(self, files: TensorFiles, config: ModelConfig, buffers: Sequence[Buffer]) -> None:
+        self._files, self._config, self._buffers = files, config, buffers
         self.close = files.close
 
     def load(self, layer: int, slot: int) -> None:
-        for name, place in self._layout.matrices(self.buffers[slot], layer):
+        for name, place in layer_matrices(self._config, self._buffers[slot], layer):
             self._files.read(name, place)
 
     def acquire(self, slot: int) -> None:
@@ -160,17 +140,9 @@ class FileLoader:
     def release(self, slot: int) -> None:
         """Nothing to do: CPUs compute at once."""
 
-    def loaded(self, layer: int, slot: int) -> Tensor:
+    def loaded(self, layer: int, slot: int) -> Buffer:
         self.load(layer, slot)
-        return self.buffers[slot]
-
-
-def _pinned_layers(weights: Weights, layout: LayerLayout) -> Iterator[Tensor]:
-    for layer in range(layout.config.num_layers):
-        buffer = _host_buffer(layout, pinned=True)
-        for name, place in layout.matrices(buffer, layer):
-            place.copy_(weights[name])
-        yield buffer
+        return self._buffers[slot]
 
 
 class GpuLoader:
@@ -178,13 +150,12 @@ class GpuLoader:
 
     def __init__(
         self,
-        # a layer, uint8 [nbytes], valid until the next call for the same slot
-        host: Callable[[int, int], Tensor],
-        buffers: Sequence[Tensor],
+        host: Callable[[int, int], Buffer],  # a layer, valid until the slot's next call
+        buffers: Sequence[Buffer],
         close: Callable[[], None] = lambda: None,
     ) -> None:
         self._host, self._buffers, self._close = host, buffers, close
-        self._device = buffers[0].device
+        self._device = buffers[0]["down"].device
         self._copies = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._arrived, self._free = _events(), _events()
 
@@ -194,7 +165,8 @@ class GpuLoader:
         source = self._host(layer, slot)
         with torch.cuda.stream(self._copies):
             self._copies.wait_event(self._free[slot])
-            self._buffers[slot].copy_(source, non_blocking=True)
+            for kind, matrix in self._buffers[slot].items():
+                matrix.copy_(source[kind], non_blocking=True)
             self._arrived[slot].record(self._copies)
 
     def acquire(self, slot: int) -> None:
@@ -212,27 +184,24 @@ def _events() -> list[torch.cuda.Event]:
     return [torch.cuda.Event() for _ in range(SLOTS)]  # type: ignore[no-untyped-call]
 
 
-def _host_buffer(layout: LayerLayout, *, pinned: bool) -> Tensor:
-    return torch.empty(layout.nbytes, dtype=torch.uint8, pin_memory=pinned)
-
-
 class OffloadedLlama(Llama):
     """A `Llama` whose layers are loaded while it computes."""
 
     def __init__(
         self,
-        layout: LayerLayout,
+        config: ModelConfig,
         weights: Mapping[str, Tensor],  # those that stay on the device
         stream: LayerStream,
-        buffers: Sequence[Tensor],  # which the stream fills
+        buffers: Sequence[Buffer],  # which the stream fills
         feature_layers: Sequence[int] = (),
     ) -> None:
         self.layer_stream = stream
-        views = [layout.products(buffer) for buffer in buffers]
         self._streamed = {
-            kind: _streamed(stream, [dense(view[kind]) for view in views]) for kind in PRODUCTS
+            kind: _streamed(stream, [dense(buffer[kind]) for buffer in buffers])
+            for kind in PRODUCTS
         }
-        super().__init__(layout.config, weights, buffers[0].device, layout.dtype, feature_layers)
+        like = buffers[0]["down"]
+        super().__init__(config, weights, like.device, like.dtype, feature_layers)
 
     def _layers_of(self, _stage: Stage) -> Iterable[tuple[int, Layer]]:
         return enumerate(self.layer_stream.iterate(self._layers))
@@ -248,32 +217,41 @@ def _streamed(stream: LayerStream, products: Sequence[Product]) -> Product:
 
 
 def load_offloaded(
-    layout: LayerLayout, weights: Weights, placement: Placement, feature_layers: Sequence[int] = ()
+    config: ModelConfig,
+    dtype: torch.dtype,
+    weights: Weights,
+    placement: Placement,
+    feature_layers: Sequence[int] = (),
 ) -> OffloadedLlama:
     """A model that leaves its layers where the placement says; on disk only as safetensors."""
-    on_gpu = placement.device.type != "cpu"
-    gpu_buffers = _buffers(layout, placement.device) if on_gpu else []
+    device = placement.device
+    buffers = [layer_buffer(config, dtype, device) for _ in range(SLOTS)]
     loader: LayerLoader
-    if placement.offload is Offload.DISK:
+    if placement.offload is Offload.CPU:
+        layers = list(_pinned_layers(config, dtype, weights))
+        loader = GpuLoader(lambda layer, _slot: layers[layer], buffers)
+    elif device.type == "cpu":
         weights = files = TensorFiles(weights)
-        loader = reader = FileLoader(files, layout, pinned=on_gpu)
-        buffers = gpu_buffers or reader.buffers
-        if on_gpu:
-            loader = GpuLoader(reader.loaded, gpu_buffers, reader.close)
+        loader = FileLoader(files, config, buffers)
     else:
-        layers, buffers = list(_pinned_layers(weights, layout)), gpu_buffers
-        loader = GpuLoader(lambda layer, _slot: layers[layer], gpu_buffers)
-    stream = LayerStream(loader, layout.config.num_layers)
-    return OffloadedLlama(layout, weights, stream, buffers, feature_layers)
+        weights = files = TensorFiles(weights)
+        host = [layer_buffer(config, dtype, pinned=True) for _ in range(SLOTS)]
+        reader = FileLoader(files, config, host)
+        loader = GpuLoader(reader.loaded, buffers, reader.close)
+    stream = LayerStream(loader, config.num_layers)
+    return OffloadedLlama(config, weights, stream, buffers, feature_layers)
 
 
-def resident_bytes(layout: LayerLayout) -> int:
+def _pinned_layers(config: ModelConfig, dtype: torch.dtype, weights: Weights) -> Iterator[Buffer]:
+    for layer in range(config.num_layers):
+        buffer = layer_buffer(config, dtype, pinned=True)
+        for name, place in layer_matrices(config, buffer, layer):
+            place.copy_(weights[name])
+        yield buffer
+
+
+def resident_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
     """Bytes that an offloaded model keeps on the device: two layers, and all but the matrices."""
-    config = layout.config
     matrices = sum(rows * columns for rows, columns in matrix_shapes(config).values())
     kept = weight_values(config) - config.num_layers * matrices
-    return SLOTS * layout.nbytes + layout.dtype.itemsize * kept
-
-
-def _buffers(layout: LayerLayout, device: torch.device) -> list[Tensor]:
-    return [torch.empty(layout.nbytes, dtype=torch.uint8, device=device) for _ in range(SLOTS)]
+    return dtype.itemsize * (SLOTS * matrices + kept)

@@ -23,7 +23,7 @@ from sequoia_core.model.device import Placement, even_stages
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.loader import Checkpoint, open_checkpoint, open_directory
 from sequoia_core.model.loading.weights import COPIED_BYTES, SafetensorsWeights
-from sequoia_core.model.offload.model import LayerLayout, load_offloaded
+from sequoia_core.model.offload.model import load_offloaded
 from tests.core.checkpoints import TINY, edit_settings, reference_logits, save_model, tiny_llama
 from tests.core.models import fresh_logits
 
@@ -221,7 +221,7 @@ def test_biases_are_computed_wherever_the_layers_lie(tmp_path: Path) -> None:
     on_disk = Placement((cpu,), Offload.DISK)
     models = [
         Llama(config, weights, cpu, torch.float32, stages=stages),
-        load_offloaded(LayerLayout(config, torch.float32), weights, on_disk),
+        load_offloaded(config, torch.float32, weights, on_disk),
         Llama(config, weights, cpu, torch.float32),
     ]
     for each in models:

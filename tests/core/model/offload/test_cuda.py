@@ -13,14 +13,20 @@ from typing import Any, ParamSpec, TypeVar
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sequoia_core.config import Offload
+from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import Placement
 from sequoia_core.model.loading.weights import SafetensorsWeights, Weights
 from sequoia_core.model.offload import model as offload_model
-from sequoia_core.model.offload.model import GpuLoader, LayerLayout, OffloadedLlama, load_offloaded
+from sequoia_core.model.offload.model import (
+    Buffer,
+    GpuLoader,
+    OffloadedLlama,
+    layer_matrices,
+    load_offloaded,
+)
 from tests.core.model.test_cuda_fake import CUDA, WithoutGuards, check
 from tests.core.models import random_weights, tiny_config
 
@@ -106,16 +112,16 @@ class Host:
     def __init__(self, log: Log) -> None:
         self._log = log
 
-    def host(self, layer: int, slot: int) -> Tensor:
+    def host(self, layer: int, slot: int) -> Buffer:
         self._log.entries.append(("host", "take", f"{layer} {slot}"))
-        return torch.zeros(8, dtype=torch.uint8)
+        return {"down": torch.zeros(2, 4)}
 
     def close(self) -> None:
         self._log.entries.append(("host", "close", ""))
 
 
 def test_a_copy_waits_for_the_computation_and_the_computation_for_the_copy(log: Log) -> None:
-    host, buffers = Host(log), [torch.ones(8, dtype=torch.uint8) for _ in range(2)]
+    host, buffers = Host(log), [{"down": torch.ones(2, 4)} for _ in range(2)]
     loader = GpuLoader(host.host, buffers, host.close)
     stream = offload_model.LayerStream(loader, LAYERS)
     for _ in range(2):
@@ -142,48 +148,49 @@ def test_a_copy_waits_for_the_computation_and_the_computation_for_the_copy(log: 
 
 
 def test_what_arrives_is_what_was_sent(log: Log) -> None:
-    buffers = [torch.ones(8, dtype=torch.uint8) for _ in range(2)]
+    buffers = [{"down": torch.ones(2, 4)} for _ in range(2)]
     GpuLoader(Host(log).host, buffers).load(0, 1)
-    assert buffers[0].sum() == 8
-    assert buffers[1].sum() == 0
+    assert buffers[0]["down"].sum() == 8
+    assert buffers[1]["down"].sum() == 0
 
 
 @pytest.fixture
 def in_main_memory() -> Weights:
-    config = tiny_config(num_layers=LAYERS, context_window=1024)
-    return Weights(random_weights(config, 0), "memory")
+    return Weights(random_weights(CONFIG, 0), "memory")
 
 
 @pytest.fixture
 def on_disk(tmp_path: Path) -> Weights:
-    config = tiny_config(num_layers=LAYERS, context_window=1024)
-    save_file(random_weights(config, 0), tmp_path / "a.safetensors")
+    save_file(random_weights(CONFIG, 0), tmp_path / "a.safetensors")
     return SafetensorsWeights([tmp_path / "a.safetensors"])
 
 
+CONFIG = tiny_config(num_layers=LAYERS, context_window=1024)
+
+
 @pytest.fixture
-def pinned(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Sizes of the pinned buffers, which a build without CUDA cannot make."""
-    sizes: list[int] = []
+def pinned(monkeypatch: pytest.MonkeyPatch) -> list[Buffer]:
+    """The pinned buffers, which a build without CUDA cannot make."""
+    made: list[Buffer] = []
+    plain = offload_model.layer_buffer
 
-    def host_buffer(layout: LayerLayout, *, pinned: bool) -> Tensor:
-        assert pinned
-        sizes.append(layout.nbytes)
-        return torch.zeros(layout.nbytes, dtype=torch.uint8)
+    def layer_buffer(config: ModelConfig, dtype: torch.dtype, *place: Any, pinned: Any = 0) -> Any:
+        buffer = plain(config, dtype, *place)
+        if pinned:
+            made.append(buffer)
+        return buffer
 
-    monkeypatch.setattr(offload_model, "_host_buffer", host_buffer)
-    return sizes
+    monkeypatch.setattr(offload_model, "layer_buffer", layer_buffer)
+    return made
 
 
 def offloaded(weights: Weights, offload: Offload, dtype: torch.dtype) -> OffloadedLlama:
-    config = tiny_config(num_layers=LAYERS, context_window=1024)
-    layout = LayerLayout(config, dtype)
-    return load_offloaded(layout, weights, Placement((CUDA,), offload))
+    return load_offloaded(CONFIG, dtype, weights, Placement((CUDA,), offload))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 def test_a_forward_passes_through_on_the_device(
-    dtype: torch.dtype, in_main_memory: Weights, log: Log, pinned: list[int]
+    dtype: torch.dtype, in_main_memory: Weights, log: Log, pinned: list[Buffer]
 ) -> None:
     """With every layer in main memory: nothing is on a wrong device, and nothing is read back."""
     with FakeTensorMode(allow_non_fake_inputs=True), WithoutGuards():
@@ -197,25 +204,25 @@ def test_a_forward_passes_through_on_the_device(
 
 
 def test_from_disk_two_buffers_of_main_memory_lie_between(
-    on_disk: Weights, log: Log, pinned: list[int], monkeypatch: pytest.MonkeyPatch
+    on_disk: Weights, log: Log, pinned: list[Buffer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What they hold reaches the buffers of the device, which stands on the CPU here."""
     made: dict[str, Any] = {}
 
-    def keep(_layout: LayerLayout, _weights: Weights, stream: Any, buffers: Any, *_: Any) -> None:
+    def keep(_config: ModelConfig, _weights: Weights, stream: Any, buffers: Any, *_: Any) -> None:
         made.update(stream=stream, buffers=buffers)
 
     monkeypatch.setattr(offload_model, "OffloadedLlama", keep)
+    anywhere = offload_model.layer_buffer
     monkeypatch.setattr(
         offload_model,
-        "_buffers",
-        lambda layout, _: [torch.zeros(layout.nbytes, dtype=torch.uint8) for _ in range(2)],
+        "layer_buffer",
+        lambda config, dtype, _device=None, **pinned: anywhere(config, dtype, **pinned),
     )
     offloaded(on_disk, Offload.DISK, torch.float32)
     assert len(pinned) == 2
     stream, buffers = made["stream"], made["buffers"]
-    layout = LayerLayout(tiny_config(num_layers=LAYERS, context_window=1024), torch.float32)
     for layer in stream.iterate(range(LAYERS)):
-        for name, place in layout.matrices(buffers[stream.slot], layer):
+        for name, place in layer_matrices(CONFIG, buffers[stream.slot], layer):
             assert torch.equal(place, on_disk[name])
     stream.close()

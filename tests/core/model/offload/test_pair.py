@@ -18,7 +18,7 @@ from sequoia_core.model.loading import pair as pair_module
 from sequoia_core.model.loading.forward import memory_plans
 from sequoia_core.model.loading.loader import open_directory
 from sequoia_core.model.loading.pair import Pair, load_pair
-from sequoia_core.model.offload.model import LayerLayout, OffloadedLlama, resident_bytes
+from sequoia_core.model.offload.model import OffloadedLlama, layer_buffer, resident_bytes
 from tests.core.checkpoints import save_gguf, save_model, tiny_llama
 from tests.core.checkpoints import tiny_tokenizer as tokenizer_of
 from tests.core.models import fresh_logits
@@ -108,7 +108,7 @@ def test_only_what_stays_must_fit_into_the_memory(
     target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = load(target).target.config
-    resident = resident_bytes(LayerLayout(config, torch.float32))
+    resident = resident_bytes(config, torch.float32)
     cpu = torch.device("cpu")
     plan = memory_plans(config, None, torch.float32, Placement((cpu,), Offload.DISK))[cpu]
     assert plan.weights == resident
@@ -152,11 +152,11 @@ def test_a_gpu_needs_room_for_two_layers_and_main_memory_for_all(
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=in_main))
     monkeypatch.setattr(pair_module, "pair_tokenizer", enough)
     config = open_directory(Path(target)).config
-    layout = LayerLayout(config, torch.float32)
+    layer = sum(each.nbytes for each in layer_buffer(config, torch.float32).values())
     placement = Placement((torch.device("cuda", 0),), Offload.CPU)
     plan = memory_plans(config, None, torch.float32, placement)[placement.device]
     assert plan.least - plan.weights == OVERHEAD
-    assert 10_000 < resident_bytes(layout) <= 100_000 < LAYERS * layout.nbytes
+    assert 10_000 < resident_bytes(config, torch.float32) <= 100_000 < LAYERS * layer
     expected = ModelLoadError if message else EnoughError
     with pytest.raises(expected, match=message and re.escape(message)):
         load_pair(target, dtype="float32", offload=offload)
