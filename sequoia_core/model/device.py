@@ -126,12 +126,7 @@ def _preferred_dtype(devices: Sequence[torch.device]) -> torch.dtype:
 
 
 def cpu_multiplies_bfloat16() -> bool:
-    # not in PyTorch's public interface, so they may be missing
-    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    answers = [getattr(torch.cpu, probe)() for probe in probes if hasattr(torch.cpu, probe)]
-    if answers:
-        return any(answers)
-    return bool({"avx512_bf16", "amx_bf16"} & set(cpu_info("flags").split()))
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(cpu_info("flags").split())
 
 
 def prepare(devices: Sequence[torch.device]) -> None:

@@ -3,7 +3,6 @@
 import math
 import reprlib
 import struct
-import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -84,8 +83,7 @@ class StrictReader(gguf.GGUFReader):  # type: ignore[misc]  # the package ships 
     def _strings(self, start: int, count: int) -> tuple[list[Any], int]:
         """Consecutive strings, uint8 each, and the bytes that they take in the file."""
         content = self.data.view(np.ndarray)
-        little = (sys.byteorder == "little") == (self.byte_order == "I")
-        length = struct.Struct("<Q" if little else ">Q")
+        length = struct.Struct("<Q" if self.byte_order == "I" else ">Q")
         strings, at = [], start
         for _ in range(count):
             size = length.unpack_from(content, at)[0] if at + 8 <= len(content) else 0

@@ -43,9 +43,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def cpu_info(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A kernel table to fill in, and a PyTorch without probes of its own."""
-    for probe in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        monkeypatch.delattr(torch.cpu, probe, raising=False)
+    """A kernel table to fill in."""
     monkeypatch.setattr(cpu, "CPU_INFO", tmp_path / "cpuinfo")
     return tmp_path / "cpuinfo"
 
@@ -115,7 +113,7 @@ def test_an_unknown_dtype_is_refused(name: str) -> None:
     ("flags", "expected"),
     [("avx512_bf16", True), ("amx_tile amx_bf16", True), ("avx2 avx512f amx_tile", False)],
 )
-def test_the_kernel_is_asked_where_pytorch_does_not_say(
+def test_the_kernel_says_what_the_cpu_multiplies(
     flags: str, expected: bool, cpu_info: Path
 ) -> None:
     cpu_info.write_text(CPU_INFO.format(flags))
@@ -126,18 +124,6 @@ def test_a_machine_without_a_kernel_table_counts_as_without(cpu_info: Path) -> N
     assert not cpu_info.exists()
     assert cpu_multiplies_bfloat16() is False
     assert device_name(CPU).endswith("threads")
-
-
-@pytest.mark.parametrize("answers", [(True, False), (False, True), (False, False)])
-def test_pytorchs_own_probes_are_believed(
-    answers: tuple[bool, bool], cpu_info: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cpu_info.write_text(CPU_INFO.format("avx512_bf16"))
-    for probe, answer in zip(
-        ("_is_avx512_bf16_supported", "_is_amx_tile_supported"), answers, strict=True
-    ):
-        monkeypatch.setattr(torch.cpu, probe, lambda answer=answer: answer, raising=False)
-    assert cpu_multiplies_bfloat16() is any(answers)
 
 
 def test_a_cpu_is_called_by_its_makers_name(cpu_info: Path) -> None:
