@@ -284,7 +284,7 @@ def test_the_window_is_what_fits_into_the_memory(
         plans.extend(found.values())
         return found
 
-    monkeypatch.setattr(pair_module, "pair_plans", spy)
+    monkeypatch.setattr("sequoia_core.model.loading.forward.pair_plans", spy)
     said: list[str] = []
 
     def load() -> int:
