@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from jinja2 import StrictUndefined, Template
 
 from sequoia_core.config import SamplingParams
 from sequoia_core.decode.step import Sampler
@@ -138,43 +139,19 @@ def model_card(
     trainer: Trainer, command: str, figures: DraftFigures, agreement: DraftAgreement
 ) -> str:
     """The model card as Markdown; the command repeats the run."""
-    options, target, corpus = trainer.options, trainer.target, trainer.text.corpus
-    kind, reads = "independent", "tokens only"
-    began = f"as the target's {_listed(target.layers)}"
-    note = "Depth 1 holds for every depth: an independent draft sees the same in a tree as in text."
-    if target.feature_layers:
-        kind, began = "conditioned", "at random"
-        reads = f"the target's hidden states after layers {_listed(target.feature_layers)}"
-        note = "Below depth 1 the draft reads its own outputs where the target has not read yet."
-    if options.begin_with is not None:
-        began = f"as those of the draft {options.begin_with}"
-    by_rank = {f"temperature {at:g}": figures.rates[name] for name, at in TEMPERATURES.items()}
-    depths = enumerate(zip(agreement.rates, agreement.overlap, strict=True), start=1)
-    by_depth = {f"{depth}": (*rates, overlap) for depth, (rates, overlap) in depths}
-    ranks, held_out = range(1, WIDTH + 1), len(trainer.held_out)
-    return CARD.read_text("utf-8").format(
-        target=target,
+    options, target = trainer.options, trainer.target
+    card = Template(CARD.read_text("utf-8"), keep_trailing_newline=True, undefined=StrictUndefined)
+    return card.render(
+        trainer=trainer,
         options=options,
+        target=target,
+        layers=counted(len(target.layers), "layer"),
+        licence=stated_licence(options.target, target.checkpoint.settings),
+        command=command,
         figures=figures,
         agreement=agreement,
-        config=trainer.student.config,
-        named="" if options.target is None else f"--target {options.target} ",
-        kind=kind,
-        reads=reads,
-        layers=counted(len(target.layers), "layer"),
-        began=began,
-        licence=stated_licence(options.target, target.checkpoint.settings),
-        questions=f"but for the prompts of {options.data}" if options.data else "as well",
-        command=command,
-        learnt=len(corpus) - held_out,
-        held_out=held_out,
-        tokens=len(corpus.tokens),
-        answers=int(corpus.answers.sum()),
-        steps=trainer.steps(),
-        loss=trainer.loss(),
-        by_rank=_table(["", *ranks], by_rank, "{:.4f}"),
-        by_depth=_table(["depth", *ranks, "overlap"], by_depth, "{:.3f}"),
-        note=note,
+        temperatures=TEMPERATURES,
+        ranks=range(1, WIDTH + 1),
         rows=ROWS,
     )
 
@@ -190,13 +167,3 @@ def stated_licence(source: str | None, settings: Mapping[str, object]) -> str:
         found = None
     stated = found[1] if found else settings.get("license")
     return stated if isinstance(stated, str) else UNKNOWN_LICENCE
-
-
-def _table(heads: Sequence[object], rows: Mapping[str, Sequence[float]], form: str) -> str:
-    cells = ([name, *map(form.format, each)] for name, each in rows.items())
-    lines = [map(str, heads), ["---"] * len(heads), *cells]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _listed(layers: Sequence[int]) -> str:
-    return ", ".join(map(str, layers))
