@@ -54,7 +54,7 @@ class Conversation(ChatEngine):
         self._pair = pair
         self._codec = TokenizerCodec(pair.tokenizer, pair.eos_token_ids)
         self._tuner = Tuner(pair)
-        self._engine = Engine.of(pair, self._tuner)
+        self._engine = Engine.of(pair, self._tuner.advisor)
         self._engine.insight = insight
         self.choose_tree(tree_choice or TreeChoice())
         self._warned_of_precision = False
@@ -109,6 +109,7 @@ class Conversation(ChatEngine):
                 f"the context window is full: the oldest {which} dropped from what the model sees"
             )
             yield Notice(NoticeKind.CONTEXT_TRIMMED, text)
+        self._engine.advisor = self._tuner.advisor  # measured since, perhaps
         self._answer = this = object()
         text, tokens = "", 0
         try:
@@ -158,7 +159,7 @@ class Conversation(ChatEngine):
     def _copy(self, choice: TreeChoice, turns: Sequence[Turn]) -> Conversation:
         """Another conversation with the same models and measurements."""
         other = copy(self)
-        other._engine = Engine.of(self._pair, self._tuner)
+        other._engine = Engine.of(self._pair, self._tuner.advisor)
         other.choose_tree(choice)
         other.restore(turns)
         return other

@@ -179,50 +179,30 @@ def _schedule_probe(state: _TreeState, plan: TreePlan) -> None:
     state.interval = max(LEAST_INTERVAL, round(PROBE_STEPS * loss / PROBE_SHARE))
 
 
-class Tuner(TreeAdvisor):
-    """Measures a pair, with caches of its own, and names trees for it."""
+class Tuner:
+    """Measures a pair, with caches of its own, and keeps an advisor for it."""
 
     def __init__(self, pair: Pair) -> None:
         self._pair = pair
         self._bundled = BundledAdvisor.default(pair.acceptance_rates)
         self._kept: Calibration | None = None
-        self.online: OnlineAdvisor | None = None  # learns from steps, once something was measured
+        self.online: OnlineAdvisor | None = None  # once something was measured
         self._run: CalibrationRun | None = None
         self._load()
 
     @property
-    def measured(self) -> bool:
-        return self.online is not None
+    def advisor(self) -> TreeAdvisor:
+        return self.online or self._bundled
 
     @property
     def calibration(self) -> Calibration | None:
         return self.online.calibration if self.online else None
 
-    @property
-    def _advisor(self) -> TreeAdvisor:
-        return self.online or self._bundled
-
-    @override
-    def advise(self, temperature: float, context_length: int, chain: bool) -> Advice:
-        return self._advisor.advise(temperature, context_length, chain)
-
-    @override
-    def observe(self, step: Step, temperature: float, chain: bool) -> Advice | None:
-        return self._advisor.observe(step, temperature, chain)
-
-    @override
-    def time(self, step: Step, temperature: float) -> None:
-        self._advisor.time(step, temperature)
-
-    @override
-    def costs(self, temperature: float, context_length: int) -> StepCosts | None:
-        return self._advisor.costs(temperature, context_length)
-
     def tune(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
         """Measure, until `should_stop`, or keep what was learnt; a `Notice` when complete."""
-        if not self.measured:
+        if self.online is None:
             self._load()  # another conversation with this pair may have measured meanwhile
-        if self.measured:
+        if self.online is not None:
             self.keep()
             return
         for _ in self.measure():

@@ -90,11 +90,11 @@ def pairs_growmap(pair: Pair, named: str | None, temperature: float) -> GrowMap:
     from sequoia_core.measure.tuner import TYPICAL_CONTEXT, Tuner
 
     tuner = Tuner(pair)
-    if not tuner.measured:
+    if tuner.online is None:
         raise ParameterError(
             "--growmap auto: this machine has not been measured; run `sequoia calibrate`"
         )
-    growmap = tuner.advise(temperature, TYPICAL_CONTEXT, False).growmap
+    growmap = tuner.online.advise(temperature, TYPICAL_CONTEXT, False).growmap
     if growmap is None:
         raise ParameterError(
             "--growmap auto: plain decoding is predicted to be the fastest here; name a growmap"

@@ -69,8 +69,8 @@ def test_measuring_ends_with_one_notice_and_figures_on_disk() -> None:
     models = pair()
     tuner = Tuner(models)
     packaged = BundledAdvisor.default({}).advise(0.0, 0, False)
-    assert tuner.advise(0.0, 0, False) == packaged
-    assert tuner.costs(0.0, 0) is None
+    assert tuner.advisor.advise(0.0, 0, False) == packaged
+    assert tuner.advisor.costs(0.0, 0) is None
     events = list(tuner.tune(lambda: False))
     assert [type(event) for event in events] == [Notice]
     notice = cast("Notice", events[0])
@@ -84,7 +84,7 @@ def test_measuring_ends_with_one_notice_and_figures_on_disk() -> None:
         assert record.deeper[0][0] == 1.0
         assert record.steps >= (1 + len(SHORT)) * 9 // (WIDE.depth + 1)
     assert calibration == tuner.calibration
-    assert tuner.advise(0.0, 0, False).rates == calibration.record(0.0).rates
+    assert tuner.advisor.advise(0.0, 0, False).rates == calibration.record(0.0).rates
     assert list(tuner.tune(lambda: False)) == []
 
 
@@ -92,10 +92,9 @@ def test_what_another_conversation_measured_is_not_measured_again() -> None:
     models = pair()
     first, second = Tuner(models), Tuner(models)
     assert len(list(first.tune(lambda: False))) == 1
-    assert not second.measured
+    assert second.calibration is None
     assert list(second.tune(lambda: False)) == []
-    assert second.measured
-    assert second.calibration == first.calibration
+    assert measured_of(second) == measured_of(first)
 
 
 def test_times_are_of_every_context_and_size_that_fits() -> None:
@@ -176,7 +175,7 @@ def test_figures_are_found_again_and_not_measured_twice() -> None:
     again = Tuner(models)
     assert list(again.tune(lambda: False)) == []
     assert target.forwards == before
-    assert again.advise(0.0, 0, False).predicted_speedup is not None
+    assert again.advisor.advise(0.0, 0, False).predicted_speedup is not None
 
 
 def test_damaged_figures_are_measured_again() -> None:
@@ -184,7 +183,7 @@ def test_damaged_figures_are_measured_again() -> None:
     list(Tuner(models).tune(lambda: False))
     calibration_path(models.fingerprint).write_text('{"version": 1, "greedy"')
     tuner = Tuner(models)
-    assert tuner.advise(0.0, 0, False) == BundledAdvisor.default({}).advise(0.0, 0, False)
+    assert tuner.advisor.advise(0.0, 0, False) == BundledAdvisor.default({}).advise(0.0, 0, False)
     assert len(list(tuner.tune(lambda: False))) == 1
     assert Calibration.load(models.fingerprint) is not None
 
@@ -251,7 +250,7 @@ def test_a_target_without_a_draft_is_timed_alone() -> None:
     """What looking up costs is the target's rows."""
     models = pair(None)
     tuner = Tuner(models)
-    assert tuner.costs(0.0, 8) is None
+    assert tuner.advisor.costs(0.0, 8) is None
     (notice,) = tuner.tune(lambda: False)
     assert "no draft" in tuner.summary()
     assert notice == Notice(NoticeKind.CALIBRATION, tuner.summary())
@@ -261,8 +260,8 @@ def test_a_target_without_a_draft_is_timed_alone() -> None:
     assert (kept.drafts, kept.times.draft) == (False, kept.times.target)
     assert kept.times.target.curves[0].rows == (1, 2, 4)
     for temperature in (0.0, 0.6):
-        assert tuner.advise(temperature, 8, False).growmap is None
-        costs = tuner.costs(temperature, 8)
+        assert tuner.advisor.advise(temperature, 8, False).growmap is None
+        costs = tuner.advisor.costs(temperature, 8)
         assert costs is not None
         assert costs.target_ms(4) == pytest.approx(kept.times.target.at(8)(4))
         assert costs.target_ms(1) + costs.overhead_ms == pytest.approx(costs.plain_ms)
@@ -274,16 +273,16 @@ def test_without_a_draft_what_is_looked_up_goes_on_teaching_times() -> None:
     tuner = Tuner(models)
     list(tuner.measure())
     known, seen = measured_of(tuner), []
-    engine = Engine.of(models, tuner)
+    advisor = tuner.advisor
+    engine = Engine.of(models, advisor)
     engine.tree_choice = TreeChoice(lookup=Lookup.ON)
-    observe = tuner.observe
 
     def observed(step: Step, temperature: float, chain: bool) -> Advice | None:
         seen.append(step)
-        return observe(step, temperature, chain)
+        return advisor.observe(step, temperature, chain)
 
     engine.advisor = cast("TreeAdvisor", SimpleNamespace(
-        advise=tuner.advise, costs=tuner.costs, observe=observed, time=tuner.time
+        advise=advisor.advise, costs=advisor.costs, observe=observed, time=advisor.time
     ))  # fmt: skip
     events = list(engine.generate([1, 2, 3] * 9, SamplingParams(0.0, max_new_tokens=30)))
     assert seen == steps_of(events)
@@ -312,10 +311,10 @@ def test_another_temperature_is_measured_beside_those_that_are_known() -> None:
 def test_advice_is_asked_for_per_kind_of_decoding() -> None:
     tuner = Tuner(pair())
     list(tuner.measure())
-    chain = tuner.advise(0.0, 0, True)
+    chain = tuner.advisor.advise(0.0, 0, True)
     assert chain.growmap is None or chain.growmap.branching == 1
-    assert tuner.advise(0.6, 0, False).rates != ()
-    costs = tuner.costs(0.6, 20)
+    assert tuner.advisor.advise(0.6, 0, False).rates != ()
+    costs = tuner.advisor.costs(0.6, 20)
     assert costs is not None
     assert costs.plain_ms > 0
 
@@ -324,7 +323,7 @@ def test_what_steps_teach_is_kept_when_nobody_waits_and_found_by_the_next_start(
     models = pair()
     tuner = Tuner(models)
     list(tuner.measure())
-    engine = Engine.of(models, tuner)
+    engine = Engine.of(models, tuner.advisor)
     params = SamplingParams(0.0, max_new_tokens=40)
     events = list(engine.generate([1, 2, 3], params))
     tree_steps = [step for step in steps_of(events) if len(step.nodes) > 1]
@@ -348,7 +347,7 @@ def test_what_another_process_measured_meanwhile_stays() -> None:
     records = {Band.GREEDY: other, Band.HOT: other}
     Calibration(times, records).save(models.fingerprint)
     step = make_step(WIDE, (0, 1), StepCostModel(TIMES).costs(0.6, 8))
-    chat.observe(step, 0.6, False)
+    chat.advisor.observe(step, 0.6, False)
     chat.keep()
     learnt = measured_of(chat).records[Band.WARM]
     kept = Calibration.load(models.fingerprint)
@@ -377,7 +376,7 @@ def test_a_running_engine_learns_only_from_speculation(mode: Mode, tmp_path: Pat
     tuner = Tuner(models)
     list(tuner.measure())
     known = tuner.calibration
-    engine = Engine.of(models, tuner)
+    engine = Engine.of(models, tuner.advisor)
     engine.tree_choice = type(engine.tree_choice)(mode, WIDE if mode is Mode.SEQUOIA else None)
     list(engine.generate([1, 2, 3], SamplingParams(0.0, max_new_tokens=30)))
     assert (tuner.calibration is known) == (mode is Mode.AR)
