@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sequoia_core.errors import ParameterError
@@ -28,13 +29,7 @@ _SENTINEL = "\N{SYMBOL FOR RECORD SEPARATOR}answer\N{SYMBOL FOR RECORD SEPARATOR
 _MARKUP = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 """A token that looks like this right after an answer ends it, also where nothing marks it so."""
 
-PLAIN_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{% if message['role'] == 'system' %}{{ message['content'] + '\n\n' }}"
-    "{% elif message['role'] == 'user' %}{{ 'USER: ' + message['content'] + '\n' }}"
-    "{% else %}{{ 'ASSISTANT: ' + message['content'] + eos_token + '\n' }}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
-)
+PLAIN_TEMPLATE = Path(__file__).with_name("plain_template.jinja").read_text("utf-8")
 """For targets that ship no template of their own; the roles are Vicuna's."""
 
 

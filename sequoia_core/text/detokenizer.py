@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -43,16 +44,12 @@ class TokenizerCodec(TextCodec):
         self._eos_token_ids = eos_token_ids
         self._backend = getattr(tokenizer, "backend_tokenizer", None)
         self._byte_level = "ByteLevel" in repr(getattr(self._backend, "decoder", None))
-        self._texts: dict[int, str] = {}
-        self._alone: dict[int, str] = {}
+        self._spelt = cache(self._spell)
+        # a stream asks for each token alone as well
+        self._alone = cache(lambda token_id: self._decode((token_id,)))
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        if len(token_ids) != 1:
-            return self._decode(token_ids)
-        text = self._alone.get(token_ids[0])  # a stream asks for each token alone as well
-        if text is None:
-            text = self._alone[token_ids[0]] = self._decode(token_ids)
-        return text
+        return self._alone(token_ids[0]) if len(token_ids) == 1 else self._decode(token_ids)
 
     def _decode(self, token_ids: Sequence[int]) -> str:
         ids = [token for token in token_ids if token not in self._eos_token_ids]
@@ -64,10 +61,7 @@ class TokenizerCodec(TextCodec):
         return str(self._tokenizer.decode(ids, **options))
 
     def token_text(self, token_id: int) -> str:
-        text = self._texts.get(token_id)
-        if text is None:
-            text = self._texts[token_id] = self._spell(token_id)
-        return text
+        return self._spelt(token_id)
 
     def _spell(self, token_id: int) -> str:
         token = self._tokenizer.convert_ids_to_tokens(token_id)
