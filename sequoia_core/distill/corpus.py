@@ -120,9 +120,10 @@ class Corpus:
 
     def save(self, path: Path) -> None:
         """Write a compressed npz, whole or not at all."""
-        arrays = {"tokens": self.tokens, "offsets": self.offsets, "answers": self.answers}
         with written_whole(path) as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
+            np.savez_compressed(
+                file, tokens=self.tokens, offsets=self.offsets, answers=self.answers
+            )
 
 
 def load_corpus(path: Path, marks: AnswerMarks) -> Corpus:

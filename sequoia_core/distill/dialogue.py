@@ -1,7 +1,6 @@
 """Conversations of which the target writes both sides: the template around turns, and their ends.
 
-All random numbers come from the seed and the conversation's number, so its text depends on nothing
-else. Template tokens are what rendered prompts have in common; no conversation is rendered whole.
+Template tokens are what rendered prompts have in common; no conversation is rendered whole.
 """
 
 from __future__ import annotations
@@ -117,7 +116,7 @@ class Lengths:
 
 
 class Dialogue:
-    """Conversation number `index` of the text of a seed."""
+    """Conversation number `index` of the text of a seed; its text depends on nothing else."""
 
     def __init__(self, index: int, seed: int, tokens: TemplateTokens, lengths: Lengths) -> None:
         self._rng = random.Random(f"{seed}/{index}")

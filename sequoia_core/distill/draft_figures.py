@@ -63,7 +63,8 @@ def measure_agreement(
     student: Student, batches: Iterable[TrainBatch], depths: int
 ) -> DraftAgreement:
     """Evaluate a student so many depths down a tree; an independent one is the same at all."""
-    ranks = torch.zeros(depths, WIDTH + 1, dtype=torch.int64)  # the last is none of them
+    ranks = torch.zeros(depths, WIDTH, dtype=torch.int64)
+    positions = torch.zeros(depths, 1, dtype=torch.int64)
     overlap = torch.zeros(depths, dtype=torch.float64)
     for batch in batches:
         with mixed_precision(batch.tokens.device):
@@ -72,15 +73,13 @@ def measure_agreement(
                 learnt, columns, probs = batch.learnt_at(depth, state)
                 logits = student.head(learnt).float()
                 top = logits.topk(WIDTH, -1).indices  # [n, WIDTH]
-                hits = ((top == columns[:, :1]) & (probs[:, :1] > 0)).sum(0).cpu()
-                ranks[depth, :WIDTH] += hits
-                ranks[depth, WIDTH] += len(top) - hits.sum()
+                ranks[depth] += ((top == columns[:, :1]) & (probs[:, :1] > 0)).sum(0).cpu()
+                positions[depth] += len(top)
                 q = torch.softmax(logits, -1).gather(-1, columns)
                 overlap[depth] += torch.minimum(q, probs).sum().cpu()
-    positions = ranks.sum(-1)
-    rates = ranks[:, :WIDTH] / positions[:, None].clamp(min=1)
-    overlaps = tuple((overlap / positions.clamp(min=1)).tolist())
-    return DraftAgreement(tuple(map(tuple, rates.tolist())), overlaps, int(positions[0]))
+    rates = (ranks / positions.clamp(min=1)).tolist()
+    overlaps = (overlap / positions[:, 0].clamp(min=1)).tolist()
+    return DraftAgreement(tuple(map(tuple, rates)), tuple(overlaps), int(positions[0]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Text to distil from, written by the target itself, many conversations at a time.
 
-Conversation number i is the same whichever others are written with it and however often the writing
-was interrupted, on a GPU up to rounding. The text is the shortest run 0, 1, ... of enough tokens.
+A conversation is the same whichever others are written with it and however often the writing was
+interrupted, on a GPU up to rounding. The text is the shortest run 0, 1, ... of enough tokens.
 """
 
 from array import array

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from time import monotonic
 
 import numpy as np
@@ -222,11 +223,10 @@ class Trainer:
     @torch.inference_mode()
     def loss(self) -> float:
         """Mean over the held-out conversations."""
-        losses = []
-        for index in self.held_out:
-            batch, counts = self._batches.of([index]), [1] * self.unroll
-            losses.append(float(batch_loss(self.student, batch, self._plan, counts)))
-        return sum(losses) / len(losses)
+        batches, counts = (self._batches.of([index]) for index in self.held_out), [1] * self.unroll
+        return fmean(
+            float(batch_loss(self.student, batch, self._plan, counts)) for batch in batches
+        )
 
     def steps(self) -> int:
         """All steps of the training; decided once and kept, since the schedule depends on them."""

@@ -277,8 +277,6 @@ def test_a_directory_is_never_written_over(target: str, tmp_path: Path) -> None:
         ({"minutes": float("nan")}, "--minutes"),
         ({"seed": -1}, "--seed"),
         ({"head_vocab": 1}, "--head-vocab"),
-        ({"kind": "eagle"}, "conditioned or independent"),
-        ({"loss": "mse"}, "kl or tv or mix"),
         ({"bits": 5}, "--bits is 5; give 4 or 8"),
         ({"data": "/nowhere"}, "cannot be read"),
         ({"text": "/nowhere"}, "cannot be read"),
