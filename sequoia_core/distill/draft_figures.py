@@ -19,7 +19,7 @@ from sequoia_core.distill.corpus import Corpus
 from sequoia_core.distill.student import Student
 from sequoia_core.distill.train_loop import TrainBatch, mixed_precision
 from sequoia_core.errors import ParameterError, counted
-from sequoia_core.measure.acceptance import AcceptanceCount, Text, answer_logits
+from sequoia_core.measure.acceptance import Acceptance, Text, acceptance_by_rank, answer_logits
 from sequoia_core.measure.timings import ForwardTimer
 from sequoia_core.model.device import device_name
 from sequoia_core.model.loading.loader import open_directory
@@ -110,19 +110,20 @@ def accepted(pair: Pair, text: Corpus, seed: int) -> tuple[dict[str, tuple[float
     """Acceptance by child rank over all answers of a text, and how many tokens they have."""
     assert pair.draft is not None
     draft = DraftModel(pair.draft, pair.draft_vocab_ids)
-    counts = {kind: AcceptanceCount(WIDTH) for kind in TEMPERATURES}
     samplers = {
         kind: Sampler.of(SamplingParams(temperature, seed=seed), pair.target.device)
         for kind, temperature in TEMPERATURES.items()
     }
+    found: dict[str, list[Acceptance]] = {kind: [] for kind in TEMPERATURES}
     for answer in answers(text):
         logits = answer_logits(pair.target, draft, answer)
-        for kind, count in counts.items():
-            count.count(logits, draft, samplers[kind])
-    positions = counts["greedy"].positions
-    if not positions:
+        for kind, sampler in samplers.items():
+            found[kind].append(acceptance_by_rank(logits, draft, sampler, WIDTH))
+    if not found["greedy"]:
         raise ParameterError("no answer was held out; generate more text")
-    return {kind: count.rates for kind, count in counts.items()}, positions
+    judged = {kind: np.concatenate(each) for kind, each in found.items()}
+    rates = {kind: tuple(each.mean(0).tolist()) for kind, each in judged.items()}
+    return rates, len(judged["greedy"])
 
 
 def answers(text: Corpus) -> Iterator[Text]:

@@ -7,12 +7,13 @@ random decisions counted: the mean is the same, as of decoding with a star, the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sequoia_core.config import DRAFT_TOP_P, Mode, SamplingParams
@@ -37,6 +38,7 @@ ONE_PASS = 512
 """Longest text that is read in one forward, so that a target on disk is read once. The prompt of a
 longer one is read apart, since logits of all its rows would fill the memory."""
 
+Acceptance = NDArray[np.float64]  # how likely a child is accepted, by position and rank [n, W]
 Text = tuple[Sequence[int], int]  # token ids, and how many are the prompt, which is not judged
 ANSWER_TOKENS = TOTAL_TOKENS - PROMPT_TOKENS
 JUDGING = 1 << 32  # added to the seed of a text, to judge it with other random numbers
@@ -44,54 +46,39 @@ RESAMPLES = 1000
 PERCENTILES = (2.5, 97.5)  # of a rate over resamplings of the prompts: its 95 % interval
 
 
-@dataclass(frozen=True, slots=True)
-class DraftNucleus:
-    """Makes samplers whose children come from a nucleus of mass `top_p`.
+def nucleus_sampler(top_p: float) -> Callable[[SamplingParams, torch.device, Mode], Sampler]:
+    """Makes samplers whose children come from a nucleus of mass `top_p`, else the engine's own.
 
     The published testbeds cut the target's nucleus alone, a chat cuts both at the same mass. The
-    text's distribution is the same either way.
+    text's distribution is the same either way. Raises ParameterError if the mass is out of range.
     """
+    SamplingParams(top_p=top_p)
 
-    top_p: float
+    def make(params: SamplingParams, device: torch.device, mode: Mode) -> Sampler:
+        return replace(Sampler.of(replace(params, top_p=top_p), device, mode), params=params)
 
-    def __post_init__(self) -> None:
-        SamplingParams(top_p=self.top_p)
-
-    def sampler(self, params: SamplingParams, device: torch.device, mode: Mode) -> Sampler:
-        """The engine's own, except for what children are drawn from."""
-        return replace(Sampler.of(replace(params, top_p=self.top_p), device, mode), params=params)
+    return make
 
 
-class AcceptanceCount:
-    """Acceptance by rank, summed over many positions, with `width` children at each."""
+@torch.inference_mode()
+def acceptance_by_rank(
+    logits: tuple[Tensor, Tensor], draft: DraftModel, sampler: Sampler, width: int
+) -> Acceptance:
+    """Of `width` children at the positions of `answer_logits`.
 
-    def __init__(self, width: int) -> None:
-        self.positions = 0
-        self.accepted = (0.0,) * width  # expected number of positions that accept a rank
-
-    @property
-    def rates(self) -> tuple[float, ...]:
-        """a_1 to a_width; () before anything was counted."""
-        return tuple(total / self.positions for total in self.accepted) if self.positions else ()
-
-    def add(self, accepted: Sequence[float], positions: int) -> None:
-        self.positions += positions
-        self.accepted = tuple(a + b for a, b in zip(self.accepted, accepted, strict=True))
-
-    @torch.inference_mode()
-    def count(self, logits: tuple[Tensor, Tensor], draft: DraftModel, sampler: Sampler) -> None:
-        """Count at the positions of `answer_logits`; the sampler draws, and shapes the target."""
-        for target_rows, draft_rows in zip(
-            *(torch.split(each, CHUNK) for each in logits), strict=True
-        ):
-            columns, draft_probs = sampler.choose(draft_rows, len(self.accepted))
-            if sampler.greedy:
-                tokens = columns if draft.vocab_ids is None else draft.vocab_ids[columns]
-                found = (tokens == target_rows.argmax(-1, keepdim=True)).float()
-            else:
-                target_probs = shaped_probs(target_rows, sampler.params)
-                found = rank_probs(target_probs, draft_probs, columns, draft.vocab_ids)
-            self.add(found.double().sum(0).tolist(), len(found))
+    The sampler draws, and shapes the target.
+    """
+    found = []
+    for target_rows, draft_rows in zip(*(torch.split(each, CHUNK) for each in logits), strict=True):
+        columns, draft_probs = sampler.choose(draft_rows, width)
+        if sampler.greedy:
+            tokens = columns if draft.vocab_ids is None else draft.vocab_ids[columns]
+            accepted = tokens == target_rows.argmax(-1, keepdim=True)
+        else:
+            target_probs = shaped_probs(target_rows, sampler.params)
+            accepted = rank_probs(target_probs, draft_probs, columns, draft.vocab_ids)
+        found.append(accepted.double().cpu().numpy())
+    return np.concatenate(found)
 
 
 @torch.inference_mode()
@@ -152,7 +139,7 @@ class AcceptancePlan:
 
     width: int = 16  # children at every position, `W`
     params: SamplingParams = SamplingParams(seed=17)  # noqa: RUF009  # immutable
-    draft_top_p: float = DRAFT_TOP_P  # see `DraftNucleus`; 1 and more cut nothing
+    draft_top_p: float = DRAFT_TOP_P  # see `nucleus_sampler`; 1 and more cut nothing
     tokens: int = ANSWER_TOKENS  # decoded after each prompt
     static: bool = False  # by one pass over each text instead of decoding
 
@@ -188,57 +175,57 @@ class AcceptanceVector:
     prompts: int  # that have positions
 
     @classmethod
-    def of(cls, counts: Sequence[AcceptanceCount], seed: int = 17) -> AcceptanceVector:
-        """From the counts of each prompt; raises ParameterError if no position was judged."""
-        counts = [each for each in counts if each.positions]
-        if not counts:
+    def of(cls, judged: Sequence[Acceptance], seed: int = 17) -> AcceptanceVector:
+        """From the positions of each prompt [n, W]; raises ParameterError if there is none."""
+        positions = np.array([len(each) for each in judged if len(each)])
+        prompts = len(positions)
+        if not prompts:
             raise ParameterError("nothing was judged: every text ends with its prompt")
-        accepted = np.array([each.accepted for each in counts])  # [prompts, W]
-        positions = np.array([each.positions for each in counts])
+        accepted = np.array([each.sum(0) for each in judged if len(each)])  # [prompts, W]
         rates = accepted.sum(0) / positions.sum()
         intervals: tuple[tuple[float, float], ...] = ()
-        if len(counts) > 1:
-            drawn = np.random.default_rng(seed).integers(len(counts), size=(RESAMPLES, len(counts)))
+        if prompts > 1:
+            drawn = np.random.default_rng(seed).integers(prompts, size=(RESAMPLES, prompts))
             resampled = accepted[drawn].sum(1) / positions[drawn].sum(1)[:, None]
             low, high = np.percentile(resampled, PERCENTILES, axis=0)
             intervals = tuple(zip(low.tolist(), high.tolist(), strict=True))
         rejected = max(0.0, 1.0 - float(rates.sum()))
-        return cls(tuple(rates.tolist()), rejected, intervals, int(positions.sum()), len(counts))
+        return cls(tuple(rates.tolist()), rejected, intervals, int(positions.sum()), prompts)
 
 
 def count_acceptance(
     pair: Pair, passages: Sequence[Passage], plan: AcceptancePlan
-) -> Iterator[AcceptanceCount]:
-    """One count per passage; raises ParameterError if the pair has no draft, or too few tokens.
+) -> Iterator[Acceptance]:
+    """Of each passage; raises ParameterError if the pair has no draft, or too few tokens.
 
     By decoding, a star of `width` children is drafted at every step. Statically, every position
     after the prompt is judged by one pass of each model; where nothing follows the prompt, as with
     a question, the target first writes an answer plainly.
     """
     draft = _checked_draft(pair, plan, plan.cache_tokens(passages))
-    nucleus = DraftNucleus(min(plan.draft_top_p, 1.0))
+    make_sampler = nucleus_sampler(min(plan.draft_top_p, 1.0))
     engine = Engine.of(pair, BundledAdvisor.default({}))
     engine.tree_choice = TreeChoice(Mode.AR)
     if not plan.static:
-        engine.clock, engine.make_sampler = NoBaseline(), nucleus.sampler
+        engine.clock, engine.make_sampler = NoBaseline(), make_sampler
         engine.tree_choice = TreeChoice(growmap=GrowMap.k_ary([plan.width], f"star-{plan.width}"))
     for at, passage in enumerate(passages):
-        count, params, ids = AcceptanceCount(plan.width), plan.params_of(at), passage.token_ids
+        params, ids = plan.params_of(at), passage.token_ids
         if not plan.static:
-            for event in engine.generate(ids[: passage.prompt], params):
-                if isinstance(event, Step):
-                    first = event.nodes[event.path[1]].rank if len(event.path) > 1 else 0
-                    count.add([float(rank + 1 == first) for rank in range(plan.width)], 1)
-        else:
-            if len(ids) <= passage.prompt:
-                for _ in engine.generate(ids, params):
-                    pass
-                ids = tuple(engine.token_ids)
-            judging = plan.params_of(JUDGING + at)
-            sampler = nucleus.sampler(judging, pair.target.device, Mode.SEQUOIA)
-            logits = answer_logits(pair.target, draft, (ids, passage.prompt))
-            count.count(logits, draft, sampler)
-        yield count
+            ranks = [
+                event.nodes[event.path[1]].rank if len(event.path) > 1 else 0
+                for event in engine.generate(ids[: passage.prompt], params)
+                if isinstance(event, Step)
+            ]
+            yield np.equal.outer(ranks, range(1, plan.width + 1)).astype(np.float64)
+            continue
+        if len(ids) <= passage.prompt:
+            for _ in engine.generate(ids, params):
+                pass
+            ids = tuple(engine.token_ids)
+        sampler = make_sampler(plan.params_of(JUDGING + at), pair.target.device, Mode.SEQUOIA)
+        logits = answer_logits(pair.target, draft, (ids, passage.prompt))
+        yield acceptance_by_rank(logits, draft, sampler, plan.width)
 
 
 def _checked_draft(pair: Pair, plan: AcceptancePlan, tokens: int) -> DraftModel:

@@ -26,7 +26,7 @@ from sequoia_core.reproduce.experiment import (
 from sequoia_core.tree.files import write_acceptance_rates
 
 if TYPE_CHECKING:
-    from sequoia_core.measure.acceptance import AcceptanceCount
+    from sequoia_core.measure.acceptance import Acceptance
     from sequoia_core.model.loading.pair import Pair
 
 
@@ -42,7 +42,7 @@ class AcceptanceExperiment(Experiment):
         self._pair, self._plan, self._data, self._dst = pair, plan, data, dst
         tokens = data.prompt_tokens + (plan.tokens if plan.static else 0)
         self._passages = load_passages(data, pair.tokenizer, tokens)
-        self._counts: list[AcceptanceCount] = []
+        self._counts: list[Acceptance] = []
         if not plan.static:
             text = plan.cache_tokens(self._passages) - plan.width
             check_room(pair, text, plan.width, cache_length)

@@ -20,7 +20,7 @@ from sequoia_core.decode.token_cache import TokenCache
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.events import Progress
 from sequoia_core.files import encode
-from sequoia_core.measure.acceptance import DraftNucleus
+from sequoia_core.measure.acceptance import nucleus_sampler
 from sequoia_core.reproduce import bootstrap
 from sequoia_core.reproduce.bootstrap import LEVEL, Interval
 from sequoia_core.reproduce.experiment import (
@@ -63,7 +63,7 @@ class Sweep:
     top_ps: tuple[float, ...] = TOP_PS
     tokens: int = 64  # per prompt and cell; end-of-sequence tokens end nothing
     seed: int = 17
-    draft_top_p: float = DRAFT_TOP_P  # that children are drawn from; see `DraftNucleus`
+    draft_top_p: float = DRAFT_TOP_P  # that children are drawn from; see `nucleus_sampler`
 
     def __post_init__(self) -> None:
         for name, values in (("temperature", self.temperatures), ("top-p", self.top_ps)):
@@ -75,7 +75,7 @@ class Sweep:
             raise ParameterError(f"growmap {self.growmap.name} drafts nothing; name a larger one")
         for cell in self.cells():
             self.sampling(cell, ())
-        DraftNucleus(self.draft_top_p)
+        nucleus_sampler(self.draft_top_p)
 
     def cells(self) -> list[Cell]:
         """All combinations, the rules of one setting next to each other."""
@@ -188,7 +188,7 @@ class RobustnessExperiment(Experiment):
             raise ParameterError("one prompt says nothing about noise; take two or more, see --end")
         draft = DraftModel(required_draft(pair), pair.draft_vocab_ids)
         check_room(pair, max(map(len, self._prompts)) + sweep.tokens, sweep.growmap.size)
-        self._nucleus = DraftNucleus(sweep.draft_top_p)
+        self._make_sampler = nucleus_sampler(sweep.draft_top_p)
         self._cache = TokenCache(pair.target, draft.model)
         self._speculator = Speculator(pair.target, draft, self._cache)
         head = {
@@ -223,7 +223,7 @@ class RobustnessExperiment(Experiment):
         limit it would be lower.
         """
         params = self._sweep.sampling(cell, prompt_ids)
-        sampler = self._nucleus.sampler(params, self._pair.target.device, cell.rule)
+        sampler = self._make_sampler(params, self._pair.target.device, cell.rule)
         self._cache.start(prompt_ids)
         for _ in self._cache.read_prompt():
             pass

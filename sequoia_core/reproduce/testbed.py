@@ -22,7 +22,7 @@ from sequoia_core.config import DRAFT_TOP_P, Mode, SamplingParams
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.events import Progress
 from sequoia_core.files import encode
-from sequoia_core.measure.acceptance import DraftNucleus
+from sequoia_core.measure.acceptance import nucleus_sampler
 from sequoia_core.measure.spread import Spread
 from sequoia_core.reproduce.bootstrap import LEVEL, Interval, tokens_per_step
 from sequoia_core.reproduce.experiment import (
@@ -64,10 +64,10 @@ class DecodingPlan:
     params: SamplingParams  # the seed of each prompt follows from this one
     measured: Measured = Measured.TREE
     cache_length: int | None = None  # tokens of text and tree, the release's `--M`; None: as needed
-    draft_top_p: float = DRAFT_TOP_P  # that children are drawn from; see `DraftNucleus`
+    draft_top_p: float = DRAFT_TOP_P  # that children are drawn from; see `nucleus_sampler`
 
     def __post_init__(self) -> None:
-        DraftNucleus(self.draft_top_p)
+        nucleus_sampler(self.draft_top_p)
         if self.measured is not Measured.BASELINE and self.growmap.size < 2:
             raise ParameterError(
                 f"growmap {self.growmap.name} drafts nothing; name a larger one, or measure the "
@@ -165,7 +165,7 @@ class DecodingExperiment(Experiment):
 
     def _system(self, name: str) -> Decode:
         plan, seed = self._plan, self._plan.params.seed or 0
-        make_sampler, on_step, timer = DraftNucleus(plan.draft_top_p).sampler, None, None
+        make_sampler, on_step, timer = nucleus_sampler(plan.draft_top_p), None, None
         if plan.measured is Measured.BENCHMARK:
             timer = BreakdownTimer(make_sampler)
             make_sampler, on_step = timer.sampler, timer.step

@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,8 +12,9 @@ from sequoia_core.config import SamplingParams
 from sequoia_core.decode.step import Sampler
 from sequoia_core.measure.acceptance import (
     ONE_PASS,
-    AcceptanceCount,
+    Acceptance,
     Text,
+    acceptance_by_rank,
     answer_logits,
     rank_probs,
 )
@@ -139,10 +141,8 @@ def test_a_sum_of_probabilities_varies_less_than_a_count(law: str) -> None:
     assert sum(summed) < 0.9 * sum(counted)
 
 
-def count(
-    counter: AcceptanceCount, target: TableModel, draft: DraftModel, text: Text, sampler: Sampler
-) -> None:
-    counter.count(answer_logits(target, draft, text), draft, sampler)
+def judged(target: TableModel, draft: DraftModel, text: Text, sampler: Sampler) -> Acceptance:
+    return acceptance_by_rank(answer_logits(target, draft, text), draft, sampler, WIDTH)
 
 
 def text(length: int) -> list[int]:
@@ -157,74 +157,51 @@ def test_sampled_rates_equal_enumeration(trimmed: bool) -> None:
     guesser = TableModel(len(support), 22, order=1, window=4096)
     draft = DraftModel(guesser, torch.tensor(support) if trimmed else None)
     ids, temperature = text(2500), 0.8
-    counter = AcceptanceCount(WIDTH)
-    count(
-        counter, target, draft, (ids, PROMPT), Sampler.of(SamplingParams(temperature, seed=9), CPU)
-    )
+    sampler = Sampler.of(SamplingParams(temperature, seed=9), CPU)
+    found = judged(target, draft, (ids, PROMPT), sampler)
     tables = {}
     for last in range(VOCAB):
         q = torch.zeros(VOCAB)
         q[support] = (guesser.logits_after([last]) / temperature).softmax(-1)
         p = (target.logits_after([last]) / temperature).softmax(-1)
         tables[last] = rates_at(p.tolist(), q.tolist(), support)
-    assert counter.positions == len(ids) - PROMPT
-    for rank, rate in enumerate(counter.rates):
-        expected = math.fsum(tables[last][rank] for last in ids[PROMPT - 1 : -1])
-        expected /= counter.positions
-        assert abs(rate - expected) < 4.5 * math.sqrt(expected * (1 - expected) / counter.positions)
+    assert len(found) == len(ids) - PROMPT
+    for rank, rate in enumerate(found.mean(0)):
+        expected = math.fsum(tables[last][rank] for last in ids[PROMPT - 1 : -1]) / len(found)
+        assert abs(rate - expected) < 4.5 * math.sqrt(expected * (1 - expected) / len(found))
 
 
 def test_greedy_rates_are_counted_exactly() -> None:
     target, guesser = (TableModel(VOCAB, seed, order=2, window=4096) for seed in (3, 4))
     ids = text(400)
-    counter = AcceptanceCount(WIDTH)
     sampler = Sampler.of(SamplingParams(temperature=0.0), CPU)
-    count(counter, target, DraftModel(guesser), (ids, PROMPT), sampler)
+    found = judged(target, DraftModel(guesser), (ids, PROMPT), sampler)
     accepted = [0] * WIDTH
     for at in range(PROMPT, len(ids)):
         wanted = int(target.logits_after(ids[:at]).argmax())
         best = guesser.logits_after(ids[:at]).topk(WIDTH).indices.tolist()
         if wanted in best:
             accepted[best.index(wanted)] += 1
-    assert counter.rates == tuple(count / (len(ids) - PROMPT) for count in accepted)
+    assert found.sum(0).tolist() == accepted
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 def test_a_draft_that_is_the_target_is_always_right(temperature: float) -> None:
     model = TableModel(VOCAB, 3)
-    counter = AcceptanceCount(WIDTH)
     sampler = Sampler.of(SamplingParams(temperature, seed=1), CPU)
-    count(counter, model, DraftModel(TableModel(VOCAB, 3)), (text(200), PROMPT), sampler)
-    assert counter.rates == (1.0, 0.0, 0.0)
-
-
-def test_several_texts_add_up_and_none_gives_no_rates() -> None:
-    counter = AcceptanceCount(WIDTH)
-    assert counter.rates == ()
-    target, draft = TableModel(VOCAB, 3), DraftModel(TableModel(VOCAB, 4))
-    sampler = Sampler.of(SamplingParams(temperature=0.0), CPU)
-    alone: list[AcceptanceCount] = []
-    for length in (20, 50):
-        count(counter, target, draft, (text(length), PROMPT), sampler)
-        single = AcceptanceCount(WIDTH)
-        count(single, target, draft, (text(length), PROMPT), sampler)
-        alone.append(single)
-    assert counter.positions == sum(each.positions for each in alone) == 70 - 2 * PROMPT
-    rates: tuple[float, ...] = counter.rates
-    for rank, rate in enumerate(rates):
-        total = sum(each.rates[rank] * each.positions for each in alone)
-        assert rate == pytest.approx(total / counter.positions)
+    found = judged(model, DraftModel(TableModel(VOCAB, 3)), (text(200), PROMPT), sampler)
+    assert found.tolist() == [[1.0, 0.0, 0.0]] * (200 - PROMPT)
 
 
 @pytest.mark.parametrize("length", [ONE_PASS, ONE_PASS + 1])
 def test_a_text_is_judged_the_same_in_one_pass_and_in_two(length: int) -> None:
     target, guesser = (TableModel(VOCAB, seed, order=2, window=4096) for seed in (3, 4))
     ids, sampler = text(length), Sampler.of(SamplingParams(temperature=0.0), CPU)
-    whole, parts = AcceptanceCount(WIDTH), AcceptanceCount(WIDTH)
-    count(whole, target, DraftModel(guesser), (ids, PROMPT), sampler)
+    whole = judged(target, DraftModel(guesser), (ids, PROMPT), sampler)
     assert target.forwards == 1
-    for at in range(PROMPT, length, 100):
-        part = ids[: min(at + 100, length)]
-        count(parts, target, DraftModel(guesser), (part, at), sampler)
-    assert whole.positions == parts.positions == length - PROMPT
-    assert whole.accepted == parts.accepted
+    parts = [
+        judged(target, DraftModel(guesser), (ids[: at + 100], at), sampler)
+        for at in range(PROMPT, length, 100)
+    ]
+    assert whole.tolist() == np.concatenate(parts).tolist()
+    assert len(whole) == length - PROMPT

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from sequoia_core.data.passages import Passage
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import PairDescription
 from sequoia_core.measure.acceptance import (
-    AcceptanceCount,
+    Acceptance,
     AcceptancePlan,
     AcceptanceVector,
     count_acceptance,
@@ -82,7 +83,7 @@ def test_a_text_is_judged_after_its_prompt_and_nothing_is_decoded() -> None:
     target, draft = (TableModel(VOCAB, seed, order=1) for seed in (1, 2))
     passage = Passage(tuple(at % VOCAB for at in range(30)), 10)
     (count,) = count_acceptance(pair_of(target, draft), [passage], plan_of(800, static=True))
-    assert count.positions == 20
+    assert len(count) == 20
     assert target.forwards == draft.forwards == 1
 
 
@@ -110,25 +111,22 @@ def test_greedy_decoding_counts_the_rank_of_the_targets_choice() -> None:
     target = ScriptModel([3] * 10, vocab_size=VOCAB)
     draft = SameModel([0.4, 0.1, 0.15, 0.3, 0.05])  # token 3 is its second choice
     (count,) = count_acceptance(pair_of(target, draft), [PROMPT], plan_of(20, temperature=0.0))
-    assert count.rates == (0.0, 1.0, 0.0)
-    assert count.positions == 10  # each step emits the child and a bonus
+    assert count.tolist() == [[0.0, 1.0, 0.0]] * 10  # each step emits the child and a bonus
 
 
 @pytest.mark.parametrize("static", [False, True])
 def test_a_seed_repeats_a_measurement_and_prompts_differ_in_theirs(static: bool) -> None:
     pair, plan = pair_of(SameModel(P), SameModel(Q)), plan_of(40, static=static)
     first, second = (
-        [count.accepted for count in count_acceptance(pair, [PROMPT] * 2, plan)] for _ in range(2)
+        [count.tolist() for count in count_acceptance(pair, [PROMPT] * 2, plan)] for _ in range(2)
     )
     assert first == second
     assert first[0] != first[1]
 
 
-def counted(accepted: Sequence[float], positions: int) -> AcceptanceCount:
-    count = AcceptanceCount(len(accepted))
-    if positions:
-        count.add(accepted, positions)
-    return count
+def counted(accepted: Sequence[int], positions: int) -> Acceptance:
+    """So many positions at the beginning accept each rank."""
+    return np.less.outer(range(positions), accepted).astype(np.float64)
 
 
 def test_prompts_are_pooled_by_their_positions_and_resampled() -> None:
@@ -142,9 +140,9 @@ def test_prompts_are_pooled_by_their_positions_and_resampled() -> None:
 
 
 def test_one_prompt_tells_no_spread_and_none_is_refused() -> None:
-    assert AcceptanceVector.of([counted([1.0], 2)]).intervals == ()
+    assert AcceptanceVector.of([counted([1], 2)]).intervals == ()
     with pytest.raises(ParameterError, match="nothing was judged"):
-        AcceptanceVector.of([counted([0.0], 0)])
+        AcceptanceVector.of([counted([0], 0)])
 
 
 def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
@@ -180,9 +178,9 @@ def test_the_whole_context_window_can_be_used() -> None:
     plan = plan_of(50 - 3 - WIDTH)
     assert plan.cache_tokens([PROMPT]) == 50
     (count,) = count_acceptance(pair, [PROMPT], plan)
-    assert count.positions > 0
+    assert len(count) > 0
     (count,) = count_acceptance(pair, [PROMPT], plan_of(47, static=True))
-    assert count.positions == 47
+    assert len(count) == 47
 
 
 @pytest.mark.parametrize(

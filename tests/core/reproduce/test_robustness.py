@@ -12,7 +12,7 @@ from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
 from sequoia_core.errors import ParameterError
-from sequoia_core.measure.acceptance import DraftNucleus
+from sequoia_core.measure.acceptance import nucleus_sampler
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.pair import Pair
 from sequoia_core.reproduce.experiment import prompt_digest, prompt_seed
@@ -110,7 +110,7 @@ def test_the_engine_decodes_the_same_steps(
 ) -> None:
     engine = Engine.of(pair, BundledAdvisor.default({}))
     engine.tree_choice, engine.clock = TreeChoice(rule, SWEEP.growmap), NoBaseline()
-    engine.make_sampler = DraftNucleus(SWEEP.draft_top_p).sampler
+    engine.make_sampler = nucleus_sampler(SWEEP.draft_top_p)
     cell = Cell(rule, 1.0, 0.9)
     for ids in PROMPTS:
         steps = steps_of(list(engine.generate(ids, SWEEP.sampling(cell, ids))))

@@ -12,7 +12,7 @@ from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.step import Sampler
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.files import encode
-from sequoia_core.measure.acceptance import DraftNucleus
+from sequoia_core.measure.acceptance import nucleus_sampler
 from sequoia_core.model.loading.pair import Pair
 from sequoia_core.reproduce import step_breakdown
 from sequoia_core.reproduce.step_breakdown import BreakdownTimer, StepBreakdown
@@ -226,13 +226,13 @@ def test_too_few_tokens_for_a_speed_are_told(pair: Pair) -> None:
 def test_children_come_from_the_drafts_nucleus_and_text_from_the_targets() -> None:
     params = SamplingParams(0.7, 0.5, seed=5, max_new_tokens=200)
     logits = torch.randn(4, 9, generator=torch.Generator().manual_seed(1))
-    made = DraftNucleus(1.0).sampler(params, torch.device("cpu"), Mode.SEQUOIA)
+    made = nucleus_sampler(1.0)(params, torch.device("cpu"), Mode.SEQUOIA)
     assert made.params == params
     _, probs = made.choose(logits, 3)
     torch.testing.assert_close(probs, torch.softmax(logits / 0.7, -1))
     target = TableModel(9, 1)
     engine = make_engine(target, TableModel(9, 2), TREE_OF_SEVEN)
-    engine.make_sampler = DraftNucleus(1.0).sampler
+    engine.make_sampler = nucleus_sampler(1.0)
     text = [1, 2]
     for token in tokens_of(list(engine.generate([1, 2], params))):
         row = target.logits_after(text)[None]
@@ -248,7 +248,7 @@ def test_neither_a_whole_draft_nor_a_cut_one_runs_out_of_tokens() -> None:
     second = {
         top_p: [
             int(made.choose(logits, 2)[0][0, 1])
-            for made in [DraftNucleus(top_p).sampler(params, torch.device("cpu"), Mode.SEQUOIA)]
+            for made in [nucleus_sampler(top_p)(params, torch.device("cpu"), Mode.SEQUOIA)]
             for _ in range(40)
         ]
         for top_p in (0.8, 1.0)
