@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,6 @@ from sequoia_core.errors import ParameterError, counted
 from sequoia_core.measure.acceptance import Acceptance, Text, acceptance_by_rank, answer_logits
 from sequoia_core.measure.timings import ForwardTimer
 from sequoia_core.model.device import device_name
-from sequoia_core.model.loading.loader import open_directory
 from sequoia_core.model.loading.pair import Pair
 from sequoia_core.model.weight_shapes import DRAFT_VOCAB_IDS
 from sequoia_core.speculate.draft import DraftModel
@@ -92,16 +90,16 @@ class DraftFigures:
     machine: str  # that the times hold for
 
 
-def measure_draft(pair: Pair, folder: Path, text: Corpus, seed: int) -> DraftFigures:
-    """Measure the draft of a pair, whose files lie in `folder`, on held-out text."""
+def measure_draft(pair: Pair, student: Student, text: Corpus, seed: int) -> DraftFigures:
+    """Measure the draft of a pair, which was the student, on held-out text."""
     rates, positions = accepted(pair, text, seed)
     context = min(CONTEXT, pair.target.context_window - max(ROWS))
     timer = ForwardTimer(pair.target, pair.draft, (context,))
     for _ in timer.run((ROWS, ROWS), ROUNDS, TIMING_SECONDS):
         pass
     target_ms, draft_ms = (surface.at(context).milliseconds for surface in timer.surfaces)
-    weights = open_directory(folder).weights
-    parameters = sum(prod(weights.shape(name)) for name in weights if name != DRAFT_VOCAB_IDS)
+    tensors = student.tensors().items()
+    parameters = sum(each.numel() for name, each in tensors if name != DRAFT_VOCAB_IDS)
     machine = device_name(pair.target.device)
     return DraftFigures(rates, positions, draft_ms, target_ms, parameters, machine)
 

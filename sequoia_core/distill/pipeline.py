@@ -156,7 +156,7 @@ class Distillation:
         write_draft(draft, student, settings, options.blocks, {})
         pair = load_pair(options.target, str(draft), device=options.device)
         text = trainer.text.corpus.select(trainer.held_out)
-        figures = measure_draft(pair, draft, text, options.seed)
+        figures = measure_draft(pair, student, text, options.seed)
         write_draft(draft, student, settings, options.blocks, figures.rates)
         card = model_card(trainer, options.command_line(self._out), figures, agreement)
         (draft / "README.md").write_text(card, encoding="utf-8")

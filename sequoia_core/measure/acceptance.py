@@ -150,8 +150,6 @@ class AcceptancePlan:
             raise ParameterError(
                 f"draft top-p is {self.draft_top_p}; give a number above 0 (1 and more keep all)"
             )
-        if self.tokens < 1:
-            raise ParameterError(f"tokens is {self.tokens}; give at least 1")
 
     def params_of(self, prompt: int) -> SamplingParams:
         assert self.params.seed is not None

@@ -98,9 +98,7 @@ class CalibrationRun:
                 ratios.append(step.timings.draft_ms / alone)
         if self._pair.draft is not None and not records:
             raise ParameterError("the context windows leave no room for trees to be measured")
-        if (
-            records
-        ):  # alone, a draft's weights stay in the caches; between verifications they do not
+        if ratios:  # alone, a draft's weights stay in the processor's caches
             draft = draft.scaled(median(ratios))
         overheads = self._overhead(0.0), self._overhead(self.temperature)
         times = MachineTimes(target, draft, *overheads)

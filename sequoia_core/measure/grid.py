@@ -1,7 +1,6 @@
 """Compares the speed-ups that calibration predicts with those that many trees measure.
 
-Every tree decodes every prompt in turn, and so does plain decoding; the order is reversed from
-prompt to prompt, so that a change of the machine affects all alike.
+The order of trees is reversed from prompt to prompt, so that a change of the machine affects all.
 """
 
 from __future__ import annotations
@@ -49,6 +48,9 @@ class GridCell:
         """Speed-up: tokens per step x the time of a plain step / the time of a step."""
         return self.tokens_per_step / self.step_ratio
 
+    def measured_on(self, prompts: slice) -> float:
+        return replace(self, answers=self.answers[prompts]).measured
+
     @property
     def tokens_per_step(self) -> float:
         tokens = sum(answer.tokens for answer in self.answers)
@@ -57,10 +59,6 @@ class GridCell:
     @property
     def step_ratio(self) -> float:
         return median(answer.step_ratio for answer in self.answers)
-
-    def half(self, which: int) -> GridCell:
-        """On the prompts of even (0) or odd (1) index."""
-        return replace(self, answers=self.answers[which::2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +86,11 @@ class GridComparison:
         """
         if len(self.picked.answers) < 2:
             return self.seeming_shortfall
+        even, odd = slice(0, None, 2), slice(1, None, 2)
         lacking = []
-        for half in (0, 1):
-            best = max(self.cells, key=lambda cell: cell.half(half).measured)
-            picked, best = self.picked.half(1 - half), best.half(1 - half)
-            lacking.append(1.0 - picked.measured / best.measured)
+        for half, other in ((even, odd), (odd, even)):
+            best = max(self.cells, key=lambda cell: cell.measured_on(half))
+            lacking.append(1.0 - self.picked.measured_on(other) / best.measured_on(other))
         return fmean(lacking)
 
     @property

@@ -1,10 +1,7 @@
 """The file that a chat is recorded in: JSON lines, a header, then prompts and events in order.
 
-A line is written whole and never changed, so a trace grows while an answer is decoded and survives
-a kill; only the last line may be incomplete.
-
-Version 1 held events alone; version 2 adds `Asked` before each answer, so that prompts, the time
-of each, and which answer follows which are known.
+A line is written whole and never changed, so a trace survives a kill; only the last line may be
+incomplete. Version 1 held events alone; version 2 adds `Asked` before each answer.
 """
 
 import json
@@ -66,11 +63,10 @@ def recorded(
 
 
 class TraceReader:
-    """Reads a trace line by line, so that the first can be shown before the last is read.
+    """Reads a trace line by line, once, so that the first is shown before the last is read.
 
-    Iterate once. The file is open until it has been read to its end, or `close`. Raises TraceError
-    if there is no such file, it is no trace, or of an unknown version, and while it is read if a
-    line is damaged.
+    The file is open until its end is read, or `close`. Raises TraceError if there is none, it is no
+    trace, or of an unknown version, and while it is read if a line is damaged.
 
     Attributes:
         description: the pair that decoded.

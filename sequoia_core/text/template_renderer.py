@@ -48,12 +48,10 @@ class TemplateRenderer:
         tokens: Mapping[str, Any],
         add_generation_prompt: bool,
     ) -> str:
-        """A conversation as a Jinja chat template writes it.
+        """A conversation as a Jinja chat template writes it; `tokens` are texts of named tokens.
 
-        Messages have `role` and `content`; `tokens` are the texts of the named tokens (`bos_token`,
-        ...). With `add_generation_prompt` the text ends where the answer begins. Raises
-        ParameterError if the template refuses the conversation, is faulty, or takes too much time
-        or memory.
+        With `add_generation_prompt` the text ends where the answer begins. Raises ParameterError if
+        the template refuses the conversation, is faulty, or takes too much time or memory.
         """
         variables = {
             **tokens, "messages": messages, "tools": None, "documents": None,
