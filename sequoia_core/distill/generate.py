@@ -6,7 +6,6 @@ interrupted, on a GPU up to rounding. The text is the shortest run 0, 1, ... of 
 
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
 from time import monotonic
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from sequoia_core.distill.corpus import Corpus, common_prefix, usable_length
 from sequoia_core.distill.dialogue import Dialogue, GivenText, Lengths, TemplateTokens
+from sequoia_core.distill.options import Options
 from sequoia_core.distill.shards import TOP, LabelledConversation, Shards
 from sequoia_core.model.batch import GPU_GROUPS, GROUP, Batch, NativeBatch
 from sequoia_core.model.llama import Llama
@@ -28,13 +28,6 @@ TOKENS_PER_ROW = 600
 CACHE_BYTES = 4 << 30  # memory for all rows on a CPU; limits their number
 GPU_SHARE = 0.5  # of the free memory, for all rows: caches that grow exist twice for a moment
 LOGIT_BYTES = 32  # of a logit and the intermediate values of drawing
-
-
-@dataclass(frozen=True, slots=True)
-class WritingPlan:
-    tokens: int
-    seed: int
-    rows: int  # conversations at once: products of another size round differently
 
 
 def rows_for(
@@ -82,36 +75,37 @@ class Writer:
     """Lets a target write conversations into shards, which may hold earlier ones.
 
     The first are those of `given`, which are only labelled: each ends with an answer and fits into
-    the context window.
+    the context window. So many `rows` are written at once; with another number they round
+    differently.
     """
 
     def __init__(
         self,
         model: Llama | NativeLlama,
         template: TemplateTokens,
-        plan: WritingPlan,
+        options: Options,
+        rows: int,
         shards: Shards,
         given: Corpus | None = None,
     ) -> None:
         self._batch: Batch | NativeBatch = (
-            NativeBatch(model, plan.rows)
-            if isinstance(model, NativeLlama)
-            else Batch(model, plan.rows)
+            NativeBatch(model, rows) if isinstance(model, NativeLlama) else Batch(model, rows)
         )
         self._lengths = Lengths.within(model.context_window)
         self._top = min(TOP, model.vocab_size)
         self._closing = torch.tensor(sorted(template.closing), device=model.device)
-        self._template, self._plan, self._shards = template, plan, shards
+        self._template, self._options, self._shards = template, options, shards
         self._given = Corpus.of([], model.vocab_size) if given is None else given
-        self._rows: list[_Row | None] = [None] * plan.rows
-        self._held: list[list[int]] = [[]] * plan.rows  # in the cache from a row's last one
+        self._rows: list[_Row | None] = [None] * rows
+        self._held: list[list[int]] = [[]] * rows  # in the cache from a row's last one
         self._next = 0  # first one not begun
         self._finished_tokens = 0
 
     def run(self, save_seconds: float = 60.0) -> Iterator[int]:
         """Write until the text is long enough; yields the tokens written after every forward."""
         saved, known = monotonic(), (0, 0)
-        while (known := self._shards.run(self._plan.tokens, known))[1] < self._plan.tokens:
+        wanted = self._options.tokens
+        while (known := self._shards.run(wanted, known))[1] < wanted:
             self._refill()
             self._one_pass()
             if monotonic() - saved > save_seconds:
@@ -123,7 +117,7 @@ class Writer:
     @property
     def share(self) -> float:
         """Finished part of the wanted text, 0 to 1."""
-        return min(self._finished_tokens / self._plan.tokens, 1.0)
+        return min(self._finished_tokens / self._options.tokens, 1.0)
 
     def _begun(self) -> int:
         """Tokens of all conversations, finished or begun."""
@@ -136,14 +130,14 @@ class Writer:
             while self._next in self._shards.lengths:
                 self._finished_tokens += self._shards.lengths[self._next]
                 self._next += 1
-            if self._begun() >= self._plan.tokens:
+            if self._begun() >= self._options.tokens:
                 return
             dialogue: Dialogue | GivenText
             if self._next < len(self._given):
                 ids, answers = self._given[self._next]
                 dialogue = GivenText(ids.tolist(), answers.tolist())
             else:
-                dialogue = Dialogue(self._next, self._plan.seed, self._template, self._lengths)
+                dialogue = Dialogue(self._next, self._options.seed, self._template, self._lengths)
             self._rows[place] = _Row(self._next, dialogue)
             self._next += 1
             # all but the last token, whose logits are needed

@@ -27,7 +27,7 @@ from sequoia_core.distill.draft_figures import (
     measure_draft,
     model_card,
 )
-from sequoia_core.distill.generate import Writer, WritingPlan, rows_for
+from sequoia_core.distill.generate import Writer, rows_for
 from sequoia_core.distill.options import (
     FINISHED,
     TRAINING_PLANNED,
@@ -109,8 +109,7 @@ class Distillation:
         longest = Lengths.within(model.context_window).longest(prompt)
         longest = max(int(given.lengths.max(initial=0)), longest)
         rows = rows_for(options.tokens, held, model.vocab_size, free, longest)
-        plan = WritingPlan(options.tokens, options.seed, rows)
-        writer = Writer(model, target.template, plan, shards, given)
+        writer = Writer(model, target.template, options, rows, shards, given)
         for done in writer.run(self._save_seconds):
             rate = self._budget.rate("writing text", done)
             yield DistillStatus("writing text", writer.share, rate)

@@ -13,13 +13,8 @@ from scipy.stats import chisquare
 
 from sequoia_core.distill.corpus import GRAM, AnswerMarks, Corpus
 from sequoia_core.distill.dialogue import LONGEST, TURNS, Dialogue, Lengths, TemplateTokens
-from sequoia_core.distill.generate import (
-    MOST_GPU_ROWS,
-    MOST_ROWS,
-    Writer,
-    WritingPlan,
-    rows_for,
-)
+from sequoia_core.distill.generate import MOST_GPU_ROWS, MOST_ROWS, Writer, rows_for
+from sequoia_core.distill.options import Options
 from sequoia_core.distill.shards import LabelledConversation, LabelledText, Shards, token_bytes
 from sequoia_core.errors import ModelLoadError, NumberError, ParameterError
 from sequoia_core.model.llama import Llama
@@ -38,7 +33,7 @@ PIECES = TemplateTokens.of(TOKENIZER, CLOSING, [], 100)
 LENGTHS = Lengths(question=12, answer=40, window=100)
 
 
-KEPT_LAYERS = (0, 1)
+KEPT_LAYERS, ROWS = (0, 1), 16
 
 
 def target(dtype: torch.dtype = torch.float32) -> Llama:
@@ -54,11 +49,11 @@ def written(
     given: Corpus | None = None,
 ) -> LabelledText:
     """The text, by writers of which each but the last is broken off after so many passes."""
-    plan = WritingPlan(tokens, seed=7, rows=16)
+    options = Options(tokens=tokens, seed=7)
     for passes in breaks:
-        writer = Writer(model, PIECES, plan, Shards(folder, 96), given)
+        writer = Writer(model, PIECES, options, ROWS, Shards(folder, 96), given)
         assert len(list(islice(writer.run(save_seconds=0.0), passes))) == passes
-    writer = Writer(model, PIECES, plan, Shards(folder, 96), given)
+    writer = Writer(model, PIECES, options, ROWS, Shards(folder, 96), given)
     for _ in writer.run():
         assert 0.0 <= writer.share <= 1.0
     assert writer.share == 1.0
@@ -213,7 +208,7 @@ def test_a_template_may_begin_with_the_users_own_words(
     tmp_path: Path, beginning: tuple[int, ...]
 ) -> None:
     pieces = replace(PIECES, beginning=beginning)
-    list(Writer(target(), pieces, WritingPlan(400, 7, 16), Shards(tmp_path, 96)).run())
+    list(Writer(target(), pieces, Options(tokens=500, seed=7), ROWS, Shards(tmp_path, 96)).run())
     text = Shards(tmp_path, 96).text(400).corpus
     for ids, answers in text:
         assert tuple(ids[: len(beginning)].tolist()) == beginning
@@ -224,7 +219,8 @@ def test_conversations_follow_from_their_number_and_the_seed(tmp_path: Path) -> 
     model = target()
     whole = content(written(tmp_path / "whole", iter([]), model))
     assert content(written(tmp_path / "more", iter([]), model, 2500))[: len(whole)] == whole
-    list(Writer(model, PIECES, WritingPlan(1500, 8, 16), Shards(tmp_path / "other", 96)).run())
+    options = Options(tokens=1500, seed=8)
+    list(Writer(model, PIECES, options, ROWS, Shards(tmp_path / "other", 96)).run())
     assert content(Shards(tmp_path / "other", 96).text(1500)) != whole
 
 

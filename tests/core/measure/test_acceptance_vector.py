@@ -126,7 +126,7 @@ def test_a_seed_repeats_a_measurement_and_prompts_differ_in_theirs(static: bool)
 
 def counted(accepted: Sequence[int], positions: int) -> Acceptance:
     """So many positions at the beginning accept each rank."""
-    return np.less.outer(range(positions), accepted).astype(np.float64)
+    return np.array([[float(at < each) for each in accepted] for at in range(positions)])
 
 
 def test_prompts_are_pooled_by_their_positions_and_resampled() -> None:
