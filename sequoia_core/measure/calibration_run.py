@@ -57,14 +57,23 @@ class CalibrationRun:
     def __init__(self, pair: Pair, temperature: float = TEMPERATURE) -> None:
         self.temperature = temperature
         self._pair = pair
-        self._timer: ForwardTimer | None = None
-        self._timed = False
         self._steps: dict[_Task, list[Step]] = {}
+        window = min(model.context_window for model in (pair.target, pair.draft) if model)
+        target_rows, draft_rows = (
+            [n for n in sizes if n <= max(window // 2, 2)] for sizes in (TARGET_ROWS, DRAFT_ROWS)
+        )
+        self._rows = target_rows, draft_rows if pair.draft else []
+        most = target_rows[-1]
+        contexts = [c for c in CONTEXTS if c + most <= window] or [window - most]
+        self._timer = ForwardTimer(pair.target, pair.draft, contexts)
+        self._timed = False
 
     def run(self) -> Iterator[tuple[str, float]]:
         """Measure what is not known yet; yields what is being done and the part done."""
         if not self._timed:
-            yield from (("Timing forwards", 0.4 * share) for share in self._time())
+            for share in self._timer.run(self._rows, ROUNDS, TIMING_SECONDS):
+                yield "Timing forwards", 0.4 * share
+            self._timed = True
         trees = [*((tree, 1) for tree in SHAPES), (WIDE, len(PROMPTS))]
         tasks = [
             _Task(temperature, tree, prompt)
@@ -86,7 +95,6 @@ class CalibrationRun:
 
     def calibration(self) -> Calibration:
         """What `run` measured; raises ParameterError if no tree fitted into the windows."""
-        assert self._timer is not None
         target, draft = self._timer.surfaces
         records: defaultdict[Band, AcceptanceRecord] = defaultdict(AcceptanceRecord)
         ratios = []
@@ -103,20 +111,6 @@ class CalibrationRun:
         overheads = self._overhead(0.0), self._overhead(self.temperature)
         times = MachineTimes(target, draft, *overheads)
         return Calibration(times, dict(records)) if records else Calibration.without_draft(times)
-
-    def _time(self) -> Iterator[float]:
-        target, draft = self._pair.target, self._pair.draft
-        window = min(model.context_window for model in (target, draft) if model is not None)
-        target_rows, draft_rows = (
-            [n for n in sizes if n <= max(window // 2, 2)] for sizes in (TARGET_ROWS, DRAFT_ROWS)
-        )
-        most = target_rows[-1]
-        contexts = [c for c in CONTEXTS if c + most <= window] or [window - most]
-        if self._timer is None:
-            self._timer = ForwardTimer(target, draft, contexts)
-        rows = target_rows, draft_rows if draft else ()
-        yield from self._timer.run(rows, ROUNDS, TIMING_SECONDS)
-        self._timed = True
 
     def _overhead(self, temperature: float) -> Overhead:
         taken: defaultdict[tuple[int, int], list[float]] = defaultdict(list)

@@ -10,7 +10,7 @@ import math
 from bisect import bisect_left
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import pairwise
 from statistics import median
 from time import perf_counter
@@ -177,9 +177,8 @@ class Overhead:
     plain_ms: float  # of a plain step, in total
 
     def __post_init__(self) -> None:
-        every = (self.base_ms, self.level_ms, self.node_ms, self.plain_ms)
-        if not all(math.isfinite(ms) and ms >= 0 for ms in every):
-            raise ParameterError(f"the overhead of a step cannot be {every} ms")
+        if not all(math.isfinite(ms) and ms >= 0 for ms in astuple(self)):
+            raise ParameterError(f"the overhead of a step cannot be {astuple(self)} ms")
 
     @classmethod
     def fitted(cls, plain_ms: float, by_shape: Mapping[tuple[int, int], float]) -> Overhead:
