@@ -1,7 +1,4 @@
-"""Conversations of which the target writes both sides: the template around turns, and their ends.
-
-Template tokens are what rendered prompts have in common; no conversation is rendered whole.
-"""
+"""Conversations of which the target writes both sides: the template around turns, their ends."""
 
 from __future__ import annotations
 
@@ -34,6 +31,8 @@ Ids = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class TemplateTokens:
+    """What rendered prompts have in common; no conversation is rendered whole."""
+
     beginning: Ids  # before the first user's turn
     header: Ids  # between a user's turn and its answer
     between: Ids | None  # from a closed answer to the next turn; None if turns are not appended

@@ -1,8 +1,4 @@
-"""Text to distil from, written by the target itself, many conversations at a time.
-
-A conversation is the same whichever others are written with it and however often the writing was
-interrupted, on a GPU up to rounding. The text is the shortest run 0, 1, ... of enough tokens.
-"""
+"""Text to distil from, written by the target itself, many conversations at a time."""
 
 from array import array
 from collections.abc import Iterator
@@ -72,11 +68,11 @@ class _Row:
 
 
 class Writer:
-    """Lets a target write conversations into shards, which may hold earlier ones.
+    """Lets a target write conversations, `rows` at once, into shards, which may hold earlier ones.
 
     The first are those of `given`, which are only labelled: each ends with an answer and fits into
-    the context window. So many `rows` are written at once; with another number they round
-    differently.
+    the context window. With as many rows a conversation is the same whichever others are written
+    with it and however often the writing was interrupted, on a GPU up to rounding.
     """
 
     def __init__(

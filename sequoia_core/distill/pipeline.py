@@ -1,8 +1,4 @@
-"""From a target to a draft: labelled text, training, measurement, export.
-
-Every stage keeps its files in a work directory, so that it can be killed at any moment and resumed
-with the same result.
-"""
+"""From a target to a draft: labelled text, training, measurement, export."""
 
 from __future__ import annotations
 
@@ -61,7 +57,10 @@ BATCH = 8
 
 
 class Distillation:
-    """One run, with options from `options_for`, in the directory that `--draft` will take."""
+    """One run, with options from `options_for`, in the directory that `--draft` will take.
+
+    It can be killed at any moment and resumed with the same result.
+    """
 
     def __init__(self, options: Options, out: Path, save_seconds: float = 60.0) -> None:
         self._options, self._out, self._work = options, out, out / WORK

@@ -1,8 +1,4 @@
-"""Batches of labelled conversations, and the training loop of a student over them.
-
-It can be killed and resumed with the same result: the batch of a step, and all random numbers,
-follow from the seed and the step's number.
-"""
+"""Batches of labelled conversations, and the training loop of a student over them."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -137,7 +133,10 @@ class TrainStep(NamedTuple):
 
 
 class TrainLoop:
-    """Trains a student in place; a checkpoint that exists is read, and continued."""
+    """Trains a student in place; a checkpoint that exists is continued, with the same result.
+
+    The batch of a step, and all random numbers, follow from the seed and the step's number.
+    """
 
     def __init__(
         self, student: Student, batches: Batches, plan: TrainPlan, checkpoint: Path

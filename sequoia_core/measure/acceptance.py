@@ -155,9 +155,10 @@ class AcceptancePlan:
         assert self.params.seed is not None
         return replace(self.params, seed=self.params.seed + prompt, max_new_tokens=self.tokens)
 
-    def cache_tokens(self, passages: Sequence[Passage]) -> int:
+    def text_tokens(self, passages: Sequence[Passage]) -> int:
+        """Tokens of the longest text with its answer."""
         if not self.static:
-            return self.width + self.tokens + max(each.prompt for each in passages)
+            return self.tokens + max(each.prompt for each in passages)
         return max(
             len(each.token_ids) + (self.tokens if len(each.token_ids) <= each.prompt else 0)
             for each in passages
@@ -194,13 +195,18 @@ class AcceptanceVector:
 def count_acceptance(
     pair: Pair, passages: Sequence[Passage], plan: AcceptancePlan
 ) -> Iterator[Acceptance]:
-    """Of each passage; raises ParameterError if the pair has no draft, or too few tokens.
+    """Of each passage; raises ParameterError if the draft has too few tokens.
 
     By decoding, a star of `width` children is drafted at every step. Statically, every position
     after the prompt is judged by one pass of each model; where nothing follows the prompt, as with
     a question, the target first writes an answer plainly.
     """
-    draft = _checked_draft(pair, plan, plan.cache_tokens(passages))
+    assert pair.draft is not None
+    draft = DraftModel(pair.draft, pair.draft_vocab_ids)
+    if plan.width > draft.columns:
+        raise ParameterError(
+            f"width is {plan.width}, but the draft knows only {draft.columns} tokens"
+        )
     make_sampler = nucleus_sampler(min(plan.draft_top_p, 1.0))
     engine = Engine.of(pair, BundledAdvisor.default({}))
     engine.tree_choice = TreeChoice(Mode.AR)
@@ -224,20 +230,3 @@ def count_acceptance(
         sampler = make_sampler(plan.params_of(JUDGING + at), pair.target.device, Mode.SEQUOIA)
         logits = answer_logits(pair.target, draft, (ids, passage.prompt))
         yield acceptance_by_rank(logits, draft, sampler, plan.width)
-
-
-def _checked_draft(pair: Pair, plan: AcceptancePlan, tokens: int) -> DraftModel:
-    if pair.draft is None:
-        raise ParameterError("acceptance is of a pair, and the target has no draft; name one")
-    draft = DraftModel(pair.draft, pair.draft_vocab_ids)
-    if plan.width > draft.columns:
-        raise ParameterError(
-            f"width is {plan.width}, but the draft knows only {draft.columns} tokens"
-        )
-    window = min(pair.target.context_window, pair.draft.context_window)
-    if tokens > window:
-        raise ParameterError(
-            f"the longest text with all that is decoded needs {tokens} tokens, but the context "
-            f"window has {window}; take shorter texts"
-        )
-    return draft

@@ -1,8 +1,4 @@
-"""What was measured of a pair on this machine: accepted ranks and times, and the file of both.
-
-How often the k-th child at a depth was accepted is counted in decoded steps. Counts fade, so that a
-record follows a conversation to other text.
-"""
+"""What was measured of a pair on this machine: accepted ranks and times, and the file of both."""
 
 from __future__ import annotations
 
@@ -83,6 +79,8 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class AcceptanceRecord:
+    """Acceptance by depth and rank; counts fade, so that it follows a text that changes."""
+
     depths: tuple[Tally, ...] = ()
     steps: int = 0  # not faded
     drift: float = 0.0  # how many more of the latest steps accepted a child than expected

@@ -1,7 +1,4 @@
-"""Measures a pair on this machine: times of its forwards, and decoding with a few trees.
-
-It runs in short slices and can be left after any of them; what is done is not done again.
-"""
+"""Measures a pair on this machine: times of its forwards, and decoding with a few trees."""
 
 from __future__ import annotations
 
@@ -51,7 +48,8 @@ class _Task(NamedTuple):
 class CalibrationRun:
     """Everything a calibration needs, at temperature 0 and at another, with caches of its own.
 
-    Of a pair without a draft only the target is timed, for the cost of prompt lookup.
+    It can be left after any slice; what is done is not done again. Of a pair without a draft only
+    the target is timed, for the cost of prompt lookup.
     """
 
     def __init__(self, pair: Pair, temperature: float = TEMPERATURE) -> None:

@@ -1,8 +1,4 @@
-"""How long forwards and steps take on this machine: measured once, corrected by steps that follow.
-
-A step is a target forward over its nodes, a draft forward per level, and the overhead of levels and
-nodes. Corrections are medians, so no single step changes anything.
-"""
+"""How long forwards and steps take on this machine, measured once and corrected by later steps."""
 
 from __future__ import annotations
 
@@ -212,7 +208,10 @@ class MachineTimes:
 
 
 class StepCostModel:
-    """Costs that start from measured times and follow the steps of a running engine."""
+    """Costs that start from measured times and follow the steps of a running engine.
+
+    Corrections are medians, so no single step changes anything.
+    """
 
     def __init__(self, times: MachineTimes) -> None:
         self._times = times

@@ -1,9 +1,4 @@
-"""Names trees by measured figures, updates both with every step, and measures between answers.
-
-A tree is changed only if that is predicted to be faster by more than `GAIN`. While decoding is
-plain, nothing is learnt of the draft, so now and then the best tree is probed for a few steps; they
-represent the plain ones before them. What is measured is kept on disk per pair.
-"""
+"""Names trees by measured figures, updates both with every step, and measures between answers."""
 
 from __future__ import annotations
 
@@ -83,7 +78,11 @@ class _TreeState:
 
 
 class OnlineAdvisor(TreeAdvisor):
-    """Advises by a calibration and learns from the steps decoded with its advice."""
+    """Advises by a calibration and learns from the steps decoded with its advice.
+
+    While decoding is plain, nothing is learnt of the draft, so now and then the best tree is probed
+    for a few steps; they represent the plain ones before them.
+    """
 
     def __init__(self, calibration: Calibration) -> None:
         self.calibration = calibration

@@ -21,6 +21,7 @@ from sequoia_core.reproduce.experiment import (
     Report,
     ReportTable,
     check_room,
+    required_draft,
     sampling_words,
 )
 from sequoia_core.tree.files import write_acceptance_rates
@@ -43,9 +44,9 @@ class AcceptanceExperiment(Experiment):
         tokens = data.prompt_tokens + (plan.tokens if plan.static else 0)
         self._passages = load_passages(data, pair.tokenizer, tokens)
         self._counts: list[Acceptance] = []
-        if not plan.static:
-            text = plan.cache_tokens(self._passages) - plan.width
-            check_room(pair, text, plan.width, cache_length)
+        required_draft(pair)
+        text = plan.text_tokens(self._passages)
+        check_room(pair, text, 0 if plan.static else plan.width, cache_length)
 
     @override
     def run(self, progress: Progress) -> None:

@@ -1,9 +1,4 @@
-"""A conversation as the token ids that the model reads.
-
-The model always reads what its chat template renders for the turns so far. Where an answer stands
-in that text as the model wrote it, its own token ids are kept: text can be tokenized otherwise than
-it was generated, and then the KV cache would end there.
-"""
+"""A conversation as the token ids that the model reads."""
 
 from __future__ import annotations
 
@@ -45,10 +40,12 @@ class Turn:
 
 
 class ChatTemplate:
-    """Turns a conversation into token ids.
+    """Turns a conversation into the token ids of what the model's template renders for it.
 
-    A `system_prompt` of None is left to the template. One of `eos_token_ids` at the end of an
-    answer is replaced by the template's closing.
+    An answer keeps its own ids where it stands in that text as the model wrote it: tokenized again
+    it may have others, and then the KV cache would end there. A `system_prompt` of None is left to
+    the template. One of `eos_token_ids` at the end of an answer is replaced by the template's
+    closing.
     """
 
     def __init__(

@@ -1,8 +1,4 @@
-"""Chat templates rendered in a process with limits, so that a hostile one does no harm.
-
-One process renders all templates. It is started with the first rendering, and again after a
-template was stopped. A rendering takes well below a millisecond. Usable from any thread.
-"""
+"""Chat templates rendered in a process with limits, so that a hostile one does no harm."""
 
 from __future__ import annotations
 
@@ -29,7 +25,7 @@ _TOO_SLOW = (
 
 
 class TemplateRenderer:
-    """Renders through a process, which is replaced when it ends."""
+    """Renders in a process, which is replaced when it ends; usable from any thread."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None

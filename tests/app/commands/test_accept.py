@@ -115,6 +115,7 @@ def test_a_table_and_a_picture_show_every_rank(folder: Path, tmp_path: Path) -> 
         (("accept", "--end", "9"), "has 3 rows; rows 0 to 9 were asked for"),
         (("accept", "--dataset", "nowhere"), "known are cnn, openwebtext, c4, wiki, mt-bench"),
         (("accept", "--draft", "none"), "the target has no draft"),
+        (("accept", "--static", "--draft", "none"), "the target has no draft"),
         (("accept", "--dst", "vector.txt"), "must end in .json or .pt"),
         (("accept", "--picture", "a.gif"), "must end in .svg or .png"),
         (("accept", "--dst", "/dev/null/vector.pt"), "its folder cannot be made"),
