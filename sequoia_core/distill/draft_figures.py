@@ -137,7 +137,7 @@ def model_card(
     """The model card as Markdown; the command repeats the run."""
     options, target = trainer.options, trainer.target
     card = Template(CARD.read_text("utf-8"), keep_trailing_newline=True, undefined=StrictUndefined)
-    return card.render(
+    text: str = card.render(
         trainer=trainer,
         options=options,
         target=target,
@@ -150,6 +150,7 @@ def model_card(
         ranks=range(1, WIDTH + 1),
         rows=ROWS,
     )
+    return text
 
 
 def stated_licence(source: str | None, settings: Mapping[str, object]) -> str:
