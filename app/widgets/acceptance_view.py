@@ -31,14 +31,6 @@ class AcceptanceView(ScrollView, can_focus=True, inherit_bindings=False):
     ALLOW_SELECT = False
     BORDER_TITLE = "Acceptance by place"
     BINDINGS = bindings("heat")
-    DEFAULT_CSS = """
-    AcceptanceView {
-        overflow-x: hidden;
-        scrollbar-size-vertical: 1;
-        text-wrap: nowrap;
-        text-overflow: clip;
-    }
-    """
 
     def __init__(self) -> None:
         super().__init__(id="heat")

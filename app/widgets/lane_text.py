@@ -24,14 +24,6 @@ def _wrapped(text: str, own_from: int, width: int, style: Style, own_style: Styl
 
 class LaneText(ScrollView, can_focus=False):
     COMPONENT_CLASSES: ClassVar[set[str]] = {"lane-text--text", "lane-text--own"}
-    DEFAULT_CSS = """
-    LaneText {
-        overflow-x: hidden;
-        scrollbar-gutter: stable;
-        & .lane-text--text { color: $foreground; }
-        & .lane-text--own { color: $bonus; text-style: bold; }
-    }
-    """
 
     def __init__(self, *, id: str) -> None:  # noqa: A002
         super().__init__(id=id)

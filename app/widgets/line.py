@@ -15,9 +15,6 @@ class Line(Widget):
 
     ALLOW_SELECT = False
     ID: str | None = None  # of the widgets of a class
-    DEFAULT_CSS = """
-    Line { height: 1; text-wrap: nowrap; text-overflow: ellipsis; }
-    """
 
     def __init__(self, content: str = "", *, id: str | None = None) -> None:  # noqa: A002
         super().__init__(id=id or self.ID)

@@ -23,7 +23,7 @@ from ..store.text_search import Term
 from .entries import AnswerEntry, Entry, TextEntry
 from .entry_layout import Anchor, EntryLayout, TextLine
 from .line_view import LineView
-from .transcript_styles import CSS, STYLES, Look, current_look
+from .transcript_styles import STYLES, Look, current_look
 
 _Added = TypeVar("_Added", bound=Entry)
 
@@ -45,7 +45,6 @@ _WELCOME_END = "/? shows all keys and commands."
 class Transcript(LineView[list[Segment]], can_focus=True):
     COMPONENT_CLASSES: ClassVar[set[str]] = {f"transcript--{name}" for name in STYLES}
     BORDER_TITLE = "Chat"
-    DEFAULT_CSS = CSS
 
     def __init__(self) -> None:
         super().__init__("transcript")

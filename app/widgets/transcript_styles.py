@@ -11,26 +11,11 @@ from typing_extensions import override
 from ..config.themes import least_contrast
 from ..present.markdown import MarkdownRenderer, MarkdownStyles
 
-_RULES = {
-    "text": "color: $foreground",
-    "user": "color: $user; text-style: bold",
-    **dict.fromkeys(("name", "heading"), "color: $primary; text-style: bold"),
-    **dict.fromkeys(("note", "figures", "quiet"), "color: $notice"),
-    "error": "color: $error",
-    "code": "color: $secondary",
-    "fence": "background: $surface",
-    "walked": "color: $accepted; background: $accepted 25%; text-style: bold",
-    "walked-bonus": "color: $bonus; background: $bonus 25%; text-style: bold",
-    "match": "color: $bonus; text-style: bold underline",
-    "rank-0": "color: $bonus; text-style: bold",
-    "rank-1": "color: $rank-1",
-    "rank-2": "color: $rank-2; text-style: underline",
-    "rank-3": "color: $rank-3; text-style: italic underline",
-}
-STYLES = tuple(_RULES)
-CSS = "Transcript { overflow-x: hidden; border-subtitle-color: $primary; }\n" + "\n".join(
-    f"Transcript .transcript--{name} {{ {rule}; }}" for name, rule in _RULES.items()
-)
+STYLES = (
+    "text", "user", "name", "heading", "note", "figures", "quiet", "error", "code", "fence",
+    "walked", "walked-bonus", "match", "rank-0", "rank-1", "rank-2", "rank-3",
+)  # fmt: skip
+"""The classes `transcript--NAME` of the style sheet."""
 CODE_STYLES = {True: "lightbulb", False: "xcode"}
 """Pygments styles for dark and for light themes: those whose palest colour is the most readable."""
 _BLENDS = 20

@@ -42,24 +42,6 @@ class TreeView(LineView[TreeRow], can_focus=True, inherit_bindings=False):
         "tree-view--heading", "tree-view--path", "tree-view--guide", "tree-view--pointed",
         *_CLASSES.values(),
     }  # fmt: skip
-    DEFAULT_CSS = """
-    TreeView {
-        overflow-x: hidden;
-        scrollbar-size-vertical: 1;
-        & .tree-view--heading { color: $notice; }
-        & .tree-view--guide { color: $unreached; }
-        & .tree-view--path { color: $accepted; text-style: bold; }
-        & .tree-view--root { color: $root; text-style: bold; }
-        & .tree-view--accepted { color: $accepted; text-style: bold; background: $accepted 12%; }
-        & .tree-view--rejected { color: $rejected; }
-        & .tree-view--unreached { color: $unreached; }
-        & .tree-view--bonus { color: $bonus; text-style: bold; background: $bonus 12%; }
-        & .tree-view--pointed {
-            color: $block-cursor-foreground;
-            background: $block-cursor-background;
-        }
-    }
-    """
     pinned = reactive(False)  # the selected node is marked without the focus too
 
     @dataclass
