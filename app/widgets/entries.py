@@ -49,16 +49,11 @@ class Entry(ABC):
     def release(self) -> None:
         """Drop all blocks."""
 
-    @abstractmethod
-    def _drawn(self) -> Sequence[Block]:
-        """The blocks made so far."""
-
     def search(self, terms: tuple[Term, ...]) -> None:
         """Highlight these terms in its text."""
         if terms != self._terms:
             self._terms = terms
-            for block in self._drawn():
-                block.release()
+            self.release()
 
     def count_found(self) -> int:
         """How many of the terms occur in its text as it was written."""
@@ -91,10 +86,6 @@ class TextEntry(Entry):
     @override
     def estimate_height(self, width: int) -> int:
         return estimate_height(self._text, width) + self._heads
-
-    @override
-    def _drawn(self) -> Sequence[Block]:
-        return self._blocks
 
     @override
     def release(self) -> None:
@@ -163,10 +154,6 @@ class AnswerEntry(Entry):
     @override
     def estimate_height(self, width: int) -> int:
         return 3 + estimate_height(self.answer.text, width)
-
-    @override
-    def _drawn(self) -> Sequence[Block]:
-        return [*self._markdown, self._tail, *self._marked]
 
     @override
     def blocks(self) -> Sequence[Block]:

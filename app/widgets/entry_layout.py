@@ -32,6 +32,10 @@ class Anchor(NamedTuple):
 
 
 class EntryLayout:
+    """Nothing can be drawn before the first `use`."""
+
+    _look: Look
+
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         self.width = 0
@@ -39,7 +43,6 @@ class EntryLayout:
         self._ends: list[int] = []
         self._open: dict[int, Sequence[Block]] = {}  # ordered by last view, as `_drawn` is
         self._drawn: dict[Block, int] = {}  # their lines
-        self._look: Look | None = None
 
     @property
     def height(self) -> int:
@@ -104,9 +107,8 @@ class EntryLayout:
 
     def scroll_to(self, anchor: Anchor, line: int, top: int, room: int) -> int:
         """As `settle`, with a line of the anchor's block at its row, unless it is in view."""
-        block = self._opened(anchor.entry)[anchor.block]
         row = self._row(anchor) - top
-        self._draw(anchor.entry, block)
+        self._draw(anchor.entry, self._open[anchor.entry][anchor.block])
         if not 0 <= row + line < room:
             row = anchor.row - line
         return self.settle(Anchor(anchor.entry, anchor.block, row), room)
@@ -114,19 +116,18 @@ class EntryLayout:
     def window(self, top: int, room: int) -> list[TextLine]:
         """The rows of the view, which has to be settled."""
         rows: list[TextLine] = []
-        if self._look is not None:
-            for at, _, start, block in list(self._in_view(top, room)):
-                lines = block.lines(self.width, self._look)
-                rows += lines[max(0, top - start) : max(0, top + room - start)]
-                self._open[at] = self._open.pop(at)
-                self._drawn.pop(block, None)
-                self._drawn[block] = len(lines)
-            self._drop_old(top, room)
+        for at, _, start, block in list(self._in_view(top, room)):
+            lines = block.lines(self.width, self._look)
+            rows += lines[max(0, top - start) : max(0, top + room - start)]
+            self._open[at] = self._open.pop(at)
+            self._drawn.pop(block, None)
+            self._drawn[block] = len(lines)
+        self._drop_old(top, room)
         return [*rows[:room], *[None] * (room - len(rows))]
 
     def text(self, first: int = 0, last: int | None = None) -> list[str]:
         """Lines `first` to `last` as they are shown; what is drawn for it is not kept."""
-        if self._look is None:
+        if not self.width:
             return []
         shown: list[str] = []
         start = min(bisect_right(self._ends, first), len(self.entries))
@@ -172,18 +173,15 @@ class EntryLayout:
         return self._start(at) + int(share * self._heights[at]) if self.entries else 0
 
     def _row(self, anchor: Anchor) -> int:
-        before = self._opened(anchor.entry)[: anchor.block]
+        if anchor.entry not in self._open:
+            self._take(anchor.entry)
+        before = self._open[anchor.entry][: anchor.block]
         return self._start(anchor.entry) + sum(block.height(self.width) for block in before)
 
     def _take(self, at: int) -> None:
         """Open an entry, or take in its changes."""
         self._open[at] = self.entries[at].blocks()
         self._measure(at)
-
-    def _opened(self, at: int) -> Sequence[Block]:
-        if at not in self._open:
-            self._take(at)
-        return self._open[at]
 
     def _in_view(self, top: int, room: int) -> Iterator[tuple[int, int, int, Block]]:
         """Blocks of open entries in view: number of the entry and in it, first row, block."""
@@ -206,15 +204,14 @@ class EntryLayout:
                 self._take(at)
                 return True
         for at, _, _, block in self._in_view(top, room):
-            if not block.measured(self.width) and self._look is not None:
+            if not block.measured(self.width):
                 self._draw(at, block)
                 return True
         return False
 
     def _draw(self, at: int, block: Block) -> None:
-        if self._look is not None:
-            self._drawn[block] = len(block.lines(self.width, self._look))
-            self._measure(at)
+        self._drawn[block] = len(block.lines(self.width, self._look))
+        self._measure(at)
 
     def _drop_old(self, top: int, room: int) -> None:
         """Drop what has been out of view the longest."""

@@ -34,12 +34,9 @@ model reads all of them in one pass, and the path it accepts is kept, with one t
 ✔ accepted   ✘ rejected   · not reached
 ➜ the target's own token
 
-Type a message; """
-_WELCOME_KEYS = (
-    "prompt.send sends it, chat.pause pauses, chat.step then runs one step, chat.step_before and "
-    "chat.step_after walk through the steps, chat.help or "
-)
-_WELCOME_END = "/? shows all keys and commands."
+Type a message; prompt.send sends it, chat.pause pauses, chat.step then runs one step, \
+chat.step_before and chat.step_after walk through the steps, chat.help or /? shows all keys and \
+commands."""
 
 
 class Transcript(LineView[list[Segment]], can_focus=True):
@@ -49,9 +46,8 @@ class Transcript(LineView[list[Segment]], can_focus=True):
     def __init__(self) -> None:
         super().__init__("transcript")
         self.follows = True  # the view stays at the end as the chat grows
-        self._keys = Keys()
+        self._welcome: list[Entry] = []  # what is shown without entries
         self._layout = EntryLayout()
-        self._layout.replace([self._welcome()])
         self._empty = True
         self._tinted = False
         self._look: Look | None = None
@@ -65,14 +61,11 @@ class Transcript(LineView[list[Segment]], can_focus=True):
         self._target_due = False
 
     def use_keys(self, keys: Keys) -> None:
-        """Name actions by these keys."""
-        self._keys = keys
+        """Show a welcome text with these keys while there are no entries."""
+        self._welcome = [TextEntry(keys.shown(_WELCOME), "note", mark=" ")]
         if self._empty:
-            self._layout.replace([self._welcome()])
+            self._layout.replace(self._welcome)
             self.redraw()
-
-    def on_mount(self) -> None:
-        self.redraw()
 
     def add_user(self, text: str) -> TextEntry:
         """Add a message of the person; the view goes to the end."""
@@ -94,7 +87,7 @@ class Transcript(LineView[list[Segment]], can_focus=True):
         self._clear_search()
         for left in {*self._layout.entries}.difference(entries):
             left.release()  # another branch may never be looked at again
-        self._layout.replace(entries or [self._welcome()])
+        self._layout.replace(entries or self._welcome)
         self._tint_answers()
         self._empty, self.follows, self._walked = not entries, True, None
         self.redraw()
@@ -106,8 +99,9 @@ class Transcript(LineView[list[Segment]], can_focus=True):
         """Tint the tokens of all answers, or of none."""
         self._tinted = tinted
         self._tint_answers()
-        top = self._layout.measure(self.scroll_offset.y, self._layout.width)
-        self._settle(self._layout.anchor(top, self._room))
+        if self._width > 0:
+            top = self._layout.measure(self.scroll_offset.y, self._layout.width)
+            self._settle(self._layout.anchor(top, self._room))
 
     def text(self) -> str:
         """The whole chat as it is shown."""
@@ -118,11 +112,6 @@ class Transcript(LineView[list[Segment]], can_focus=True):
             if isinstance(entry, AnswerEntry):
                 entry.tinted = self._tinted
 
-    def _welcome(self) -> TextEntry:
-        """Without the keys where none are known yet."""
-        keys = self._keys.shown(_WELCOME_KEYS) if self._keys.actions else ""
-        return TextEntry(_WELCOME + keys + _WELCOME_END, "note", mark=" ")
-
     def _add(self, entry: _Added) -> _Added:
         if self._empty:
             self._layout.replace([])
@@ -130,12 +119,8 @@ class Transcript(LineView[list[Segment]], can_focus=True):
         self._layout.append(entry)
         if not self._stale:  # an opened session may be long: all of it is drawn at once
             self._stale = True
-            self.call_later(self._redraw_stale)
+            self.call_later(self.redraw)
         return entry
-
-    def _redraw_stale(self) -> None:
-        if self._stale:
-            self.redraw()
 
     def follow(self) -> None:
         self.follows, self._target = True, ()
