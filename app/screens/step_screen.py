@@ -8,8 +8,6 @@ from textual.screen import Screen
 from textual.widget import Widget
 from typing_extensions import override
 
-from ..present.acceptance_map import AcceptanceMap
-from ..present.node_explanation import explain_node
 from ..state.answer import Chosen
 from ..state.step_cursor import StepCursor
 from ..ui.base_app import BaseApp
@@ -42,7 +40,6 @@ class StepScreen(Screen[None]):
         self.why_panel = WhyPanel()
         self.strip = StepBar(id="strip")
         self.key_bar = KeyBar()
-        self._map = AcceptanceMap()
         self._tinted = False
 
     def compose(self) -> ComposeResult:
@@ -59,12 +56,9 @@ class StepScreen(Screen[None]):
     def draw_views(self, cursor: StepCursor, title: str) -> None:
         """Draw the explanation and the map, if they are on show."""
         if self.explains:
-            step, node = cursor.step, self.decoding.token_tree.node
-            explanation = explain_node(step, node) if step is not None else None
-            self.why_panel.explain(explanation, title.lower())
-        heat = self.has_class("-heat")
-        if heat and self._map.follow(cursor.answer, cursor.at, cursor.chosen):
-            self.decoding.acceptance.show(self._map)
+            self.why_panel.explain(cursor.step, self.decoding.token_tree.node, title.lower())
+        if self.has_class("-heat"):
+            self.decoding.acceptance.show(cursor.answer, cursor.at, cursor.chosen)
 
     def draw_figures(self, cursor: StepCursor, chosen: Chosen | None, waiting: str = "") -> None:
         """Draw the statistics up to the step on show, or what happens before the first."""

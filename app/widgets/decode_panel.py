@@ -16,7 +16,7 @@ from ..present.accessible import is_accessible, rates_in_words, statistics_in_wo
 from ..state.answer import Chosen
 from ..state.sanitize import fit, visible
 from ..state.stats import Rate, Statistics
-from .acceptance_view import AcceptanceView
+from .acceptance_map import AcceptanceView
 from .bars import StepBar
 from .line import Line, gauge, sparkline
 from .tree_view import TreeView

@@ -1,13 +1,20 @@
-"""The panel that explains the outcome of a node."""
+"""Why a node was accepted or not, in words and figures, and the panel that shows it.
+
+Everything comes from the step's record; where it holds no more, that is said instead of computing
+anything again.
+"""
 
 import textwrap
+from typing import NamedTuple
 
 from textual.content import Content
 from textual.reactive import reactive
 from typing_extensions import override
 
-from ..present.node_explanation import NodeExplanation, Quantity, RankingColumn
-from ..present.tree_rows import GLYPHS, NodeVerdict
+from sequoia_core.events import Origin, Outcome, Ranking, Step, TreeNode, TrialRecord
+
+from ..present.tree_rows import BONUS_NODE, GLYPHS, NodeVerdict, verdict_of
+from ..present.words import ordinal
 from ..state.sanitize import fit, quote_token
 from .line import Line
 
@@ -18,6 +25,25 @@ _PROB = 7
 _LEAST_TOKEN = 8
 
 
+class Quantity(NamedTuple):
+    symbol: str
+    meaning: str
+    value: str
+    remark: str = ""
+
+
+class NodeExplanation(NamedTuple):
+    verdict: NodeVerdict
+    token: str  # quoted
+    token_id: int
+    headline: str
+    place: str
+    heading: str  # over the rankings
+    rankings: dict[str, Ranking]  # of target, draft and residual, as far as they are known
+    quantities: tuple[Quantity, ...] = ()
+    reason: str = ""  # a sentence; "" where the quantities say it all
+
+
 class WhyPanel(Line):
     """Covers the chat, next to the tree."""
 
@@ -26,8 +52,8 @@ class WhyPanel(Line):
     BORDER_SUBTITLE = r"esc closes · up down node · \[ ] step"
     explanation: reactive[NodeExplanation | None] = reactive(None)  # None before the first step
 
-    def explain(self, explanation: NodeExplanation | None, title: str) -> None:
-        self.explanation = explanation
+    def explain(self, step: Step | None, node: int, title: str) -> None:
+        self.explanation = explain_node(step, node) if step is not None else None
         if str(self.border_title or "") != f"Why · {title}":
             self.border_title = Content(f"Why · {title}")
 
@@ -65,24 +91,160 @@ def _quantity(quantity: Quantity, width: int) -> Content:
 def _rankings(why: NodeExplanation, width: int, rows: int) -> list[Content]:
     """A heading, then the distributions side by side, as many of their tokens as fit."""
     lines = [Content(""), Content.styled(fit(why.heading, width), "$notice")]
-    cells = width // max(1, len(why.columns))
-    if not why.columns or cells < _PROB + _LEAST_TOKEN:
+    cells = width // max(1, len(why.rankings))
+    if not why.rankings or cells < _PROB + _LEAST_TOKEN:
         return lines
-    titles = (Content.styled(fit(each.title, cells), "bold $primary") for each in why.columns)
+    titles = (Content.styled(fit(title, cells), "bold $primary") for title in why.rankings)
     lines.append(Content("").join(titles))
-    longest = max(len(column.ranking.probs) for column in why.columns)
+    longest = max(len(ranking.probs) for ranking in why.rankings.values())
     for at in range(min(longest, rows - len(lines))):
-        ranked = (_ranked(column, at, cells, why.token_id) for column in why.columns)
+        ranked = (_ranked(each, at, cells, why.token_id) for each in why.rankings.values())
         lines.append(Content("").join(ranked))
     return lines
 
 
-def _ranked(column: RankingColumn, at: int, cells: int, token_id: int) -> Content:
+def _ranked(ranking: Ranking, at: int, cells: int, token_id: int) -> Content:
     """A token of a distribution with its probability."""
-    ranking = column.ranking
     if at >= len(ranking.probs):
         return Content(" " * cells)
     chosen = ranking.token_ids[at] == token_id
     token = fit(quote_token(ranking.texts[at]), cells - _PROB - 3)
     text = f"{'▸' if chosen else ' '}{token} {ranking.probs[at]:.4f}"
     return Content.styled(fit(text, cells), "bold $foreground" if chosen else "$notice")
+
+
+def explain_node(step: Step, index: int) -> NodeExplanation:
+    """Explain a node, or the bonus token (`BONUS_NODE`)."""
+    if index == BONUS_NODE:
+        return _explain_bonus(step)
+    node = step.nodes[index]
+    if node.parent < 0:
+        return NodeExplanation(
+            NodeVerdict.ROOT,
+            quote_token(node.text),
+            node.token_id,
+            "the last token of the step before",
+            "the root of this step's tree",
+            *_distributions(step, 0, {}),
+            reason="It was given, not judged.",
+        )
+    siblings = step.children[node.parent]
+    earlier = [each for each in siblings if step.nodes[each].rank < node.rank]
+    residual: dict[str, Ranking] = {}
+    if node.outcome is Outcome.REJECTED:
+        residual = _residual(step, index, "left of target")
+    elif node.outcome is Outcome.ACCEPTED and earlier:
+        residual = _residual(step, earlier[-1], "held against")
+    origin = "looked up in the conversation" if node.origin is Origin.LOOKUP else "drafted"
+    parent = quote_token(step.nodes[node.parent].text)
+    rank = f"{ordinal(node.rank)} of {len(siblings)}"
+    return NodeExplanation(
+        verdict_of(node),
+        quote_token(node.text),
+        node.token_id,
+        node.outcome.value,
+        f"{rank} after {parent}, depth {node.depth}, {origin}",
+        *_distributions(step, node.parent, residual),
+        quantities=tuple(_quantities(node, step.insight.trial(index) if step.insight else None)),
+        reason=_reason(step, node),
+    )
+
+
+def _explain_bonus(step: Step) -> NodeExplanation:
+    end = step.path[-1]
+    tried = [at for at in step.children[end] if step.nodes[at].outcome is Outcome.REJECTED]
+    greedy = any(_is_greedy(step.nodes[at]) for at in tried)
+    if step.baseline:
+        reason = "Nothing was drafted: a plain step, which speed-ups are measured against."
+    elif not tried:
+        reason = "Nothing was drafted here: it comes from the target's own distribution."
+    elif greedy:
+        reason = "It is the target's most probable token, and no child was it."
+    else:
+        reason = "Every child was rejected: drawn from what that left of the target."
+    residual = _residual(step, tried[-1], "drawn from this") if tried else {}
+    remark = "at first" if tried and not greedy else ""
+    return NodeExplanation(
+        NodeVerdict.BONUS,
+        quote_token(step.bonus_text),
+        step.bonus_token_id,
+        "the target's own token",
+        f"after {quote_token(step.nodes[end].text)}, where the accepted path ends",
+        *_distributions(step, end, residual),
+        quantities=(Quantity("p", "target's probability", _number(step.bonus_prob), remark),),
+        reason=reason,
+    )
+
+
+def _quantities(node: TreeNode, trial: TrialRecord | None) -> list[Quantity]:
+    """p, q, their ratio and the random number, as far as they are recorded."""
+    found = []
+    at_first = (node.target_prob, None if node.origin is Origin.LOOKUP else node.draft_prob)
+    shown = (trial.p, trial.q) if trial is not None else (node.target_prob, node.draft_prob)
+    for symbol, whose, first, value in zip("pq", ("target", "draft"), at_first, shown, strict=True):
+        if value is None:
+            continue
+        remark = ""
+        if symbol == "q" and trial is not None and value == 1.0:
+            remark = "proposed with certainty"
+        elif first is not None and _number(first) != _number(value):
+            remark = f"at first {_number(first)}"
+        found.append(Quantity(symbol, f"{whose}'s probability", _number(value), remark))
+    if node.draw is not None and node.accept_prob is not None:
+        chance = _number(node.accept_prob)
+        ratio = _number(trial.p / trial.q) if trial and trial.q > 0 else chance
+        sign = "<" if node.outcome is Outcome.ACCEPTED else "not <"
+        verdict = f"{sign} p / q: {node.outcome.value}"
+        found += [
+            Quantity("p / q", "their ratio", ratio, f"accepted with probability {chance}"),
+            Quantity("r", "random number", _number(node.draw), verdict),
+        ]
+    return found
+
+
+def _reason(step: Step, node: TreeNode) -> str:
+    if node.outcome is Outcome.NOT_REACHED:
+        if node.parent not in step.path:
+            parent = step.nodes[node.parent]
+            return f"Its parent {quote_token(parent.text)} was {parent.outcome.value}."
+        chosen = next((at for at in step.path if step.nodes[at].parent == node.parent), None)
+        if chosen is None:
+            return "Verification ended before it."
+        return f"{quote_token(step.nodes[chosen].text)} before it was accepted."
+    if node.draw is not None:
+        return ""
+    if not _is_greedy(node):
+        return "How it was tried was not recorded with this step."
+    if node.outcome is Outcome.ACCEPTED:
+        return "It is the target's most probable token, which is what greedy decoding takes."
+    best = step.insight.opinion(node.parent) if step.insight else None
+    named = f", {quote_token(best.target.texts[0])}" if best and best.target.texts else ""
+    return f"Greedy decoding takes the target's most probable token{named}."
+
+
+def _distributions(
+    step: Step, after: int, residual: dict[str, Ranking]
+) -> tuple[str, dict[str, Ranking]]:
+    """A heading and the distributions after a node."""
+    heading = f"after {quote_token(step.nodes[after].text)}"
+    if step.insight is None:
+        return "the models' most probable tokens were not recorded with this step", {}
+    opinion = step.insight.opinion(after)
+    if opinion is None:
+        return f"{heading}: kept only for the path and the first nodes of so large a tree", {}
+    draft = {"draft": opinion.draft} if opinion.draft is not None else {}
+    return heading, {"target": opinion.target, **draft, **residual}
+
+
+def _residual(step: Step, index: int, title: str) -> dict[str, Ranking]:
+    """What the rejection of a node left of the target's distribution, under a title."""
+    trial = step.insight.trial(index) if step.insight else None
+    return {title: trial.residual} if trial and trial.residual else {}
+
+
+def _is_greedy(node: TreeNode) -> bool:
+    return node.draw is None and node.accept_prob is not None
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}"

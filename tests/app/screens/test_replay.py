@@ -22,7 +22,7 @@ from app.screens.help import ReplayHelp
 from app.state.answer import Answer
 from app.state.player import SPEEDS, Player, TraceLoader
 from app.state.timeline import PAUSE_SECONDS, PROMPT_SECONDS, ItemKind, Timeline
-from app.widgets.acceptance_view import AcceptanceView
+from app.widgets.acceptance_map import AcceptanceView
 from app.widgets.bars import SeekBar, clock
 from app.widgets.key_bar import KeyBar
 from app.widgets.transcript import Transcript
@@ -453,9 +453,9 @@ async def test_the_heat_map_counts_up_to_the_step_on_show(tmp_path: Path) -> Non
     async with replaying(tmp_path) as replay:
         await replay.press("f4", *["right_square_bracket"] * 4)
         assert replay.app.replay.query_one(AcceptanceView).display
-        assert replay.app.replay._map.steps == 4
+        assert replay.app.replay.decoding.acceptance._map.steps == 4
         await replay.press("left_square_bracket")
-        assert replay.app.replay._map.steps == 3
+        assert replay.app.replay.decoding.acceptance._map.steps == 3
         await replay.press("f4")
         assert replay.app.replay.has_class("-tree-hidden")
 

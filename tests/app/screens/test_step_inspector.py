@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 import pytest
 from rich.cells import cell_len
 
-from app.present.node_explanation import explain_node
 from app.present.tree_rows import tree_rows
 from app.screens.step_screen import LEGEND
 from app.state.answer import Answer
 from app.store.database import DamagedError
+from app.widgets.why_panel import explain_node
 from sequoia_core.events import (
     Event,
     FinishReason,

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from app.present.acceptance_map import AcceptanceMap, expected_rate
 from app.state.answer import Answer, Chosen
+from app.widgets.acceptance_map import AcceptanceMap, expected_rate
 from sequoia_core.events import (
     Origin,
     Outcome,

@@ -1,4 +1,13 @@
-"""The acceptance map: how often each position of the tree was accepted, and what was expected."""
+"""The acceptance map: how often each position of the tree was accepted, and what was expected.
+
+A position is the child ranks on the way from the root: (1, 2) is the second child of the first
+child. Trees of different shapes are counted together where they have positions in common.
+Looked-up nodes are not counted, as in the statistics: the shape was not made for them.
+"""
+
+from collections.abc import Sequence
+from math import prod
+from typing import NamedTuple
 
 from textual.color import Color
 from textual.content import Content
@@ -8,21 +17,101 @@ from textual.strip import Strip
 from textual.visual import Visual
 from typing_extensions import override
 
+from sequoia_core.events import Origin, Outcome, Step
+
 from ..config.actions import bindings
-from ..present.acceptance_map import AcceptanceMap, AcceptanceRow
 from ..present.accessible import is_accessible
-from ..present.tree_rows import MAX_GUIDE_CELLS
+from ..present.tree_rows import MAX_GUIDE_CELLS, Guides, connector, rail
 from ..present.words import ordinal
+from ..state.answer import Answer, Chosen
 from ..state.sanitize import fit
+from ..state.stats import Rate
 from .line import gauge
 
+Position = tuple[int, ...]
+_MOST_POSITIONS = 4096  # trees of a chat may all differ; positions beyond so many are not counted
+_LEVEL = 3  # cells of a guide
 _HEADINGS = 2
 _FIGURES = 18
 _LABEL, _LEAST_BAR = 5, 6
-_MOST_GUIDES = MAX_GUIDE_CELLS // 3
+_MOST_GUIDES = MAX_GUIDE_CELLS // _LEVEL
 _SHADES = 15
 _HOTTEST = 0.55
 """Share of the colour in the background of what is always accepted; text stays readable on it."""
+
+
+class AcceptanceRow(NamedTuple):
+    guides: Guides
+    position: Position
+    rate: Rate  # of the steps that drafted it, those in which it was accepted
+    expected: float | None  # the rate that the tree shape was made for
+
+
+class AcceptanceMap:
+    """The steps `first` to `last` of an answer, decoded with one tree shape, by position."""
+
+    def __init__(self) -> None:
+        self.chosen: Chosen | None = None
+        self.first = self.last = 0
+        self._answer: Answer | None = None
+        self._counts: dict[Position, Rate] = {}
+
+    @property
+    def steps(self) -> int:
+        return self.last - self.first + 1 if self._counts else 0
+
+    def follow(self, answer: Answer | None, at: int | None, chosen: Chosen | None) -> bool:
+        """Count the steps up to index `at` in `answer.steps` (None: all), decoded with `chosen`.
+
+        Returns whether anything changed.
+        """
+        steps = answer.steps if answer is not None else []
+        upto = steps[-1 if at is None else at].index if steps else 0
+        same = answer is self._answer and chosen == self.chosen
+        if same and upto == self.last:
+            return False
+        if not same or upto < self.last:
+            self.chosen, self._answer, self._counts = chosen, answer, {}
+            self.first = chosen.since if chosen is not None else 1
+            self.last = self.first - 1
+        for step in steps[self.last : upto]:  # step 1 is the first
+            self._count(step)
+        self.last = upto
+        return True
+
+    def rows(self) -> list[AcceptanceRow]:
+        """Positions in preorder, which sorted tuples are, without the root."""
+        rates = self.chosen.tree.expected_by_rank if self.chosen is not None else ()
+        last_child = {position[:-1]: position for position in sorted(self._counts)}
+        rows = []
+        for position, rate in sorted(self._counts.items()):
+            lasts = [last_child[position[:at]] == position[: at + 1] for at in range(len(position))]
+            rails = [rail(last, _LEVEL) for last in lasts[:-1]]
+            guides = (*rails, connector(lasts[-1], _LEVEL))
+            rows.append(AcceptanceRow(guides, position, rate, expected_rate(position, rates)))
+        return rows
+
+    def _count(self, step: Step) -> None:
+        positions: list[Position | None] = []
+        for node in step.nodes:
+            above = positions[node.parent] if node.parent >= 0 else None
+            if node.parent < 0:
+                positions.append(())
+            elif above is None or node.origin is Origin.LOOKUP:
+                positions.append(None)
+            else:
+                position = (*above, node.rank)
+                positions.append(position)
+                if position in self._counts or len(self._counts) < _MOST_POSITIONS:
+                    rate = self._counts.get(position, Rate())
+                    self._counts[position] = rate.plus(node.outcome is Outcome.ACCEPTED)
+
+
+def expected_rate(position: Position, rates: Sequence[float]) -> float | None:
+    """The product of the acceptance rates by rank along a position (Sequoia, section 3)."""
+    if not rates or max(position) > len(rates):
+        return None
+    return prod(rates[rank - 1] for rank in position)
 
 
 class AcceptanceView(ScrollView, can_focus=True, inherit_bindings=False):
@@ -38,10 +127,13 @@ class AcceptanceView(ScrollView, can_focus=True, inherit_bindings=False):
         self._rows: list[AcceptanceRow] = []
         self._deepest = 0
 
-    def show(self, counted: AcceptanceMap) -> None:
-        self._map, self._rows = counted, counted.rows()
+    def show(self, answer: Answer | None, at: int | None, chosen: Chosen | None) -> None:
+        """Draw the steps that `AcceptanceMap.follow` counts."""
+        if not self._map.follow(answer, at, chosen):
+            return
+        self._rows = self._map.rows()
         levels = min(_MOST_GUIDES, max((len(row.guides) for row in self._rows), default=0))
-        self._deepest = 1 + 3 * levels
+        self._deepest = 1 + _LEVEL * levels
         height = len(self._rows) + _HEADINGS
         if self.virtual_size.height != height:
             self.virtual_size = Size(self.size.width, height)

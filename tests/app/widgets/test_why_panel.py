@@ -5,12 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from app.present.node_explanation import explain_node
 from app.present.tree_rows import BONUS_NODE, NodeVerdict, tree_rows
-from sequoia_core.events import (
-    Outcome,
-    Step,
-)
+from app.widgets.why_panel import explain_node
+from sequoia_core.events import Outcome, Step
 from tests.app.insights import told
 from tests.fakes import make_answer, make_step
 
@@ -28,7 +25,7 @@ def test_every_row_of_a_tree_can_be_explained(step: Step, data: st.DataObject) -
     assert told.headline
     assert told.place
     assert told.quantities or told.reason
-    assert told.columns
+    assert told.rankings
     if row.verdict is NodeVerdict.ROOT:
         assert "given" in told.reason
 
@@ -60,10 +57,8 @@ def test_a_rejected_node_shows_what_it_left_and_its_successor_what_it_met() -> N
     assert step.insight is not None
     trial = step.insight.trial(before)
     assert trial is not None
-    left = explain_node(step, before).columns[-1]
-    met = explain_node(step, accepted).columns[-1]
-    assert (left.title, met.title) == ("left of target", "held against")
-    assert left.ranking == met.ranking == trial.residual
+    left, met = explain_node(step, before).rankings, explain_node(step, accepted).rankings
+    assert left["left of target"] == met["held against"] == trial.residual
 
 
 def test_the_bonus_says_what_it_was_drawn_from() -> None:
@@ -72,7 +67,7 @@ def test_the_bonus_says_what_it_was_drawn_from() -> None:
     cut = next(s for s in STEPS if any(n.parent == s.path[-1] for n in s.nodes))
     told = explain_node(cut, BONUS_NODE)
     assert "rejected: drawn from what that left" in told.reason
-    assert told.columns[-1].title == "drawn from this"
+    assert "drawn from this" in told.rankings
 
 
 def test_a_node_that_was_not_reached_says_whose_doing_that_is() -> None:
@@ -103,7 +98,7 @@ def test_greedy_decoding_names_the_token_it_wanted() -> None:
     assert opinion is not None
     told = explain_node(greedy, rejected)
     assert told.reason.startswith("Greedy decoding takes the target's most")
-    assert len(told.columns) == 2
+    assert told.rankings.keys() == {"target", "draft"}
     told = explain_node(greedy, step.path[1])
     assert told.reason.startswith("It is the target's most probable token")
 
@@ -112,7 +107,7 @@ def test_an_older_step_says_that_it_knows_no_more() -> None:
     for row in tree_rows(PLAIN[1]):
         told = explain_node(PLAIN[1], row.node)
         assert "not recorded" in told.heading
-        assert told.columns == ()
+        assert not told.rankings
 
 
 def test_a_large_tree_says_what_was_left_out() -> None:
