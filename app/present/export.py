@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from markdown_it import MarkdownIt
@@ -12,17 +13,12 @@ from sequoia_core.errors import SequoiaError, counted
 from sequoia_core.files import encode
 from sequoia_core.recording.trace_file import Asked
 
-from ..state.answer import Answer
+from ..state.answer import Answer, Chosen
 from ..state.history import Exchange, History
 from ..state.sanitize import visible
 
 _TOTALS = ("tokens", "steps", "baseline_steps", "seconds", "tokens_per_second", "tokens_per_step")
 _TREE = ("mode", "growmap", "nodes", "depth")
-_QUOTED = 60
-_MEANING = (
-    "x plain: the time that the tokens would have taken in plain steps, over the time they took; "
-    "about one step in thirty is decoded plainly to know it, and is left out of tokens/step."
-)
 
 
 class CopyError(SequoiaError):
@@ -178,6 +174,8 @@ def _instant(seconds: float) -> str:
 
 def as_markdown(chat: ExportedChat) -> str:
     """The branch on show with its figures, then the other branches."""
+    from jinja2 import Environment, StrictUndefined  # rarely needed
+
     branch = chat.history.branch
     shown = {each.id for each in branch}
     others = [each for each in chat.history.exchanges.values() if each.id not in shown]
@@ -188,35 +186,15 @@ def as_markdown(chat: ExportedChat) -> str:
     if chat.pair:
         draft = f"draft {chat.pair.draft}" if chat.pair.draft else "no draft"
         about += f" · {draft} · {chat.pair.device} {chat.pair.dtype}"
-    parts = [f"# Chat with {_inline(chat.name)}", f"*{_inline(about)}*"]
-    for exchange in branch:
-        parts += _section(chat, exchange, "##")
-    if any(each.answer.statistics for each in branch):
-        parts += ["## Figures", _table(branch)]
-    if others:
-        parts.append("## Other branches")
-        for exchange in others:
-            before = chat.history.before(exchange)
-            place = (
-                f"After “{_inline(before[-1].prompt, _QUOTED)}”" if before else "At the beginning"
-            )
-            parts += [f"{place}:", *_section(chat, exchange, "###")]
-    return "\n\n".join(parts) + "\n"
+    jinja = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    jinja.filters.update(inline=_inline, quoted=_quoted, closed=_closed, trees=_trees)
+    source = Path(__file__).with_name("exported.md.jinja").read_text(encoding="utf-8")
+    template = jinja.from_string(source)
+    return template.render(chat=chat, about=about, branch=branch, others=others).rstrip() + "\n"
 
 
-def _section(chat: ExportedChat, exchange: Exchange, heading: str) -> list[str]:
-    siblings, answer = chat.history.siblings(exchange), exchange.answer
-    place = f" ({siblings.index(exchange) + 1} of {len(siblings)})" if len(siblings) > 1 else ""
-    prompt = "\n".join(f"> {line}".rstrip() for line in visible(exchange.prompt).split("\n"))
-    parts = [f"{heading} You{place}", prompt, f"{heading} {_inline(chat.name)}"]
-    parts.append(_closed(answer.text.strip()) or "*(no text)*")
-    if answer.failure is not None:
-        parts.append(f"*failed: {_inline(answer.failure)}*")
-    if not answer.done:
-        parts.append("*(still being written when this was exported)*")
-    if footer := answer.footer():
-        parts.append(f"*{footer}*")
-    return parts
+def _quoted(text: str) -> str:
+    return "\n".join(f"> {line}".rstrip() for line in visible(text).split("\n"))
 
 
 def _closed(text: str) -> str:
@@ -225,27 +203,10 @@ def _closed(text: str) -> str:
     return f"{text}\n{last.markup}" if last.type == "fence" else text
 
 
-def _table(branch: Sequence[Exchange]) -> str:
-    rows = [
-        "answer | tokens | steps | seconds | tokens/s | tokens/step | x plain | tree",
-        "--: | --: | --: | --: | --: | --: | --: | :--",
-    ]
-    for number, exchange in enumerate(branch, start=1):
-        if not exchange.answer.statistics:
-            continue
-        last = exchange.answer.statistics[-1]
-        totals = last.totals
-        speedup = f"{last.speedup:.2f}" if last.speedup is not None else "–"
-        trees = dict.fromkeys(
-            f"{tree.growmap} {tree.nodes}x{tree.depth}" if tree.nodes > 1 else "plain"
-            for tree in (each.tree for each in exchange.answer.trees)
-        )
-        rows.append(
-            f"{number} | {totals.tokens} | {totals.steps} | {totals.seconds:.2f} | "
-            f"{totals.tokens_per_second:.1f} | {totals.tokens_per_step:.2f} | {speedup} | "
-            f"{_inline(', '.join(trees)) or '–'}"
-        )
-    return "\n".join(f"| {row} |" for row in rows) + f"\n\n*{_MEANING}*"
+def _trees(trees: Sequence[Chosen]) -> str:
+    shapes = (each.tree for each in trees)
+    names = (f"{it.growmap} {it.nodes}x{it.depth}" if it.nodes > 1 else "plain" for it in shapes)
+    return ", ".join(dict.fromkeys(names))
 
 
 def _inline(text: str, most: int | None = None) -> str:

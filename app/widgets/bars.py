@@ -19,8 +19,6 @@ from ..state.sanitize import fit
 from ..state.stats import Statistics, step_speedup
 from .line import Line, gauge, spread
 
-_BASELINE = ", which speed-ups are measured against: ", ", the reference: ", ": "
-"""What a plain step between tree steps is for, from the longest form to the shortest."""
 _LEAST_SEEK = 8
 _FIRST_SCALE = 16
 """Tokens that a race's bar is wide for at first; doubled whenever a lane outgrows it."""
@@ -59,27 +57,22 @@ class StepBar(Line):
 
 
 def _outcome(step: Step, width: int) -> Content:
-    count, time = len(step.token_ids), f" in {step.timings.total_ms:.1f} ms"
-    tokens = counted(count, "token")
+    """What a step gave, in what time, and its speed-up; less where there is no room."""
+    tokens = (counted(len(step.token_ids), "token"), "bold $foreground")
+    time = (f" in {step.timings.total_ms:.1f} ms", "$notice")
     if step.baseline:
         start = [(" plain step", "bold $bonus")]
-        ends = [(purpose, tokens, time) for purpose in _BASELINE]
+        gives = [", which speed-ups are measured against: ", ": "]
     else:
         start = [
             (f" {step.accepted}", "bold $accepted"), (" accepted + ", "$notice"),
             ("1", "bold $bonus"),
         ]  # fmt: skip
-        is_sum = " bonus = " if count == step.accepted + 1 else " bonus, cut to "
-        ends = [
-            (is_sum, tokens, time), (is_sum, str(count), time), (is_sum, tokens, ""),
-            (" bonus", "", ""),
-        ]  # fmt: skip
-    forms = [
-        Content.assemble(
-            *start, (between, "$notice"), (last, "bold $foreground"), (time, "$notice")
-        )
-        for between, last, time in ends
-    ]
+        is_sum = len(step.token_ids) == step.accepted + 1
+        gives = [" bonus = " if is_sum else " bonus, cut to "]
+    ends = [[(text, "$notice"), tokens, time] for text in gives]
+    ends.append(ends[-1][:-1])
+    forms = [Content.assemble(*start, *end) for end in ends]
     left = next((form for form in forms if form.cell_length <= width), forms[-1])
     speedup = step_speedup(step)
     right = Content.styled(f"{speedup:.2f}x", "bold $speedup") if speedup else Content("")

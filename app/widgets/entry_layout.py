@@ -56,10 +56,13 @@ class EntryLayout:
 
     def measure(self, top: int, width: int) -> int:
         """Estimate all heights at this width; returns the row at which row `top` is now."""
-        place = self._place(top)
         self.width = width
+        if not self.entries:
+            return 0
+        at = min(bisect_right(self._ends, top), len(self.entries) - 1)
+        rows, before = top - self._start(at), self._heights[at]
         self._estimate()
-        return self._row_at(place)
+        return self._start(at) + rows * self._heights[at] // before
 
     def replace(self, entries: Iterable[Entry]) -> None:
         self.entries = list(entries)
@@ -67,9 +70,10 @@ class EntryLayout:
         self._estimate()
 
     def append(self, entry: Entry) -> None:
+        height = entry.estimate_height(self.width)
+        self._ends.append(self.height + height)
+        self._heights.append(height)
         self.entries.append(entry)
-        self._heights.append(entry.estimate_height(self.width))
-        self._sum(len(self.entries) - 1)
 
     def refresh(self) -> None:
         """Take in changes of entries that are open or growing."""
@@ -86,13 +90,11 @@ class EntryLayout:
             if block.measured(self.width):
                 return Anchor(at, index, start - top)
         first = bisect_right(self._ends, top)
-        if first < len(self.entries) and first not in self._open:
-            place = self._place(top)
-            self._take(first)
-            top = self._row_at(place)
-        for at, index, start, _ in self._in_view(top, max(1, room)):
-            return Anchor(at, index, start - top)
-        return None
+        if first == len(self.entries):
+            return None
+        rows, before = top - self._start(first), self._heights[first]
+        self._take(first)
+        return Anchor(first, 0, -(rows * self._heights[first] // before))
 
     def settle(self, anchor: Anchor | None, room: int) -> int:
         """Make the heights of everything in view exact; returns the first row of the view.
@@ -147,30 +149,16 @@ class EntryLayout:
     def _start(self, at: int) -> int:
         return self._ends[at - 1] if at > 0 else 0
 
-    def _sum(self, first: int = 0) -> None:
-        """Add up the heights from an entry on."""
-        self._ends[first:] = accumulate(self._heights[first:], initial=self._start(first))
-        del self._ends[first]
-
     def _estimate(self) -> None:
         self._open = {}
         self._heights = [entry.estimate_height(self.width) for entry in self.entries]
-        self._sum()
+        self._ends = list(accumulate(self._heights))
 
     def _measure(self, at: int) -> None:
         height = sum(block.height(self.width) for block in self._open[at])
         if height != self._heights[at]:
             self._heights[at] = height
-            self._sum(at)
-
-    def _place(self, row: int) -> tuple[int, float]:
-        """A row as an entry and a share of its height, which survives another width."""
-        at = min(bisect_right(self._ends, row), len(self.entries) - 1)
-        return (at, (row - self._start(at)) / max(1, self._heights[at])) if at >= 0 else (0, 0.0)
-
-    def _row_at(self, place: tuple[int, float]) -> int:
-        at, share = place
-        return self._start(at) + int(share * self._heights[at]) if self.entries else 0
+            self._ends = list(accumulate(self._heights))
 
     def _row(self, anchor: Anchor) -> int:
         if anchor.entry not in self._open:

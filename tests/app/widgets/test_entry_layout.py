@@ -1,5 +1,6 @@
 """Long chats as layout: what is drawn and kept does not grow, what is read stays in place."""
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
 import pytest
@@ -165,10 +166,10 @@ def test_the_same_place_is_found_at_another_width() -> None:
     for top in range(layout.settle(None, ROOM), 0, -ROOM):
         layout.scrolled(top)
     top = layout.scrolled(layout.height // 2)
-    entry, _ = layout._place(top)
+    entry = bisect_right(layout._ends, top)
     for width in (20, 200, 7, 41, 90):
         top = layout.settle(layout.anchor(layout.use(width, layout.look, top), ROOM), ROOM)
-        assert layout._place(top)[0] == entry
+        assert bisect_right(layout._ends, top) == entry
 
 
 def test_what_was_looked_at_is_given_up_again() -> None:
