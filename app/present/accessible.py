@@ -1,7 +1,4 @@
-"""Accessible mode: ASCII instead of box drawing, and sentences instead of columns and bars.
-
-The app turns the mode on; the style sheet replaces the frames.
-"""
+"""Accessible mode: ASCII instead of box drawing, and sentences instead of columns and bars."""
 
 from rich.segment import Segment
 from textual.color import Color

@@ -1,10 +1,4 @@
-"""Markdown cut into chunks that are drawn one by one while it streams in.
-
-A chunk is a top-level block, or a part of a long one: a code block of thousands of lines, an
-endless list, a paragraph that a model repeats for ever. All chunks but the last are final, so a
-token costs the same in a long answer as in a short one. The cuts depend on the text alone, not on
-the pieces it came in.
-"""
+"""Markdown cut into chunks that are drawn one by one while it streams in."""
 
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -31,6 +25,11 @@ class Chunk(NamedTuple):
 
 
 class Chunks:
+    """Top-level blocks, or parts of long ones, cut alike in whatever pieces the text comes in.
+
+    All but the last are final, so a token costs the same in a long answer as in a short one.
+    """
+
     def __init__(self) -> None:
         self.final: list[Chunk] = []  # they do not change any more; the list only grows
         self.tail = ""  # source of the last chunk, which is still growing

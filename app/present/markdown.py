@@ -1,8 +1,4 @@
-"""Markdown as lines of a terminal, one chunk of a document at a time (see `chunks`).
-
-Nothing is cut that does not fit: lists and quotes give up their indentation before the text has
-no room, and tables without room for their columns become records.
-"""
+"""Markdown as lines of a terminal, one chunk of a document at a time; nothing is cut to fit."""
 
 import io
 from collections.abc import Iterable, Iterator

@@ -1,8 +1,4 @@
-"""The dialect of Markdown that models write.
-
-CommonMark with tables and strikethrough. Formulas, entities, HTML and definitions of links stay as
-they were written: models write TeX and name HTML in their answers.
-"""
+"""The dialect of Markdown that models write."""
 
 import re
 
@@ -30,6 +26,7 @@ _WRITTEN = re.compile(
 
 
 def markdown_parser() -> MarkdownIt:
+    """CommonMark with tables and strikethrough; formulas, entities and HTML stay as written."""
     parser = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
     # A decoded entity may be invisible, or reorder its neighbours.
     parser.disable(["entity", "reference"])

@@ -1,8 +1,4 @@
-"""A step's token tree as rows: preorder, guides that show depth, verdicts.
-
-The emitted tokens stand out without colour too: the guides from the root along the accepted path
-to the bonus token are heavy lines, all others light ones.
-"""
+"""A step's token tree as rows: preorder, guides that show depth, verdicts."""
 
 from enum import StrEnum
 from typing import NamedTuple
@@ -57,7 +53,10 @@ def guide_width(step: Step, room: int) -> int:
 
 
 def tree_rows(step: Step, cells_per_level: int = 3) -> tuple[TreeRow, ...]:
-    """The tree's rows in preorder, siblings by rank, the bonus last under the path's leaf."""
+    """The tree's rows in preorder, siblings by rank, the bonus last under the path's leaf.
+
+    Guides from the root along the accepted path to the bonus token are heavy, all others light.
+    """
     leaf, on_path = step.path[-1], {*step.path, BONUS_NODE}
     rows: list[TreeRow] = []
     # A stack, since a chain may be deeper than the interpreter's recursion limit.

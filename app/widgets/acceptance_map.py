@@ -1,9 +1,4 @@
-"""The acceptance map: how often each position of the tree was accepted, and what was expected.
-
-A position is the child ranks on the way from the root: (1, 2) is the second child of the first
-child. Trees of different shapes are counted together where they have positions in common.
-Looked-up nodes are not counted, as in the statistics: the shape was not made for them.
-"""
+"""The acceptance map: how often each position of the tree was accepted, and what was expected."""
 
 from collections.abc import Sequence
 from math import prod
@@ -28,7 +23,7 @@ from ..state.sanitize import fit
 from ..state.stats import Rate
 from .line import gauge
 
-Position = tuple[int, ...]
+Position = tuple[int, ...]  # child ranks from the root: (1, 2) is the second child of the first
 _MOST_POSITIONS = 4096  # trees of a chat may all differ; positions beyond so many are not counted
 _LEVEL = 3  # cells of a guide
 _HEADINGS = 2
@@ -48,7 +43,10 @@ class AcceptanceRow(NamedTuple):
 
 
 class AcceptanceMap:
-    """The steps `first` to `last` of an answer, decoded with one tree shape, by position."""
+    """The steps `first` to `last` of an answer, decoded with one tree shape, by position.
+
+    Looked-up nodes are not counted, as in the statistics: the shape was not made for them.
+    """
 
     def __init__(self) -> None:
         self.chosen: Chosen | None = None

@@ -1,8 +1,4 @@
-"""Blocks of lines that are drawn when they come into view and can be dropped again.
-
-Matches of a search are looked for in the lines once more: Markdown is gone from them, and long
-lines are wrapped.
-"""
+"""Blocks of lines, which can be drawn and dropped again, and the matches of a search in them."""
 
 import io
 from collections.abc import Callable, Iterator, Sequence
@@ -114,9 +110,9 @@ def highlight(lines: Lines, terms: Sequence[Term], style: Style) -> Lines:
 
 
 def _matches(lines: Lines, terms: Sequence[Term]) -> list[tuple[int, int, int]]:
-    """All matches in order, those that go over the end of a line as one per line.
+    """All matches in order: a line number, and the first character and the end in that line.
 
-    Each is a line number, and the match's first character and end in that line.
+    One that goes over the end of a line is one in each.
     """
     rows = [_text(line) for line in lines]
     # A line ends between two words, but anywhere in a script without blanks between words.

@@ -1,8 +1,4 @@
-"""The entries of the transcript: messages, answers and notes, each as blocks of lines.
-
-An entry makes blocks of its text when it comes into view and drops them when it is released; only
-its text remains. Only answers are read as Markdown.
-"""
+"""The entries of the transcript: messages, answers and notes, each as blocks of lines."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -29,6 +25,8 @@ _LEAST_TOKENS, _MOST_TOKENS = 60, 1500
 
 
 class Entry(ABC):
+    """Text, and blocks of it from when it comes into view until it is released."""
+
     _heads = 1  # blocks before those of the text, which are followed by one more
     _terms: tuple[Term, ...] = ()
 

@@ -1,10 +1,4 @@
-"""Entries one below another as rows of a given width; only what comes into view is drawn.
-
-The height of entries that were never in view at this width is an estimate, so drawing one may move
-everything below. `settle` computes where the view has to go so that what a person reads stays in
-place. Lines that have long been out of view are dropped, so a long chat takes little more memory
-than its text.
-"""
+"""Entries one below another as rows of a given width; only what comes into view is drawn."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,7 +26,11 @@ class Anchor(NamedTuple):
 
 
 class EntryLayout:
-    """Nothing can be drawn before the first `use`."""
+    """Rows of entries; `use` comes before anything is drawn.
+
+    The height of what was never in view at this width is an estimate, so drawing it may move all
+    that is below; `settle` keeps what a person reads in place. Lines long out of view are dropped.
+    """
 
     _look: Look
 

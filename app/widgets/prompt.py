@@ -1,7 +1,4 @@
-"""The prompt: several lines, history, and keys that act on the steps while it is empty.
-
-It posts its text and shows hints. Keys that are not for the text run actions of its screen.
-"""
+"""The prompt: several lines, history, hints, and keys that act on the steps while it is empty."""
 
 from dataclasses import dataclass
 from typing import ClassVar

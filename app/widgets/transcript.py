@@ -1,9 +1,4 @@
-"""The conversation: entries one below another, held at the end until a person scrolls away.
-
-Only visible lines are drawn, so a new token costs one block of Markdown and a repaint of the lines
-that changed, however long the chat is. A tree of widgets per message took half a core while text
-streamed.
-"""
+"""The conversation: entries one below another, held at the end until a person scrolls away."""
 
 from collections.abc import Sequence
 from typing import ClassVar, TypeVar
@@ -40,6 +35,8 @@ commands."""
 
 
 class Transcript(LineView[list[Segment]], can_focus=True):
+    """Draws visible lines only; a widget per message took half a core while text streamed."""
+
     COMPONENT_CLASSES: ClassVar[set[str]] = {f"transcript--{name}" for name in STYLES}
     BORDER_TITLE = "Chat"
 
@@ -74,7 +71,7 @@ class Transcript(LineView[list[Segment]], can_focus=True):
         return self._add(TextEntry(text, "text", name="You"))
 
     def add_answer(self, answer: Answer, name: str) -> AnswerEntry:
-        """Add an answer that will grow; `redraw` shows what came."""
+        """Add an answer, which may grow; `redraw` shows what came."""
         entry = AnswerEntry(answer, name)
         entry.tinted = self._tinted
         return self._add(entry)

@@ -1,8 +1,4 @@
-"""The token tree of one step, one row per node.
-
-Only visible rows are drawn, and a new step of the same shape repaints the changed rows without a
-layout. The contents of a row come from `present.tree_rows`.
-"""
+"""The token tree of one step, one row per node."""
 
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass

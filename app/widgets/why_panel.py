@@ -1,8 +1,4 @@
-"""Why a node was accepted or not, in words and figures, and the panel that shows it.
-
-Everything comes from the step's record; where it holds no more, that is said instead of computing
-anything again.
-"""
+"""Why a node was accepted or not, from the step's record, and the panel that shows it."""
 
 import textwrap
 from typing import NamedTuple
