@@ -179,18 +179,13 @@ def as_markdown(chat: ExportedChat) -> str:
     branch = chat.history.branch
     shown = {each.id for each in branch}
     others = [each for each in chat.history.exchanges.values() if each.id not in shown]
-    about = f"Exported {time.strftime('%Y-%m-%d %H:%M', time.localtime(chat.when))}"
-    about += f" · {counted(len(branch), 'answer')}"
-    if others:
-        about += f", {len(others)} more on other branches"
-    if chat.pair:
-        draft = f"draft {chat.pair.draft}" if chat.pair.draft else "no draft"
-        about += f" · {draft} · {chat.pair.device} {chat.pair.dtype}"
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(chat.when))
     jinja = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    jinja.filters.update(inline=_inline, quoted=_quoted, closed=_closed, trees=_trees)
+    jinja.filters.update(counted=counted, inline=_inline, quoted=_quoted)
+    jinja.filters.update(closed=_closed, trees=_trees)
     source = Path(__file__).with_name("exported.md.jinja").read_text(encoding="utf-8")
     template = jinja.from_string(source)
-    return template.render(chat=chat, about=about, branch=branch, others=others).rstrip() + "\n"
+    return template.render(chat=chat, when=when, branch=branch, others=others).rstrip() + "\n"
 
 
 def _quoted(text: str) -> str:

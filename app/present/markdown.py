@@ -3,7 +3,6 @@
 import io
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
-from typing import NamedTuple
 
 from markdown_it.token import Token
 from rich import box
@@ -26,14 +25,6 @@ _LEAST_COLUMN = 6  # cells of a table's column, unless its content takes less
 Lines = list[list[Segment]]
 
 
-class MarkdownStyles(NamedTuple):
-    strong: Style  # headings, list numbers and bullets
-    code: Style  # within text
-    quiet: Style  # rules, quotes and links' addresses
-    code_background: str  # of code blocks; "default" is the terminal's own
-    code_theme: SyntaxTheme | str  # their colours, or the name of a Pygments style
-
-
 class _Heading(md.Heading):
     """Rich centres the first headings; here they are plain lines."""
 
@@ -48,7 +39,7 @@ class _Fence(md.CodeBlock):
     """A code block on the theme's background, which Rich takes from the code theme."""
 
     info = ""
-    styles: MarkdownStyles
+    renderer: "MarkdownRenderer"
 
     @classmethod
     @override
@@ -56,7 +47,7 @@ class _Fence(md.CodeBlock):
         assert isinstance(markdown, MarkdownRenderer)
         info = visible(token.info).strip()
         fence = cls(info.partition(" ")[0] or "text", "default")
-        fence.styles = markdown.styles
+        fence.renderer = markdown
         if lexer(info) is None:  # more than the name of a language
             fence.info = info
         return fence
@@ -64,10 +55,10 @@ class _Fence(md.CodeBlock):
     @override
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self.info:
-            yield Text(self.info, self.styles.quiet, overflow="fold")
+            yield Text(self.info, self.renderer.quiet, overflow="fold")
         yield Syntax(
-            str(self.text).rstrip(), self.lexer_name, theme=self.styles.code_theme,
-            word_wrap=True, padding=(0, 1), background_color=self.styles.code_background,
+            str(self.text).rstrip(), self.lexer_name, theme=self.renderer.fence_theme,
+            word_wrap=True, padding=(0, 1), background_color=self.renderer.fence_background,
         )  # fmt: skip
 
 
@@ -180,14 +171,19 @@ class MarkdownRenderer(md.Markdown):
     }
     inlines = md.Markdown.inlines | {"link", "link_url"}
 
-    def __init__(self, styles: MarkdownStyles) -> None:
+    def __init__(
+        self, strong: Style, code: Style, quiet: Style, fence_background: str,
+        fence_theme: SyntaxTheme | str,
+    ) -> None:  # fmt: skip
+        """A background is "default" for the terminal's own; a theme may be a Pygments style."""
         super().__init__("", hyperlinks=False)
-        self.styles = styles
+        self.quiet = quiet
+        self.fence_background, self.fence_theme = fence_background, fence_theme
         self._parser = markdown_parser()
         roles = (
-            (styles.strong, "h1 h2 h3 h4 h5 h6 item.number item.bullet link table.header"),
-            (styles.code, "code code_block"),
-            (styles.quiet, "hr block_quote link_url table.border"),
+            (strong, "h1 h2 h3 h4 h5 h6 item.number item.bullet link table.header"),
+            (code, "code code_block"),
+            (quiet, "hr block_quote link_url table.border"),
         )
         named = {f"markdown.{name}": style for style, names in roles for name in names.split()}
         self._console = Console(

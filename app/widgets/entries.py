@@ -141,8 +141,7 @@ class AnswerEntry(Entry):
         self._markdown: list[Block] = []
         self._tail = Block("", self._draw_chunk)
         self._cuts, self._seen = [0], 0
-        self._stretches: list[_Stretch] = []
-        self._marked: list[Block] = []
+        self._marked: dict[_Stretch, Block] = {}
 
     @property
     @override
@@ -169,12 +168,12 @@ class AnswerEntry(Entry):
         if self.walked_step is None or not self.answer.spans:
             return None
         self._marked_blocks()
-        at = next((i for i, each in enumerate(self._stretches) if each.walked is not None), None)
-        if at is None:
-            return 0, 0
-        spans = self.answer.spans[self._stretches[at].start : self._stretches[at].end]
-        before = "".join(span.text for span in spans if span.step < self.walked_step)
-        return 1 + at, max(0, len(wrap(Text(before), width - len(_INDENT))) - 1)
+        for at, stretch in enumerate(self._marked, 1):
+            if stretch.walked is not None:
+                spans = self.answer.spans[stretch.start : stretch.end]
+                before = "".join(span.text for span in spans if span.step < self.walked_step)
+                return at, max(0, len(wrap(Text(before), width - len(_INDENT))) - 1)
+        return 0, 0
 
     def _markdown_blocks(self) -> list[Block]:
         spans = self.answer.spans
@@ -203,19 +202,17 @@ class AnswerEntry(Entry):
             if length >= _MOST_TOKENS or (length >= _LEAST_TOKENS and span.text.endswith("\n")):
                 self._cuts.append(at)
         self._seen = len(spans)
-        for at, (start, end) in enumerate(pairwise([*self._cuts, len(spans)])):
+        before, self._marked = self._marked, {}
+        for start, end in pairwise([*self._cuts, len(spans)]):
             if start == end:
                 break  # the last one, which has no tokens yet
             here = range(spans[start].step, spans[end - 1].step + 1)
             walked = self.walked_step if self.walked_step in here else None
             stretch = _Stretch(start, end, self.tinted, walked, end == len(spans))
-            if self._stretches[at : at + 1] != [stretch]:
-                self._stretches[at : at + 1] = [stretch]
-                draw = partial(self._draw_tokens, stretch)
-                if at == len(self._marked):
-                    self._marked.append(Block("", draw))
-                self._marked[at].become(text_of(spans[start:end]), draw)
-        return self._marked
+            draw = partial(self._draw_tokens, stretch)
+            known = before.get(stretch) or Block(text_of(spans[start:end]), draw)
+            self._marked[stretch] = known
+        return [*self._marked.values()]
 
     def _draw_tokens(self, stretch: _Stretch, _text: str, width: int, look: Look) -> Lines:
         text = Text(style=look.styles["text"])

@@ -11,15 +11,15 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 from typing_extensions import override
 
-from ..present.markdown import Lines
 from .blocks import wrap
 
 
 @lru_cache(maxsize=1024)  # while a text grows, only its last paragraph changes
-def _wrapped(text: str, own_from: int, width: int, style: Style, own_style: Style) -> Lines:
+def _wrapped(text: str, own_from: int, width: int, style: Style, own_style: Style) -> list[Strip]:
     line = Text(text)
     line.stylize(own_style, own_from)
-    return [list(Segment.apply_style(part, style)) for part in wrap(line, width)] or [[]]
+    rows = wrap(line, width) or [[]]
+    return [Strip(Segment.apply_style(row, style)).adjust_cell_length(width, style) for row in rows]
 
 
 class LaneText(ScrollView, can_focus=False):
@@ -29,7 +29,7 @@ class LaneText(ScrollView, can_focus=False):
         super().__init__(id=id)
         self.text = ""
         self.own_from: int | None = None
-        self._lines: Lines = []
+        self._lines: list[Strip] = []
         self._following = True
 
     def show(self, text: str, own_from: int | None) -> None:
@@ -50,12 +50,12 @@ class LaneText(ScrollView, can_focus=False):
         width = self.scrollable_content_region.width
         if width <= 0:
             return
-        styles = self._text_style, self.get_component_rich_style("lane-text--own")
+        style, own_style = map(self.get_component_rich_style, ("lane-text--text", "lane-text--own"))
         own_from = len(self.text) if self.own_from is None else self.own_from
         self._lines = []
         for paragraph in self.text.split("\n"):
             own_at = min(max(0, own_from), len(paragraph))
-            self._lines += _wrapped(paragraph, own_at, width, *styles)
+            self._lines += _wrapped(paragraph, own_at, width, style, own_style)
             own_from -= len(paragraph) + 1
         following = self._following
         self.virtual_size = Size(width, len(self._lines))
@@ -73,12 +73,8 @@ class LaneText(ScrollView, can_focus=False):
         if self.show_vertical_scrollbar:
             self.vertical_scrollbar.position = self.scroll_y
 
-    @property
-    def _text_style(self) -> Style:
-        return self.get_component_rich_style("lane-text--text")
-
     @override
     def render_line(self, y: int) -> Strip:
-        width, at = self.scrollable_content_region.width, y + self.scroll_offset.y
-        line = self._lines[at] if at < len(self._lines) else []
-        return Strip(line).adjust_cell_length(width, self._text_style)
+        at = y + self.scroll_offset.y
+        blank = Strip.blank(self.scrollable_content_region.width, self.rich_style)
+        return self._lines[at] if at < len(self._lines) else blank

@@ -9,7 +9,7 @@ from textual.widget import Widget
 from typing_extensions import override
 
 from ..config.themes import least_contrast
-from ..present.markdown import MarkdownRenderer, MarkdownStyles
+from ..present.markdown import MarkdownRenderer
 
 STYLES = (
     "text", "user", "name", "heading", "note", "figures", "quiet", "error", "code", "fence",
@@ -35,13 +35,13 @@ def current_look(transcript: Widget) -> Look:
     theme = transcript.app.current_theme
     if transcript.app.native_ansi_color:
         colors = "ansi_dark" if theme.dark else "ansi_light"
-        markdown = MarkdownStyles(strong, code, quiet, "default", colors)
+        markdown = MarkdownRenderer(strong, code, quiet, "default", colors)
     else:
         fence = transcript.get_component_styles("transcript--fence").background
         ink = transcript.get_component_styles("transcript--text").color
         readable_code = ReadableCode(CODE_STYLES[theme.dark], fence, ink, least_contrast(theme))
-        markdown = MarkdownStyles(strong, code, quiet, fence.hex6, readable_code)
-    return Look(styles, MarkdownRenderer(markdown))
+        markdown = MarkdownRenderer(strong, code, quiet, fence.hex6, readable_code)
+    return Look(styles, markdown)
 
 
 class ReadableCode(PygmentsSyntaxTheme):

@@ -7,10 +7,10 @@ from rich.segment import Segment
 from rich.style import Style
 
 from app.present.chunks import LEAST_LINES, MOST_CHARACTERS, MOST_LINES, Chunk, Chunks
-from app.present.markdown import Lines, MarkdownRenderer, MarkdownStyles
+from app.present.markdown import Lines, MarkdownRenderer
 from tests.fakes import ANSWER
 
-LOOK = MarkdownStyles(Style(bold=True), Style(), Style(dim=True), "#101010", "lightbulb")
+PEN = MarkdownRenderer(Style(bold=True), Style(), Style(dim=True), "#101010", "lightbulb")
 PYTHON = '''\
 def total_{at}(values: list[float]) -> float:
     """The sum of values.
@@ -49,7 +49,7 @@ def cut(text: str, *places: int) -> list[Chunk]:
 
 
 def drawn(source: str) -> Lines:
-    return MarkdownRenderer(LOOK).draw(source, 70)
+    return PEN.draw(source, 70)
 
 
 def words(chunks: list[Chunk]) -> list[str]:

@@ -9,9 +9,9 @@ from rich.cells import cell_len
 from rich.style import Style
 
 from app.present.chunks import Chunks
-from app.present.markdown import MarkdownRenderer, MarkdownStyles
+from app.present.markdown import MarkdownRenderer
 
-PEN = MarkdownRenderer(MarkdownStyles(Style(bold=True), Style(), Style(), "#222222", "monokai"))
+PEN = MarkdownRenderer(Style(bold=True), Style(), Style(), "#222222", "monokai")
 
 
 def drawn(text: str, width: int = 60) -> list[str]:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.style import Style
 
-from app.present.markdown import Lines, MarkdownRenderer, MarkdownStyles
+from app.present.markdown import Lines, MarkdownRenderer
 from app.state.answer import Answer
 from app.widgets.entries import AnswerEntry, Entry, TextEntry
 from app.widgets.entry_layout import KEPT_ENTRIES, KEPT_LINES, Anchor, EntryLayout
@@ -24,9 +24,7 @@ class CountingRenderer(MarkdownRenderer):
     """Counts the characters it draws."""
 
     def __init__(self) -> None:
-        super().__init__(
-            MarkdownStyles(Style(bold=True), Style(), Style(dim=True), "#101010", "lightbulb")
-        )
+        super().__init__(Style(bold=True), Style(), Style(dim=True), "#101010", "lightbulb")
         self.drawn = 0
 
     def draw(self, source: str, width: int) -> Lines:
