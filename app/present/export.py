@@ -11,7 +11,6 @@ from markdown_it import MarkdownIt
 from sequoia_core import events
 from sequoia_core.errors import SequoiaError, counted
 from sequoia_core.files import encode
-from sequoia_core.recording.trace_file import Asked
 
 from ..state.answer import Answer, Chosen
 from ..state.history import Exchange, History
@@ -68,10 +67,6 @@ def copy_code(answers: Sequence[str], number: int | None = None) -> tuple[str, s
 
 
 # Traces
-
-
-def asked(exchange: Exchange) -> Asked:
-    return Asked(exchange.prompt, exchange.id, exchange.parent, exchange.started)
 
 
 def answer_events(answer: Answer, steps: Sequence[events.Step]) -> Iterator[events.Event]:

@@ -100,10 +100,6 @@ class Transcript(LineView[list[Segment]], can_focus=True):
             top = self._layout.measure(self.scroll_offset.y, self._layout.width)
             self._settle(self._layout.anchor(top, self._room))
 
-    def text(self) -> str:
-        """The whole chat as it is shown."""
-        return "\n".join(self._layout.text())
-
     def _tint_answers(self) -> None:
         for entry in self._layout.entries:
             if isinstance(entry, AnswerEntry):

@@ -48,7 +48,7 @@ class Driver:
     @property
     def transcript(self) -> str:
         """The whole chat as it is shown."""
-        return self.app.chat.query_one(Transcript).text()
+        return "\n".join(self.app.chat.query_one(Transcript)._layout.text())
 
     @property
     def entry(self) -> AnswerEntry:

@@ -9,7 +9,7 @@ from typing import TextIO
 from sequoia_core.errors import SequoiaError, counted
 from sequoia_core.events import Step
 from sequoia_core.files import text_written_whole
-from sequoia_core.recording.trace_file import Entry, write_event, write_header
+from sequoia_core.recording.trace_file import Asked, Entry, write_event, write_header
 
 from ...config.output_files import output_file
 from ...present.export import (
@@ -18,7 +18,6 @@ from ...present.export import (
     answer_events,
     as_json,
     as_markdown,
-    asked,
     copy_answer,
     copy_code,
 )
@@ -94,7 +93,8 @@ async def _write_trace(chat: ExportedChat, read_steps: ReadSteps, file: TextIO) 
         if answer.done and len(known) < count:  # the record has them
             known = await asyncio.to_thread(_all_steps, read_steps, exchange.id)
         steps, missing = steps + len(known), missing + (len(known) < count)
-        entries = [asked(exchange), *answer_events(answer, known)]
+        asked = Asked(exchange.prompt, exchange.id, exchange.parent, exchange.started)
+        entries = [asked, *answer_events(answer, known)]
         await asyncio.to_thread(_write_entries, file, entries)
     gone = f"; of {missing} answers the trees are no longer known" if missing else ""
     answers = counted(len(chat.history.exchanges), "answer")

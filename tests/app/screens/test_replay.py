@@ -314,7 +314,7 @@ class Replay:
 
     @property
     def chat(self) -> str:
-        return self.app.replay.query_one(Transcript).text()
+        return "\n".join(self.app.replay.query_one(Transcript)._layout.text())
 
     @property
     def bar(self) -> str:
