@@ -11,8 +11,7 @@ from .blocks import Block
 from .entries import Entry
 from .transcript_styles import Look
 
-KEPT_LINES = 2000  # lines that stay drawn: a few screens and the answer under way
-KEPT_ENTRIES = 48  # entries that keep their blocks, drawn or not
+KEPT_LINES = 1000  # of entries that stay open: some screens full
 
 TextLine = list[Segment] | None  # A line, or None below the last
 
@@ -29,7 +28,7 @@ class EntryLayout:
     """Rows of entries; `use` comes before anything is drawn.
 
     The height of what was never in view at this width is an estimate, so drawing it may move all
-    that is below; `settle` keeps what a person reads in place. Lines long out of view are dropped.
+    that is below; `settle` keeps what a person reads in place. Entries long out of view are closed.
     """
 
     _look: Look
@@ -39,8 +38,7 @@ class EntryLayout:
         self.width = 0
         self._heights: list[int] = []
         self._ends: list[int] = []
-        self._open: dict[int, Sequence[Block]] = {}  # ordered by last view, as `_drawn` is
-        self._drawn: dict[Block, int] = {}  # their lines
+        self._open: dict[int, Sequence[Block]] = {}  # ordered by last view
 
     @property
     def height(self) -> int:
@@ -64,7 +62,6 @@ class EntryLayout:
 
     def replace(self, entries: Iterable[Entry]) -> None:
         self.entries = list(entries)
-        self._drawn = {}
         self._estimate()
 
     def append(self, entry: Entry) -> None:
@@ -108,7 +105,8 @@ class EntryLayout:
     def scroll_to(self, anchor: Anchor, line: int, top: int, room: int) -> int:
         """As `settle`, with a line of the anchor's block at its row, unless it is in view."""
         row = self._row(anchor) - top
-        self._draw(anchor.entry, self._open[anchor.entry][anchor.block])
+        self._open[anchor.entry][anchor.block].lines(self.width, self._look)
+        self._measure(anchor.entry)
         if not 0 <= row + line < room:
             row = anchor.row - line
         return self.settle(Anchor(anchor.entry, anchor.block, row), room)
@@ -120,9 +118,7 @@ class EntryLayout:
             lines = block.lines(self.width, self._look)
             rows += lines[max(0, top - start) : max(0, top + room - start)]
             self._open[at] = self._open.pop(at)
-            self._drawn.pop(block, None)
-            self._drawn[block] = len(lines)
-        self._drop_old(top, room)
+        self._close_old(top, room)
         return [*rows[:room], *[None] * (room - len(rows))]
 
     def text(self, first: int = 0, last: int | None = None) -> list[str]:
@@ -191,26 +187,18 @@ class EntryLayout:
                 return True
         for at, _, _, block in self._in_view(top, room):
             if not block.measured(self.width):
-                self._draw(at, block)
+                block.lines(self.width, self._look)
+                self._measure(at)
                 return True
         return False
 
-    def _draw(self, at: int, block: Block) -> None:
-        self._drawn[block] = len(block.lines(self.width, self._look))
-        self._measure(at)
-
-    def _drop_old(self, top: int, room: int) -> None:
-        """Drop what has been out of view the longest."""
-        seen = {block for _, _, _, block in self._in_view(top, room)}
-        held = sum(self._drawn.values())
-        for block in [each for each in self._drawn if each not in seen]:
+    def _close_old(self, top: int, room: int) -> None:
+        """Close what has been out of view the longest."""
+        shown = self._entries_in_view(top, room)
+        held = sum(self._heights[at] for at in self._open)
+        for at in [at for at in self._open if at not in shown and not self.entries[at].growing]:
             if held <= KEPT_LINES:
                 break
-            held -= self._drawn.pop(block)
-            block.release()
-        shown = self._entries_in_view(top, room)
-        shut = [at for at in self._open if at not in shown and not self.entries[at].growing]
-        for at in shut[: max(0, len(self._open) - KEPT_ENTRIES)]:
-            for block in self._open.pop(at):
-                self._drawn.pop(block, None)
+            held -= self._heights[at]
+            del self._open[at]
             self.entries[at].release()
