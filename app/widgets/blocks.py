@@ -23,38 +23,30 @@ Draw = Callable[[str, int, Look], Lines]  # makes the lines of a text at a width
 class Block:
     """Lines of the transcript; their number is known once they were drawn, until then estimated."""
 
-    __slots__ = ("_draw", "_height", "_lines", "_look", "_width", "text")
-
-    _lines: Lines | None
-    _look: Look | None
+    __slots__ = ("_draw", "_lines", "_look", "_width", "text")
 
     def __init__(self, text: str, draw: Draw) -> None:
         self.become(text, draw)
 
     def become(self, text: str, draw: Draw) -> None:
         self.text, self._draw = text, draw
-        self._width, self._height = -1, 0
-        self.release()
+        self._lines: Lines = []
+        self._width = -1  # nothing is drawn
+        self._look: Look | None = None
 
     def measured(self, width: int) -> bool:
         """Whether the height at this width is exact."""
         return self._width == width
 
     def height(self, width: int) -> int:
-        return self._height if self._width == width else estimate_height(self.text, width)
+        return len(self._lines) if self.measured(width) else estimate_height(self.text, width)
 
-    def lines(self, width: int, look: Look, *, keep: bool = True) -> Lines:
+    def lines(self, width: int, look: Look) -> Lines:
         """The lines, drawn now if need be."""
-        if self._lines is not None and self._width == width and self._look is look:
-            return self._lines
-        lines = self._draw(self.text, width, look)
-        self._width, self._height = width, len(lines)
-        self._lines, self._look = (lines, look) if keep else (None, None)
-        return lines
-
-    def release(self) -> None:
-        """Drop the lines; the height stays known."""
-        self._lines = self._look = None
+        if self._width != width or self._look is not look:
+            self._lines = self._draw(self.text, width, look)
+            self._width, self._look = width, look
+        return self._lines
 
 
 def estimate_height(text: str, width: int) -> int:

@@ -99,7 +99,7 @@ class TextEntry(Entry):
             self._blocks = [*head, *body, Block("", lambda *_: [[]])]
         if self.remark != self._drawn_remark:
             self._drawn_remark = self.remark
-            self._blocks[0].release()
+            self._blocks[0].become(self._name, self._draw_name)
         return self._blocks
 
     def _draw_name(self, name: str, width: int, look: Look) -> Lines:

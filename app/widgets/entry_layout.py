@@ -122,7 +122,7 @@ class EntryLayout:
         return [*rows[:room], *[None] * (room - len(rows))]
 
     def text(self, first: int = 0, last: int | None = None) -> list[str]:
-        """Lines `first` to `last` as they are shown; what is drawn for it is not kept."""
+        """Lines `first` to `last` as they are shown; it opens no entry."""
         if not self.width:
             return []
         shown: list[str] = []
@@ -131,7 +131,7 @@ class EntryLayout:
         end = None if last is None else last - self._start(start) + 1
         for at, entry in enumerate(self.entries[start:], start):
             for block in self._open.get(at) or entry.blocks():
-                lines = block.lines(self.width, self._look, keep=False)
+                lines = block.lines(self.width, self._look)
                 shown += ["".join(part.text for part in line).rstrip() for line in lines]
             if at not in self._open:
                 entry.release()
