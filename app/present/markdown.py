@@ -126,7 +126,7 @@ class _Table(md.TableElement):
         header = self.header.row.cells if self.header and self.header.row else []
         headings = [cell.content.copy() for cell in header]
         for heading in headings:
-            heading.stylize(console.get_style("markdown.table.header", default="none"))
+            heading.stylize("markdown.table.header")
         body = self.body.rows if self.body else []
         rows = [[cell.content for cell in row.cells] for row in body]
         # Each column needs a few cells, or all that its content takes.
@@ -143,10 +143,9 @@ class _Table(md.TableElement):
                 table.add_row(*row)
             yield table
             return
-        border = console.get_style("markdown.table.border", default="none")
         for number, cells in enumerate(rows or [[]]):
             if number:
-                yield Text("─" * options.max_width, border)
+                yield Text("─" * options.max_width, "markdown.table.border")
             for heading, cell in zip_longest(headings, cells, fillvalue=Text()):
                 between = ": " if heading.plain and cells else ""
                 yield Text.assemble(heading, between, cell, overflow="fold")
