@@ -163,15 +163,13 @@ class AnswerEntry(Entry):
         body = self._marked_blocks() if marked else self._markdown_blocks()
         return [self._heading, *body, self._footing]
 
-    def walked_place(self, width: int) -> tuple[int, int] | None:
+    def walked_place(self, width: int) -> tuple[int, int]:
         """Index of the block where the walked step's text begins, and the line in it."""
-        if self.walked_step is None or not self.answer.spans:
-            return None
         self._marked_blocks()
         for at, stretch in enumerate(self._marked, 1):
             if stretch.walked is not None:
                 spans = self.answer.spans[stretch.start : stretch.end]
-                before = "".join(span.text for span in spans if span.step < self.walked_step)
+                before = "".join(span.text for span in spans if span.step < stretch.walked)
                 return at, max(0, len(wrap(Text(before), width - len(_INDENT))) - 1)
         return 0, 0
 

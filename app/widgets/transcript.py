@@ -193,7 +193,7 @@ class Transcript(LineView[list[Segment]], can_focus=True):
         if not walked:
             return None
         at, entry = walked[0]
-        block, line = entry.walked_place(self._width) or (0, 0)
+        block, line = entry.walked_place(self._width)
         anchor = Anchor(at, block, self._room // 2)
         return self._layout.scroll_to(anchor, line, self.scroll_offset.y, self._room)
 
