@@ -58,7 +58,8 @@ class StepBar(Line):
 
 def _outcome(step: Step, width: int) -> Content:
     """What a step gave, in what time, and its speed-up; less where there is no room."""
-    tokens = (counted(len(step.token_ids), "token"), "bold $foreground")
+    count = len(step.token_ids)
+    tokens = (counted(count, "token"), "bold $foreground")
     time = (f" in {step.timings.total_ms:.1f} ms", "$notice")
     if step.baseline:
         start = [(" plain step", "bold $bonus")]
@@ -68,10 +69,10 @@ def _outcome(step: Step, width: int) -> Content:
             (f" {step.accepted}", "bold $accepted"), (" accepted + ", "$notice"),
             ("1", "bold $bonus"),
         ]  # fmt: skip
-        is_sum = len(step.token_ids) == step.accepted + 1
-        gives = [" bonus = " if is_sum else " bonus, cut to "]
+        gives = [" bonus = " if count == step.accepted + 1 else " bonus, cut to "]
     ends = [[(text, "$notice"), tokens, time] for text in gives]
-    ends.append(ends[-1][:-1])
+    between = (gives[-1], "$notice")
+    ends += [[between, (str(count), "bold $foreground"), time], [between, tokens]]
     forms = [Content.assemble(*start, *end) for end in ends]
     left = next((form for form in forms if form.cell_length <= width), forms[-1])
     speedup = step_speedup(step)
