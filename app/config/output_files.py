@@ -37,7 +37,7 @@ def output_picture(given: Path | None) -> Path | None:
     """As `output_file`, for a picture; also checks that matplotlib can draw it."""
     file = output_file(given)
     if file is not None:
-        from sequoia_core.figures.picture import check_picture
+        from sequoia_core.figures.charts import check_picture
 
         check_picture(file)
     return file

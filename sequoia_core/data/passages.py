@@ -7,13 +7,21 @@ goes through the chat template and is a prompt as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sequoia_core.data.hub import NAMED, folder_rows, named_rows
-from sequoia_core.data.prompts import PROMPTS, Row, RowKind, json_rows, text_lines
+from sequoia_core.data.prompts import (
+    NAMED,
+    PROMPTS,
+    Row,
+    RowKind,
+    folder_rows,
+    json_rows,
+    named_rows,
+    text_lines,
+)
 from sequoia_core.errors import ParameterError
 from sequoia_core.text.chat_template import ChatTemplate
 
@@ -29,12 +37,11 @@ FILE_ENDINGS = (".jsonl", ".txt")
 class DataSpec:
     """A slice of a data set; raises ParameterError if a value is outside its range."""
 
-    # a name of `hub.NAMED`, a `.jsonl` or `.txt` file, or a folder of `datasets`; None is the few
+    # a name of `NAMED`, a `.jsonl` or `.txt` file, or a folder of `datasets`; None is the few
     # built-in questions
     source: str | None
     start: int = 0  # first row, counted from 0 among those that are long enough
     end: int = 200  # the row after the last; the built-in questions may be fewer
-    prompt_tokens: int = PROMPT_TOKENS
 
     def __post_init__(self) -> None:
         if self.source is not None and not self.source.strip():
@@ -45,8 +52,6 @@ class DataSpec:
             raise ParameterError(
                 f"end is {self.end}; it must be above start, which is {self.start}"
             )
-        if self.prompt_tokens < 1:
-            raise ParameterError(f"prompt_tokens is {self.prompt_tokens}; give at least 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +63,7 @@ class Passage:
 
 
 def load_prompts(spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, ...]]:
-    found = load_passages(spec, tokenizer, spec.prompt_tokens)
-    return [passage.token_ids for passage in found]
+    return [each.token_ids for each in load_passages(spec, tokenizer, PROMPT_TOKENS)]
 
 
 def load_passages(
@@ -72,13 +76,10 @@ def load_passages(
     fetched, or has too few rows.
     """
     check_source(spec.source)
-    tokens = max(tokens, spec.prompt_tokens)
-    least = min(spec.prompt_tokens + 1, tokens)
-    template = ChatTemplate(tokenizer, None)
-    reader = _Reader(tokenizer, template, spec.prompt_tokens, least, tokens)
+    least = min(PROMPT_TOKENS + 1, tokens)
     found: list[Passage] = []
     taken = skipped = 0
-    for passage in reader.passages(spec.source):
+    for passage in _passages(spec.source, tokenizer, least, tokens):
         if passage is None:
             skipped += 1
             continue
@@ -96,51 +97,43 @@ def load_passages(
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Reader:
-    """Turns rows into passages, and those that are too short into None."""
+def _passages(
+    source: str | None, tokenizer: PreTrainedTokenizerBase, least: int, most: int
+) -> Iterable[Passage | None]:
+    """A passage for each row; None for a text of less than `least` tokens."""
+    template = ChatTemplate(tokenizer, None)
 
-    tokenizer: PreTrainedTokenizerBase
-    template: ChatTemplate
-    prompt: int  # tokens
-    least: int  # tokens that a text must have
-    most: int  # tokens of a text that are kept
+    def cut(token_ids: list[int]) -> Passage | None:
+        if len(token_ids) < least:
+            return None
+        return Passage(tuple(token_ids[:most]), PROMPT_TOKENS)
 
-    def passages(self, source: str | None) -> Iterator[Passage | None]:
-        if source is None:
-            return (self._passage(Row(prompt, RowKind.TURN)) for prompt in PROMPTS)
-        if source in NAMED:
-            return map(self._passage, named_rows(source))
-        path = Path(source).expanduser()
-        if path.is_dir():
-            return map(self._passage, folder_rows(path))
-        if path.suffix == ".txt":
-            return iter(self._of_plain_file(path))
-        return map(self._passage, json_rows(path))
-
-    def _passage(self, row: Row) -> Passage | None:
-        is_question = row.kind is RowKind.PROMPT and bool(self.tokenizer.chat_template)
+    def passage(row: Row) -> Passage | None:
         if not row.content.strip():
             return None
+        is_question = row.kind is RowKind.PROMPT and bool(tokenizer.chat_template)
         if is_question or row.kind is RowKind.TURN:
-            ids = tuple(self.template.whole([], row.content))
+            ids = tuple(template.whole([], row.content))
             return Passage(ids, len(ids))
-        return self._cut(self.tokenizer.encode(row.content))
+        return cut(tokenizer.encode(row.content))
 
-    def _cut(self, token_ids: list[int]) -> Passage | None:
-        if len(token_ids) < self.least:
-            return None
-        return Passage(tuple(token_ids[: self.most]), self.prompt)
-
-    def _of_plain_file(self, path: Path) -> list[Passage | None]:
-        """One text a line; if no line is long enough, the whole is one text, cut into rows."""
-        lines = text_lines(path)
-        found = [self._passage(Row(line, RowKind.TEXT)) for line in lines]
-        if any(found):
-            return found
-        ids = self.tokenizer.encode("\n".join(lines))
-        length = max(TOTAL_TOKENS, self.most)
-        return [self._cut(ids[at : at + length]) for at in range(0, len(ids), length)]
+    path = Path(source or "").expanduser()
+    if source is None:
+        return (passage(Row(prompt, RowKind.TURN)) for prompt in PROMPTS)
+    if source in NAMED:
+        return map(passage, named_rows(source))
+    if path.is_dir():
+        return map(passage, folder_rows(path))
+    if path.suffix != ".txt":
+        return map(passage, json_rows(path))
+    lines = text_lines(path)
+    texts = [passage(Row(line, RowKind.TEXT)) for line in lines]
+    if any(texts):
+        return texts
+    # no line is long enough: the whole is one text, cut into rows
+    ids = tokenizer.encode("\n".join(lines))
+    length = max(TOTAL_TOKENS, most)
+    return [cut(ids[at : at + length]) for at in range(0, len(ids), length)]
 
 
 def check_source(source: str | None) -> None:

@@ -1,25 +1,87 @@
-"""Charts of speeds, of a tree search and of an acceptance vector, in SVG or PNG files.
+"""Charts as SVG or PNG files, drawn by matplotlib; an OSError is let through.
 
-An OSError is let through.
+Text stays text in an SVG, and the same figures give the same file.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sequoia_core.figures.picture import COLOURS, GREY, save
-from sequoia_core.figures.picture import axes as new_axes
+from sequoia_core.errors import ParameterError
+from sequoia_core.measure.spread import Spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from sequoia_core.measure.acceptance import AcceptanceVector
-    from sequoia_core.measure.spread import Spread
     from sequoia_core.tree.budget_search import Candidate, SearchResult
 
+COLOURS = ("#2f6f8f", "#c8783c", "#5b8a57", "#8a5a8f")
+GREY = "#6b6b6b"
+"""Readable on white and on black alike."""
+ENDINGS = (".svg", ".png")
 _ROUNDING = 1e-9
+
+def can_draw() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def check_picture(file: Path) -> None:
+    """Refuse a picture that could not be drawn, before its figures are measured: ParameterError."""
+    if file.suffix not in ENDINGS:
+        raise ParameterError(f"{file}: a picture's name must end in {' or '.join(ENDINGS)}")
+    if not can_draw():
+        raise ParameterError(f"{file}: pictures are drawn by matplotlib; pip install matplotlib")
+
+
+def new_axes(height: float) -> Axes:
+    """Axes of a new picture, `height` inches high."""
+    return panels(height, 1)[0]
+
+
+def panels(height: float, count: int) -> list[Axes]:
+    """Axes of a new picture, in a row over one range of y; any of them saves the whole."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, height), layout="constrained")
+    made = list(figure.subplots(1, count, sharey=True, squeeze=False)[0])
+    for each in made:
+        each.tick_params(colors=GREY)
+        for text in (each.xaxis.label, each.yaxis.label, each.title):
+            text.set_color(GREY)
+        for side, spine in each.spines.items():
+            spine.set(visible=side in ("left", "bottom"), color=GREY)
+    return made
+
+
+def save(axes: Axes, file: Path) -> None:
+    """Write a picture, with a legend if it has none yet, in the format of its name's ending."""
+    from matplotlib import rc_context
+
+    if axes.get_legend() is None and axes.get_legend_handles_labels()[1]:
+        axes.legend(frameon=False, labelcolor=GREY)
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    kind = file.suffix.removeprefix(".") or "svg"
+    dated = {"Date": None} if kind == "svg" else {"Software": None}
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "sequoia"}):
+        figure.savefig(file, format=kind, transparent=True, metadata=dated)
+
+
+def plot_spreads(axes: Axes, at: Sequence[float], spreads: Sequence[Spread], **look: Any) -> None:
+    """A line through the middles, each with whiskers from its low to its high."""
+    middles = [each.middle for each in spreads]
+    axes.errorbar(at, middles, yerr=_whiskers(spreads), marker="o", capsize=2, **look)
+
+
+def _whiskers(spreads: Sequence[Spread]) -> tuple[list[float], list[float]]:
+    """Lengths below and above each middle."""
+    below = [max(each.middle - each.low, 0.0) for each in spreads]
+    return below, [max(each.high - each.middle, 0.0) for each in spreads]
 
 
 def draw_bars(
@@ -32,12 +94,11 @@ def draw_bars(
     height = 0.8 / max(len(groups), 1)
     axes = new_axes(0.6 + len(names) * (0.18 + 0.2 * len(groups)))
     for at, (group, spreads) in enumerate(groups.items()):
-        shown = [(place, spread) for place, spread in enumerate(spreads) if spread is not None]
+        shown = {place: each for place, each in enumerate(spreads) if each is not None}
         axes.barh(
-            [place + at * height for place, _ in shown], [spread.middle for _, spread in shown],
+            [place + at * height for place in shown], [each.middle for each in shown.values()],
             height, label=group, color=COLOURS[at % len(COLOURS)],
-            xerr=_whiskers([spread for _, spread in shown]),
-            error_kw={"ecolor": GREY, "elinewidth": 1},
+            xerr=_whiskers([*shown.values()]), error_kw={"ecolor": GREY, "elinewidth": 1},
         )  # fmt: skip
     axes.set_yticks([place + (len(groups) - 1) * height / 2 for place in range(len(names))], names)
     axes.invert_yaxis()
@@ -51,19 +112,11 @@ def draw_sizes(file: Path, speeds: Mapping[str, Mapping[int, Spread]]) -> None:
     axes = new_axes(3.4)
     for at, (label, by_size) in enumerate(speeds.items()):
         sizes = sorted(by_size)
-        shown = [by_size[size] for size in sizes]
-        axes.errorbar(
-            sizes, [spread.middle for spread in shown], yerr=_whiskers(shown), marker="o",
-            label=label, color=COLOURS[at % len(COLOURS)], capsize=2,
-        )  # fmt: skip
+        spreads = [by_size[size] for size in sizes]
+        plot_spreads(axes, sizes, spreads, label=label, color=COLOURS[at % len(COLOURS)])
     axes.set_xscale("log", base=2)
     _label_nodes(axes, "tokens/s")
     save(axes, file)
-
-
-def _whiskers(spreads: Sequence[Spread]) -> tuple[list[float], list[float]]:
-    below = [spread.middle - spread.low for spread in spreads]
-    return below, [spread.high - spread.middle for spread in spreads]
 
 
 def _label_nodes(axes: Axes, what: str) -> None:
@@ -114,21 +167,19 @@ def _using_their_depth(candidates: Sequence[Candidate]) -> list[Candidate]:
 def draw_vector(file: Path, vector: AcceptanceVector) -> None:
     """Acceptance rate by rank, on a logarithmic scale; ranks never accepted are left out."""
     axes = new_axes(3.4)
-    seen = [at for at, rate in enumerate(vector.rates) if rate > 0]
-    ranks = [at + 1 for at in seen]
-    rates = [vector.rates[at] for at in seen]
-    axes.plot(ranks, rates, marker="o", markersize=4, color=COLOURS[0], label="a_k")
+    intervals = vector.intervals or [(rate, rate) for rate in vector.rates]
+    seen = {
+        rank: Spread(low, rate, high)
+        for rank, (rate, (low, high)) in enumerate(zip(vector.rates, intervals, strict=True), 1)
+        if rate > 0
+    }
+    label = "a_k"
     if vector.intervals:
-        within = [vector.intervals[at] for at in seen]
-        below = [max(rate - low, 0.0) for rate, (low, _) in zip(rates, within, strict=True)]
-        above = [max(high - rate, 0.0) for rate, (_, high) in zip(rates, within, strict=True)]
-        axes.errorbar(
-            ranks, rates, yerr=(below, above), fmt="none", ecolor=GREY, elinewidth=1, capsize=2,
-            label=f"95 % over {vector.prompts} prompts, resampled",
-        )  # fmt: skip
+        label += f" and 95 % over {vector.prompts} prompts, resampled"
+    plot_spreads(axes, [*seen], [*seen.values()], color=COLOURS[0], markersize=4, label=label)
     if seen:
         axes.set_yscale("log", nonpositive="clip")
-        axes.set_ylim(bottom=min(rates) / 2)
+        axes.set_ylim(bottom=min(each.middle for each in seen.values()) / 2)
     axes.set_xlim(0.5, len(vector.rates) + 0.5)
     axes.set_xlabel("rank of the child, in drawn order")
     axes.set_ylabel("probability that it is the accepted one")

@@ -19,14 +19,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from sequoia_core.data.hub import HubSet, _opened
+from sequoia_core.data.prompts import HubSet, _opened
 
 WANTED = HubSet("owner/name", "config", "train")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 READ = r"""
 import json, sys
 from itertools import islice
-from sequoia_core.data.hub import named_rows
+from sequoia_core.data.prompts import named_rows
 from sequoia_core.errors import SequoiaError
 def read(name):
     try:

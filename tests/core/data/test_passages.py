@@ -4,11 +4,13 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sequoia_core.data import passages
 from sequoia_core.data.passages import DataSpec, load_passages, load_prompts
 from sequoia_core.data.prompts import PROMPTS, Row, RowKind, row_of
 from sequoia_core.errors import ParameterError
@@ -22,7 +24,7 @@ UNTAUGHT.chat_template = None
 
 
 def token_ids(spec: DataSpec) -> list[tuple[int, ...]]:
-    return [passage.token_ids for passage in load_passages(spec, TOKENIZER)]
+    return [each.token_ids for each in load_passages(spec, TOKENIZER)]
 
 
 def text(length: int) -> str:
@@ -57,7 +59,7 @@ def test_what_a_row_says(values: object, expected: Row | None) -> None:
     start=st.integers(0, 3),
     wanted=st.integers(1, 4),
     prompt=st.integers(1, 30),
-    tokens=st.integers(1, 40),
+    more=st.integers(0, 30),
 )
 def test_a_slice_counts_the_texts_that_are_long_enough(
     tmp_path_factory: pytest.TempPathFactory,
@@ -65,55 +67,62 @@ def test_a_slice_counts_the_texts_that_are_long_enough(
     start: int,
     wanted: int,
     prompt: int,
-    tokens: int,
+    more: int,
 ) -> None:
     path = tmp_path_factory.mktemp("data") / "set.jsonl"
     source = write_rows(path, [{"text": text(length)} for length in lengths])
-    spec = DataSpec(source, start, start + wanted, prompt)
-    least = prompt if tokens <= prompt else prompt + 1
-    fit = [length for length in lengths if length >= least]
-    if len(fit) < start + wanted:
-        with pytest.raises(ParameterError, match=f"has {len(fit)} rows"):
-            load_passages(spec, TOKENIZER, tokens)
-        return
-    passages = load_passages(spec, TOKENIZER, tokens)
-    expected = [text(min(length, max(tokens, prompt))) for length in fit[start : start + wanted]]
-    assert [TOKENIZER.decode(passage.token_ids) for passage in passages] == expected
-    assert {passage.prompt for passage in passages} == {prompt}
+    spec, tokens = DataSpec(source, start, start + wanted), prompt + more
+    fit = [length for length in lengths if length >= prompt + (more > 0)]
+    with patch.object(passages, "PROMPT_TOKENS", prompt):
+        if len(fit) < start + wanted:
+            with pytest.raises(ParameterError, match=f"has {len(fit)} rows"):
+                load_passages(spec, TOKENIZER, tokens)
+            return
+        found = load_passages(spec, TOKENIZER, tokens)
+    expected = [text(min(length, tokens)) for length in fit[start : start + wanted]]
+    assert [TOKENIZER.decode(each.token_ids) for each in found] == expected
+    assert {each.prompt for each in found} == {prompt}
 
 
 def test_a_prompt_is_the_beginning_of_a_text_with_what_the_tokenizer_puts_before_it(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(passages, "PROMPT_TOKENS", 20)
     source = write_rows(tmp_path / "a.jsonl", [{"text": "the hut " * 60}])
     tokenizer = byte_level()
-    (prompt,) = load_prompts(DataSpec(source, 0, 1, 20), tokenizer)
+    (prompt,) = load_prompts(DataSpec(source, 0, 1), tokenizer)
     assert list(prompt) == tokenizer.encode("the hut " * 60)[:20]
     assert len(prompt) == 20
 
 
-def test_questions_go_through_the_template_whole(tmp_path: Path) -> None:
+def test_questions_go_through_the_template_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passages, "PROMPT_TOKENS", 4)
     rows: list[dict[str, object]] = [
         {"turns": ["A" * 9, "B"]},
         {"prompt": "C" * 9},
         {"text": text(9)},
     ]
     source = write_rows(tmp_path / "a.jsonl", rows)
-    prompts = load_prompts(DataSpec(source, 0, 3, 4), TOKENIZER)
+    prompts = load_prompts(DataSpec(source, 0, 3), TOKENIZER)
     template = ChatTemplate(TOKENIZER, None)
     assert list(prompts[0]) == template.whole([], "A" * 9)
     assert list(prompts[1]) == template.whole([], "C" * 9)
     assert TOKENIZER.decode(prompts[2]) == text(4)
-    passages = load_passages(DataSpec(source, 0, 3, 4), TOKENIZER)
-    assert [passage.prompt for passage in passages] == [len(prompts[0]), len(prompts[1]), 4]
+    found = load_passages(DataSpec(source, 0, 3), TOKENIZER)
+    assert [each.prompt for each in found] == [len(prompts[0]), len(prompts[1]), 4]
 
 
-def test_a_prompt_is_a_plain_text_to_a_model_that_does_not_chat(tmp_path: Path) -> None:
+def test_a_prompt_is_a_plain_text_to_a_model_that_does_not_chat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passages, "PROMPT_TOKENS", 4)
     source = write_rows(tmp_path / "a.jsonl", [{"prompt": text(9)}, {"prompt": text(3)}])
-    (prompt,) = load_prompts(DataSpec(source, 0, 1, 4), UNTAUGHT)
+    (prompt,) = load_prompts(DataSpec(source, 0, 1), UNTAUGHT)
     assert UNTAUGHT.decode(prompt) == text(4)
     with pytest.raises(ParameterError, match=r"has 1 rows of at least 4 tokens \(1 have fewer\)"):
-        load_prompts(DataSpec(source, 0, 2, 4), UNTAUGHT)
+        load_prompts(DataSpec(source, 0, 2), UNTAUGHT)
 
 
 def test_the_built_in_questions_are_there_without_a_source() -> None:
@@ -125,10 +134,11 @@ def test_the_built_in_questions_are_there_without_a_source() -> None:
         load_prompts(DataSpec(None, len(PROMPTS), len(PROMPTS) + 3), TOKENIZER)
 
 
-def test_a_plain_file_has_a_text_a_line(tmp_path: Path) -> None:
+def test_a_plain_file_has_a_text_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passages, "PROMPT_TOKENS", 5)
     path = tmp_path / "a.txt"
     path.write_text(f"{text(3)}\n\n{text(9)}\n{text(7)}\n")
-    prompts = load_prompts(DataSpec(str(path), 0, 2, 5), TOKENIZER)
+    prompts = load_prompts(DataSpec(str(path), 0, 2), TOKENIZER)
     assert [TOKENIZER.decode(prompt) for prompt in prompts] == [text(5), text(5)]
 
 
@@ -143,7 +153,8 @@ def test_a_plain_file_of_short_lines_is_one_running_text(tmp_path: Path) -> None
         load_passages(DataSpec(str(path), 0, 4), TOKENIZER)
 
 
-def test_folders_of_datasets_are_read(tmp_path: Path) -> None:
+def test_folders_of_datasets_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passages, "PROMPT_TOKENS", 5)
     import datasets
 
     rows = [{"text": text(length)} for length in (9, 3, 8)]
@@ -156,10 +167,10 @@ def test_folders_of_datasets_are_read(tmp_path: Path) -> None:
     (tmp_path / "json").mkdir()
     write_rows(tmp_path / "json" / "rows.jsonl", rows)
     for name in ("saved", "dict", "parquet", "json"):
-        prompts = load_prompts(DataSpec(str(tmp_path / name), 0, 2, 5), TOKENIZER)
+        prompts = load_prompts(DataSpec(str(tmp_path / name), 0, 2), TOKENIZER)
         assert [TOKENIZER.decode(prompt) for prompt in prompts] == [text(5), text(5)], name
         with pytest.raises(ParameterError, match="has 2 rows"):
-            load_prompts(DataSpec(str(tmp_path / name), 0, 3, 5), TOKENIZER)
+            load_prompts(DataSpec(str(tmp_path / name), 0, 3), TOKENIZER)
 
 
 @pytest.mark.parametrize(
@@ -195,9 +206,7 @@ def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
         assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    "values", [("",), ("a", -1), ("a", 3, 3), ("a", 0, 1, 0)], ids=["name", "start", "end", "cut"]
-)
+@pytest.mark.parametrize("values", [("",), ("a", -1), ("a", 3, 3)], ids=["name", "start", "end"])
 def test_a_slice_out_of_range_is_refused(values: tuple[Any, ...]) -> None:
     with pytest.raises(ParameterError):
         DataSpec(*values)
