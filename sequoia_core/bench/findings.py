@@ -13,12 +13,12 @@ from operator import attrgetter
 from statistics import geometric_mean, median
 
 from sequoia_core.bench import names
-from sequoia_core.bench.conditions import PREFILL_TOKENS, busy_name
 from sequoia_core.bench.runs import Run, SpeedComparison, averaged
 from sequoia_core.events import PairDescription, StepTimings
 from sequoia_core.measure.spread import Spread
 
 EMBEDDED_TARGET = "SmolLM2-135M-Instruct"  # name of the target that the goals are for
+PREFILL_TOKENS = 1400
 MOST_MEMORY = 420e6
 MOST_CHAT_MEMORY = 500e6
 _NONE = "not measured"
@@ -161,7 +161,7 @@ def _all_scores(findings: BenchFindings) -> Iterator[Score]:
     yield _ratio(what, findings.prefill, *reading)
     for name, wanted in ((names.PLAIN, 0.55), (tree, None), (names.LLAMA_CPP, None)):
         what = f"{name}: with a process that keeps one core busy / alone"
-        yield _ratio(what, findings.busy, busy_name(name), name, wanted)
+        yield _ratio(what, findings.busy, names.busy(name), name, wanted)
 
 
 def _speed_goals(

@@ -11,7 +11,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
 from sequoia_core.bench.runs import Decode, NoSpeedError, PeerError, Run, RunClock, peer_code
 from sequoia_core.config import SamplingParams
@@ -79,6 +78,8 @@ def llama_server(
     with the last, as for all systems. `speculation` is one of its `common_speculative_type` in
     lower case, or "" for plain decoding; `draft` is a GGUF file for those that need one.
     """
+    from urllib.request import Request, urlopen
+
     import xllamacpp
 
     setup = xllamacpp.CommonParams()

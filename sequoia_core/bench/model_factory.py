@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sequoia_core.bench import BenchPlan
+from sequoia_core.bench.llama_cpp import requantise
+from sequoia_core.bench.openvino import export_draft, write_gguf
 from sequoia_core.bench.runs import PeerError
 
 if TYPE_CHECKING:
@@ -114,12 +116,8 @@ class ModelFactory:
 
     def _make(self, name: str, place: Path) -> None:
         if name == Q4_0:
-            from sequoia_core.bench.llama_cpp import requantise
-
             requantise(self.gguf, place, self.sources.threads)
             return
-        from sequoia_core.bench.openvino import export_draft, write_gguf
-
         draft, gguf = self.peer_draft, self.gguf
         if name == OPENVINO_DRAFT:
             place.mkdir()

@@ -31,3 +31,8 @@ LLAMA_CPP_REQUANTISED = (LLAMA_CPP_Q4_0, LLAMA_SERVER_Q4_0)
 """Plain decoding of the file requantised to Q4_0, which is another model."""
 LLAMA_CPP_SPECULATING = (LLAMA_CPP_LOOKUP, LLAMA_SERVER_LOOKUP, LLAMA_CPP_DRAFT)
 """llama.cpp's own speculative decoding."""
+
+
+def busy(name: str) -> str:
+    """The name of a system that runs while a process is busy."""
+    return f"{name}, with a busy process"

@@ -8,15 +8,16 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
 
-from sequoia_core.bench.conditions import peak_memory
 from sequoia_core.bench.model_factory import ModelFactory, Sources
 from sequoia_core.bench.runs import Decode, NoSpeedError, PeerError, Run, peer_code
 from sequoia_core.bench.systems import INSTALL, SystemSpec, build
@@ -171,6 +172,24 @@ def _answer(factory: ModelFactory, built: list[Decode], request: Mapping[str, An
             return peak_memory()
     params = decode(SamplingParams, request["params"])
     return encode(built[0](request["prompt_ids"], params))
+
+
+def peak_memory() -> int:
+    """Most bytes this process has had in main memory.
+
+    The kernel's own counter is of this program. `getrusage` also counts what the process was before
+    it became this program, which for a child is as large as its parent.
+    """
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        status = ""
+    if found := re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE):
+        return int(found[1]) * 1024
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 if __name__ == "__main__":

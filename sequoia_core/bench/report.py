@@ -20,7 +20,7 @@ from sequoia_core.bench.findings import (
 )
 from sequoia_core.bench.runs import SpeedComparison
 from sequoia_core.bench.systems import INSTALL
-from sequoia_core.figures import charts, picture
+from sequoia_core.figures import charts
 from sequoia_core.files import encode
 from sequoia_core.measure.spread import Spread
 
@@ -30,21 +30,6 @@ PACKAGES = (
 )  # fmt: skip
 SYSTEMS_PICTURE = "benchmark-systems.svg"
 SIZES_PICTURE = "benchmark-tree-sizes.svg"
-LEGEND = """\
-Systems take turns prompt by prompt in alternating order, after a warm-up. This engine's systems
-share a process; every other one has its own. tokens/s: decoding only, from the end of the first
-step, which reads the prompt ("first ms"), to the last token; no system stops early. Median (lowest
-to highest) over prompts. ratio: over the first system on the same prompt. tree: nodes x depth.
-rest: a step's time outside of both models. same text: prompts whose tokens equal the first
-system's; what is sampled differs by the draws.
-
-- sequoia tree: the fixed shape that was predicted to be the fastest on this machine; packaged
-  shape: the one that serves until the machine has been measured; adaptive: a new shape each step.
-  look-up: continuations found in the conversation are added.
-- PyTorch: plain decoding by PyTorch's forward instead of the native library.
-- llama.cpp: through llama-cpp-python, compiled on this machine. llama.cpp server: a newer
-  llama.cpp, through xllamacpp, as its wheel brings it; by the server's own clock. Both read the
-  target's own file; Q4_0 is that file requantised by llama.cpp to its fastest format."""
 INTERRUPTED = "This run was interrupted: it holds the prompts that all systems had decoded."
 BAR_WIDTH = 40
 _EIGHTHS = " ▏▎▍▌▋▊▉"
@@ -128,7 +113,7 @@ def write_document(findings: BenchFindings, setting: BenchSetting, file: Path) -
     Raises OSError if a file cannot be written.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    if picture.can_draw():
+    if charts.can_draw():
         folder = file.parent / "img"
         folder.mkdir(exist_ok=True)
         systems = list(findings.comparisons[0].runs)
@@ -141,7 +126,7 @@ def write_document(findings: BenchFindings, setting: BenchSetting, file: Path) -
 
 
 def document_lines(findings: BenchFindings, setting: BenchSetting) -> Iterator[str]:
-    pictures = picture.can_draw()
+    pictures = charts.can_draw()
     yield from ("# Benchmarks", "", *_preface(findings, setting), "")
     yield from ("## Goals", "", *goals_table(findings), "")
     if pictures:
@@ -168,7 +153,8 @@ def _preface(findings: BenchFindings, setting: BenchSetting) -> Iterator[str]:
     yield f"- {', '.join(f'{name} {number}' for name, number in versions().items())}"
     peers = f"PyTorch and Hugging Face in {findings.peer_dtype}"
     yield f"- {_pair(findings)}; {peers}; {setting.prompts}"
-    yield from (f"- {findings.tuned}", "", LEGEND)
+    legend = Path(__file__).with_name("legend.md").read_text(encoding="utf-8")
+    yield from (f"- {findings.tuned}", "", legend.rstrip())
 
 
 def _sections(findings: BenchFindings) -> Iterator[tuple[str, list[str]]]:
@@ -259,7 +245,7 @@ def _systems(comparison: SpeedComparison) -> list[str]:
 
 def _absences(findings: BenchFindings) -> Iterator[str]:
     yield from (f"- {name}: {why}" for name, why in findings.absent.items())
-    if not picture.can_draw():
+    if not charts.can_draw():
         yield f"- pictures: matplotlib is not installed; install it with: {INSTALL}"
 
 

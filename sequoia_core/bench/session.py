@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from sequoia_core.bench import BenchPlan, conditions, names
+from sequoia_core.bench import BenchPlan, names
 from sequoia_core.bench.divergence import describe_divergences
-from sequoia_core.bench.findings import BenchFindings, best_tree, speeds
+from sequoia_core.bench.findings import PREFILL_TOKENS, BenchFindings, best_tree, speeds
 from sequoia_core.bench.model_factory import ModelFactory, Sources
 from sequoia_core.bench.own_systems import sized_systems
 from sequoia_core.bench.process import WorkerProcess, start_systems
@@ -20,6 +23,7 @@ from sequoia_core.bench.runs import (
     Decode,
     NoSpeedError,
     PeerError,
+    Run,
     SpeedComparison,
     compare,
 )
@@ -29,7 +33,10 @@ from sequoia_core.data.prompts import prompt_texts
 from sequoia_core.events import Progress
 from sequoia_core.measure.calibration import Band
 from sequoia_core.measure.spread import Spread
+from sequoia_core.model.device import choose_dtype, dtype_name
+from sequoia_core.model.loading.sources import embedded_target_path, open_draft, open_target
 from sequoia_core.model.native.library import instruction_sets
+from sequoia_core.model.weight_shapes import weight_values
 from sequoia_core.text.chat_template import ChatTemplate
 
 if TYPE_CHECKING:
@@ -37,12 +44,16 @@ if TYPE_CHECKING:
 
 SEED = 17
 PREFILL_ROUNDS = 3
+PREFILL_PARAMS = SamplingParams(0.0, max_new_tokens=2)
+"""One step reads the prompt; the clock needs a second one to know that it has ended."""
 BUSY_PROMPTS = 5
 READERS = (
     names.PLAIN, names.PYTORCH, names.HF_PLAIN, names.LLAMA_CPP, names.LLAMA_CPP_Q4_0,
     names.LLAMA_SERVER, names.OPENVINO,
 )  # fmt: skip
 """Systems that read a long prompt; every other one reads it as one of these does."""
+_SETTLE_SECONDS = 0.2
+_BUSY_LOOP = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"
 
 
 def measure(pair: Pair, plan: BenchPlan, progress: Progress) -> BenchFindings:
@@ -68,14 +79,13 @@ class BenchSession:
         self._prompts, self._progress = prompts, progress
         self._greedy = SamplingParams(0.0, seed=SEED, max_new_tokens=self._plan.tokens)
         self.findings = BenchFindings(pair, sources.threads, sources.dtype)
-        self.findings.prefill_tokens = min(
-            conditions.PREFILL_TOKENS, pair.context_window - WARM_UP_TOKENS
-        )
+        room = pair.context_window - WARM_UP_TOKENS
+        self.findings.prefill_tokens = min(PREFILL_TOKENS, room)
 
     def run(self) -> BenchFindings:
         plan, factory, pair = self._plan, self._factory, self._factory.pair
         findings = self.findings
-        findings.weights = conditions.weight_bytes(factory.sources)
+        findings.weights = weight_bytes(plan)
         calibrate(factory, plan.temperatures, self._progress)
         findings.tuned = factory.tuner.summary(max(plan.temperatures))
         self._progress("Loading the other systems", None)
@@ -129,14 +139,14 @@ class BenchSession:
             return
         findings, prompts = self.findings, self._prompts
         readers = {name: systems[name] for name in systems if name in READERS}
-        long = conditions.long_prompt(prompts, findings.prefill_tokens)
-        findings.prefill = self._one(readers, [long] * PREFILL_ROUNDS, conditions.PREFILL_PARAMS)
+        joined, length = [token for ids in prompts for token in ids], findings.prefill_tokens
+        long = (joined * -(-length // len(joined)))[:length]
+        findings.prefill = self._one(readers, [long] * PREFILL_ROUNDS, PREFILL_PARAMS)
         neighbours: dict[str, Decode] = {}
         watched = (names.PLAIN, best_tree(findings.comparisons), names.LLAMA_CPP)
         for name, decode in systems.items():
             if name in watched:
-                busy = conditions.with_busy_process(decode)
-                neighbours |= {name: decode, conditions.busy_name(name): busy}
+                neighbours |= {name: decode, names.busy(name): with_busy_process(decode)}
         findings.busy = self._one(neighbours, prompts[:BUSY_PROMPTS], self._greedy)
         if self._factory.pair.native and "avx2" in instruction_sets() and not findings.interrupted:
             with start_systems(self._factory, AVX2) as started:
@@ -189,9 +199,6 @@ def _sizes(comparison: SpeedComparison, swept: Mapping[int, str]) -> dict[int, S
 
 
 def _sources(pair: Pair, plan: BenchPlan, folder: str) -> Sources:
-    from sequoia_core.model.device import choose_dtype, dtype_name
-    from sequoia_core.model.loading.loader import embedded_target_path
-
     path = embedded_target_path() if plan.target is None else Path(plan.target).expanduser()
     is_gguf = path.suffix.lower() == ".gguf" and path.is_file()
     return Sources(
@@ -202,3 +209,32 @@ def _sources(pair: Pair, plan: BenchPlan, folder: str) -> Sources:
         gguf=str(path) if is_gguf else None,
         folder=folder,
     )
+
+
+def weight_bytes(plan: BenchPlan) -> int:
+    """Size of the pair's weights in bfloat16, a borrowed embedding counted once."""
+    opened = (open_target(plan.target), open_draft(plan.target, plan.draft))
+    return 2 * sum(weight_values(model.config) for model in opened if model is not None)
+
+
+def with_busy_process(decode: Decode) -> Decode:
+    """The system, while another process keeps one core busy."""
+
+    def decode_in_company(prompt_ids: Sequence[int], params: SamplingParams) -> Run:
+        with busy_cores(1):
+            return decode(prompt_ids, params)
+
+    return decode_in_company
+
+
+@contextmanager
+def busy_cores(processes: int) -> Iterator[None]:
+    """Run other processes that each keep a core busy; they end with this one, however it ends."""
+    running = [subprocess.Popen([sys.executable, "-c", _BUSY_LOOP]) for _ in range(processes)]
+    try:
+        time.sleep(_SETTLE_SECONDS)
+        yield
+    finally:
+        for each in running:
+            each.kill()
+            each.wait()

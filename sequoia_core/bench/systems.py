@@ -10,16 +10,15 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sequoia_core.bench import names
-from sequoia_core.bench.model_factory import GGUF_DRAFT, OPENVINO_DRAFT, Q4_0
+from sequoia_core.bench.llama_cpp import llama_cpp_python, llama_server
+from sequoia_core.bench.model_factory import GGUF_DRAFT, OPENVINO_DRAFT, Q4_0, ModelFactory
+from sequoia_core.bench.openvino import openvino_genai
 from sequoia_core.bench.runs import Decode, peer_code
 from sequoia_core.config import WeightFormat
 from sequoia_core.model.native.library import INSTRUCTION_SET_VARIABLE
-
-if TYPE_CHECKING:
-    from sequoia_core.bench.model_factory import ModelFactory
 
 INSTALL = "pip install -e '.[peers]'"
 
@@ -82,36 +81,21 @@ def _hugging_face(factory: ModelFactory, *, assisted: bool = False, **speculatio
     return hugging_face(rebuilt(target.config, target.weights, *options), **speculation)
 
 
-def _target(factory: ModelFactory, file: str) -> tuple[str, int]:
-    """The target's GGUF file, perhaps requantised, and the threads to compute it with."""
-    return str(factory.made(Q4_0)) if file == Q4_0 else factory.gguf, factory.sources.threads
-
-
-def _llama_cpp(factory: ModelFactory, *, file: str = "", lookup: bool = False) -> Decode:
-    from sequoia_core.bench.llama_cpp import llama_cpp_python
-
-    return llama_cpp_python(*_target(factory, file), lookup=lookup)
-
-
-def _llama_server(factory: ModelFactory, *, file: str = "", speculation: str = "") -> Decode:
-    from sequoia_core.bench.llama_cpp import llama_server
-
-    draft = factory.made(file) if file == GGUF_DRAFT else None
-    return llama_server(*_target(factory, file), speculation, draft)
-
-
-def _openvino(factory: ModelFactory, *, file: str = "") -> Decode:
-    from sequoia_core.bench.openvino import openvino_genai
-
-    return openvino_genai(*_target(factory, file), factory.made(file) if file else None)
-
-
-def _peer(
+def _gguf_peer(
     name: str, module: str, make: Callable[..., Decode], file: str = "", **options: Any
 ) -> SystemSpec:
-    if file:
-        options["file"] = file
-    return SystemSpec(name, module, partial(make, **options), file=file)
+    """A peer that reads the target's GGUF file; `file` is its Q4_0 form instead, or a draft."""
+
+    def made(factory: ModelFactory) -> Decode:
+        gguf, threads = factory.gguf, factory.sources.threads
+        if not file:
+            return make(gguf, threads, **options)
+        read = factory.made(file)
+        if file == Q4_0:
+            return make(str(read), threads, **options)
+        return make(gguf, threads, draft=read, **options)
+
+    return SystemSpec(name, module, made, file=file)
 
 
 OWN = tuple(
@@ -127,17 +111,19 @@ AVX2 = (
 """Plain decoding with AVX2 alone, as on processors without bfloat16."""
 _HF, _CPP, _SERVER, _GENAI = "transformers", "llama_cpp", "xllamacpp", "openvino_genai"
 PEERS = (
-    _peer(names.HF_PLAIN, _HF, _hugging_face),
-    _peer(names.HF_ASSISTED, _HF, _hugging_face, assisted=True),
+    SystemSpec(names.HF_PLAIN, _HF, _hugging_face),
+    SystemSpec(names.HF_ASSISTED, _HF, partial(_hugging_face, assisted=True)),
     # as many tokens as in the library's own examples
-    _peer(names.HF_LOOKUP, _HF, _hugging_face, prompt_lookup_num_tokens=3),
-    _peer(names.LLAMA_CPP, _CPP, _llama_cpp),
-    _peer(names.LLAMA_CPP_Q4_0, _CPP, _llama_cpp, Q4_0),
-    _peer(names.LLAMA_CPP_LOOKUP, _CPP, _llama_cpp, lookup=True),
-    _peer(names.LLAMA_SERVER, _SERVER, _llama_server),
-    _peer(names.LLAMA_SERVER_Q4_0, _SERVER, _llama_server, Q4_0),
-    _peer(names.LLAMA_SERVER_LOOKUP, _SERVER, _llama_server, speculation="ngram_cache"),
-    _peer(names.LLAMA_CPP_DRAFT, _SERVER, _llama_server, GGUF_DRAFT, speculation="draft_simple"),
-    _peer(names.OPENVINO, _GENAI, _openvino),
-    _peer(names.OPENVINO_SPECULATIVE, _GENAI, _openvino, OPENVINO_DRAFT),
+    SystemSpec(names.HF_LOOKUP, _HF, partial(_hugging_face, prompt_lookup_num_tokens=3)),
+    _gguf_peer(names.LLAMA_CPP, _CPP, llama_cpp_python),
+    _gguf_peer(names.LLAMA_CPP_Q4_0, _CPP, llama_cpp_python, Q4_0),
+    _gguf_peer(names.LLAMA_CPP_LOOKUP, _CPP, llama_cpp_python, lookup=True),
+    _gguf_peer(names.LLAMA_SERVER, _SERVER, llama_server),
+    _gguf_peer(names.LLAMA_SERVER_Q4_0, _SERVER, llama_server, Q4_0),
+    _gguf_peer(names.LLAMA_SERVER_LOOKUP, _SERVER, llama_server, speculation="ngram_cache"),
+    _gguf_peer(
+        names.LLAMA_CPP_DRAFT, _SERVER, llama_server, GGUF_DRAFT, speculation="draft_simple"
+    ),
+    _gguf_peer(names.OPENVINO, _GENAI, openvino_genai),
+    _gguf_peer(names.OPENVINO_SPECULATIVE, _GENAI, openvino_genai, OPENVINO_DRAFT),
 )

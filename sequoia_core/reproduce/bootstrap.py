@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sequoia_core.measure.spread import Spread
+
 RESAMPLES = 4000
 LEVEL = 0.95  # part of the resampled figures that an interval holds
 _SEED = 17
@@ -26,7 +28,10 @@ class Interval:
 
     def text(self) -> str:
         """`2.13 (1.98 to 2.30)`."""
-        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
+        return self.spread().text(2)
+
+    def spread(self) -> Spread:
+        return Spread(self.low, self.value, self.high)
 
 
 def tokens_per_step(counts: Counts) -> Interval:

@@ -19,6 +19,7 @@ from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.data.passages import PROMPT_TOKENS, TOTAL_TOKENS, DataSpec, load_prompts
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.events import Progress
+from sequoia_core.figures.charts import draw_bars
 from sequoia_core.files import encode
 from sequoia_core.measure.spread import Spread
 from sequoia_core.reproduce.bootstrap import Interval
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 NEW_TOKENS = TOTAL_TOKENS - PROMPT_TOKENS
 ROWS = {"mt-bench": 80}  # rows of sets that have fewer than the default end
 NOTHING = "-"
+_LONGEST_NAME = 40  # characters of a pair's name; of a longer one, such as a path, the end is shown
 
 T = TypeVar("T")
 LoadPair = Callable[[str, Progress], "Pair"]
@@ -183,8 +185,6 @@ class PaperExperiment(Experiment):
 
     @override
     def report(self) -> Report:
-        from sequoia_core.reproduce.pictures import draw_paper
-
         outcomes, facts, plan = self.outcomes(), paper_facts(), self._plan
         published = facts.hardware[self._hardware]
         measured = sum(isinstance(outcome, CellResult) for _, outcome in outcomes)
@@ -242,3 +242,21 @@ def outcome_values(cell: PaperCell, outcome: CellResult | str) -> dict[str, Any]
         "skipped": outcome if skipped else None,
         "paper": encode(cell.figure),
     }
+
+
+def draw_paper(file: Path, outcomes: Sequence[Outcome]) -> None:
+    """Tokens per step of each cell, as measured and as published."""
+    here = [
+        outcome.tokens_per_step.spread() if isinstance(outcome, CellResult) else None
+        for _, outcome in outcomes
+    ]
+    figures = [cell.figure for cell, _ in outcomes]
+    published = [Spread.of([figure.tokens]) if figure else None for figure in figures]
+    groups = {"here": here, "published": published}
+    shown = {name: spreads for name, spreads in groups.items() if any(spreads)}
+    draw_bars(file, [_label(cell) for cell, _ in outcomes], shown, "tokens per step")
+
+
+def _label(cell: PaperCell) -> str:
+    name = cell.pair if len(cell.pair) <= _LONGEST_NAME else f"…{cell.pair[-_LONGEST_NAME:]}"
+    return f"{name}, {Path(cell.dataset).name}, T={cell.temperature:g}"

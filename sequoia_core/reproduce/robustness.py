@@ -6,8 +6,7 @@ Nothing is timed, so the machine may be busy. All rules decode the same prompts 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,10 +14,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from typing_extensions import override
 
 from sequoia_core.config import DRAFT_TOP_P, Mode, SamplingParams
-from sequoia_core.decode.step import Speculator
-from sequoia_core.decode.token_cache import TokenCache
+from sequoia_core.decode.baseline_timer import NoBaseline
+from sequoia_core.decode.engine import Engine
 from sequoia_core.errors import ParameterError, SequoiaError
-from sequoia_core.events import Progress
+from sequoia_core.events import Progress, Step
+from sequoia_core.figures.charts import picture, plot_spreads
 from sequoia_core.files import encode
 from sequoia_core.measure.acceptance import nucleus_sampler
 from sequoia_core.reproduce import bootstrap
@@ -32,9 +32,9 @@ from sequoia_core.reproduce.experiment import (
     growmap_values,
     prompt_digest,
     prompt_seed,
-    required_draft,
 )
-from sequoia_core.speculate.draft import DraftModel
+from sequoia_core.speculate.tree_advisor import BundledAdvisor
+from sequoia_core.tree.choice import TreeChoice
 
 if TYPE_CHECKING:
     from sequoia_core.model.loading.pair import Pair
@@ -168,6 +168,23 @@ class RuleComparison:
         """Of the first rule over each other in each setting."""
         return [lead for setting in self.settings for lead in setting.ahead.values()]
 
+    def draw(self, file: Path) -> None:
+        """Tokens per step over temperature, a line per rule, a panel per nucleus mass."""
+        masses = list(dict.fromkeys(each.top_p for each in self.settings))
+        with picture(file, 3.4, len(masses)) as panels:
+            for panel, top_p in zip(panels, masses, strict=True):
+                settings = [each for each in self.settings if each.top_p == top_p]
+                settings.sort(key=lambda each: each.temperature)
+                temperatures = [each.temperature for each in settings]
+                for rule in RULES:
+                    rates = [each.tokens_per_step[rule].spread() for each in settings]
+                    look = {"markersize": 4, "elinewidth": 1, "label": rule.value}
+                    plot_spreads(panel, temperatures, rates, **look)
+                panel.set_title(f"top-p {top_p:g}")
+                panel.set_xlabel("temperature")
+            panels[0].set_ylim(bottom=1)
+            panels[0].set_ylabel(f"tokens per step, {self.prompts} prompts")
+
 
 class RobustnessExperiment(Experiment):
     """Decodes prompts, token ids of two different texts or more, in every cell of a sweep.
@@ -186,11 +203,11 @@ class RobustnessExperiment(Experiment):
         self._prompts = list(dict.fromkeys(prompts))
         if len(self._prompts) < 2:
             raise ParameterError("one prompt says nothing about noise; take two or more, see --end")
-        draft = DraftModel(required_draft(pair), pair.draft_vocab_ids)
         check_room(pair, max(map(len, self._prompts)) + sweep.tokens, sweep.growmap.size)
-        self._make_sampler = nucleus_sampler(sweep.draft_top_p)
-        self._cache = TokenCache(pair.target, draft.model)
-        self._speculator = Speculator(pair.target, draft, self._cache)
+        endless = replace(pair, eos_token_ids=frozenset())
+        self._engine = Engine.of(endless, BundledAdvisor.default({}))
+        self._engine.clock = NoBaseline()
+        self._engine.make_sampler = nucleus_sampler(sweep.draft_top_p)
         head = {
             "version": 1,
             "pair": pair.fingerprint,
@@ -216,30 +233,19 @@ class RobustnessExperiment(Experiment):
             self.file.add(self.count(cell, ids))
 
     def count(self, cell: Cell, prompt_ids: Sequence[int]) -> PromptCount:
-        """Decode one prompt in one cell, without events, text or clocks, which would cost more.
+        """Decode one prompt in one cell.
 
         Whole paths are counted, also the last one's part beyond the limit. Whether a step is the
         last is known before it is drawn, so the mean over whole steps is that of a step; cut at the
         limit it would be lower.
         """
-        params = self._sweep.sampling(cell, prompt_ids)
-        sampler = self._make_sampler(params, self._pair.target.device, cell.rule)
-        self._cache.start(prompt_ids)
-        for _ in self._cache.read_prompt():
-            pass
-        tokens = steps = 0
-        while tokens < self._sweep.tokens:
-            scored, verdict = self._speculator.step(self._sweep.growmap, sampler)
-            emitted = scored.emitted(verdict.path, verdict.bonus_token)
-            self._speculator.commit(scored, verdict.path, emitted)
-            tokens += len(emitted)
-            steps += 1
-        return PromptCount(*cell, prompt_digest(prompt_ids), tokens, steps)
+        self._engine.tree_choice = TreeChoice(cell.rule, self._sweep.growmap)
+        events = self._engine.generate(prompt_ids, self._sweep.sampling(cell, prompt_ids))
+        emitted = [len(event.path) for event in events if isinstance(event, Step)]
+        return PromptCount(*cell, prompt_digest(prompt_ids), sum(emitted), len(emitted))
 
     @override
     def report(self) -> Report:
-        from sequoia_core.reproduce.pictures import draw_rules
-
         wanted = set(map(prompt_digest, self._prompts))
         counts = [count for count in self.file.rows if count.prompt in wanted]
         sweep, comparison = self._sweep, RuleComparison.of(self._sweep, counts)
@@ -257,8 +263,8 @@ class RobustnessExperiment(Experiment):
                 for each, rule in comparison.behind
             ],
         }
-        draw = partial(draw_rules, comparison=comparison)
-        return Report((_table(comparison),), _summary(sweep, comparison), values, draw)
+        table, text = _table(comparison), _summary(sweep, comparison)
+        return Report((table,), text, values, comparison.draw)
 
 
 def _table(comparison: RuleComparison) -> ReportTable:

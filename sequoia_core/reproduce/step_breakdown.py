@@ -8,22 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from statistics import fmean
 from time import perf_counter
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from sequoia_core.bench.runs import averaged
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.files import Record
+from sequoia_core.figures.charts import picture
+from sequoia_core.files import Record, encode
+from sequoia_core.reproduce.experiment import ReportTable
 
 if TYPE_CHECKING:
     from sequoia_core.bench.own_systems import MakeSampler
     from sequoia_core.decode.step import Sampler
     from sequoia_core.events import Step
 
-_Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
 
 
@@ -35,6 +37,26 @@ class StepBreakdown(Record, frozen=True):
     verify: float  # the target's forward
     accept: float  # the verification of the tree
     rest: float  # caches, text, events
+
+    def table(self) -> ReportTable:
+        parts: dict[str, float] = encode(self)
+        total = sum(parts.values())
+        rows = (
+            ("ms of a step", *(f"{part:.2f}" for part in parts.values())),
+            ("share", *(f"{part / total:.1%}" for part in parts.values())),
+        )
+        return ReportTable(("", *parts), rows)
+
+    def draw(self, file: Path, prompts: int) -> None:
+        parts, left = encode(self), 0.0
+        with picture(file, 1.8) as (axes,):
+            for name, part in parts.items():
+                axes.barh(0, part, 0.5, left=left, label=f"{name} {part:.2f}")
+                left += part
+            axes.set_yticks([])
+            axes.set_ylim(-0.3, 0.8)
+            axes.legend(ncols=len(parts), loc="upper left")
+            axes.set_xlabel(f"milliseconds of a step, medians over {prompts} prompts")
 
 
 class BreakdownTimer:
@@ -49,10 +71,10 @@ class BreakdownTimer:
         """A sampler with both of its parts timed."""
         made = self._make(params, device, mode)
 
-        def timed(part: Callable[_Given, _Result], name: str) -> Callable[_Given, _Result]:
-            def run(*given: _Given.args, **named: _Given.kwargs) -> _Result:
+        def timed(part: Callable[..., _Result], name: str) -> Callable[..., _Result]:
+            def run(*given: Any) -> _Result:
                 began = _seconds(device)
-                result = part(*given, **named)
+                result = part(*given)
                 self._ms[name] += (_seconds(device) - began) * 1e3
                 return result
 

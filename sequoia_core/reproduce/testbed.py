@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from sequoia_core.bench.runs import Decode, NoSpeedError, Run, averaged, compare
 from sequoia_core.config import DRAFT_TOP_P, Mode, SamplingParams
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.events import Progress
+from sequoia_core.figures.charts import picture
 from sequoia_core.files import encode
 from sequoia_core.measure.acceptance import nucleus_sampler
 from sequoia_core.measure.spread import Spread
@@ -134,6 +135,28 @@ class DecodingResults:
             ratio(runs, plain) if plain and name != PLAIN else None,
         )
 
+    def draw(self, file: Path) -> None:
+        """The parts of a step if they were timed, else tokens per step by prompt.
+
+        Of the baseline alone, whose step is a token, milliseconds by prompt.
+        """
+        if self.breakdown is not None:
+            self.breakdown.draw(file, self.prompts)
+            return
+        if TREE in self.runs:
+            values = [run.tokens / run.steps for run in self.runs[TREE]]
+            middle, what = self.figures(TREE).tokens_per_step.value, "tokens per step"
+        else:
+            values = [1e3 * run.seconds / run.tokens for run in self.runs[PLAIN]]
+            middle, what = median(values), "milliseconds per token"
+        with picture(file, 3.4) as (axes,):
+            axes.bar(range(len(values)), sorted(values), label=f"{what}, one prompt")
+            axes.axhline(middle, color="C1", linewidth=1.2, label=f"all: {middle:.2f}")
+            axes.set_ylim(0, 1.25 * max(values))
+            axes.set_xticks([])
+            axes.set_xlabel(f"{len(values)} prompts, lowest first")
+            axes.set_ylabel(what)
+
 
 class DecodingExperiment(Experiment):
     """Decodes prompts, token ids of one text or more, with a tree, plainly, or both.
@@ -193,11 +216,8 @@ class DecodingExperiment(Experiment):
 
     @override
     def report(self) -> Report:
-        from sequoia_core.reproduce.pictures import draw_decoding
-
         results, plan, pair = self.results(), self._plan, self._pair.description
         figures = {name: results.figures(name) for name in results.runs}
-        breakdown = results.breakdown
         values = {
             "measured": plan.measured.value,
             "rule": plan.rule.value,
@@ -213,14 +233,13 @@ class DecodingExperiment(Experiment):
             "prompts_asked": len(self._prompts),
             "interval": LEVEL,
             "systems": encode(figures),
-            "split_ms": encode(breakdown),
+            "split_ms": encode(results.breakdown),
             "runs": encode(results.runs),
         }
         tables = [_figures_table(figures)]
-        if breakdown is not None:
-            tables.append(_breakdown_table(breakdown))
-        draw = partial(draw_decoding, results=results)
-        return Report(tuple(tables), _summary(plan, results), values, draw)
+        if results.breakdown is not None:
+            tables.append(results.breakdown.table())
+        return Report(tuple(tables), _summary(plan, results), values, results.draw)
 
 
 def _figures_table(figures: dict[str, SystemFigures]) -> ReportTable:
@@ -235,16 +254,6 @@ def _figures_table(figures: dict[str, SystemFigures]) -> ReportTable:
     if any(speedups):
         rows.append(("speed-up", *speedups))
     return ReportTable(("", *figures), tuple(rows), right=False)
-
-
-def _breakdown_table(breakdown: StepBreakdown) -> ReportTable:
-    parts: dict[str, float] = encode(breakdown)
-    total = sum(parts.values())
-    rows = (
-        ("ms of a step", *(f"{part:.2f}" for part in parts.values())),
-        ("share", *(f"{part / total:.1%}" for part in parts.values())),
-    )
-    return ReportTable(("", *parts), rows)
 
 
 def _summary(plan: DecodingPlan, results: DecodingResults) -> str:

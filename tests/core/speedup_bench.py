@@ -10,7 +10,7 @@ import argparse
 from statistics import fmean, median
 
 from sequoia_core import Conversation, SamplingParams, TreeChoice, load_pair
-from sequoia_core.bench.conditions import busy_cores
+from sequoia_core.bench.session import busy_cores
 from sequoia_core.config import Lookup, Mode, WeightFormat
 from sequoia_core.events import Finished, Step, Totals
 from sequoia_core.tree.files import find_growmap

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from sequoia_core.bench.conditions import peak_memory
+from sequoia_core.bench.process import peak_memory
 from sequoia_core.config import Mode, Offload, SamplingParams, WeightFormat
 from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine

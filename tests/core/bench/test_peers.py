@@ -16,7 +16,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from sequoia_core.bench import llama_cpp
 from sequoia_core.bench.hugging_face import hugging_face, rebuilt, rebuilt_draft
 from sequoia_core.bench.llama_cpp import (
     CONTEXT,
@@ -243,7 +242,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
     library.Server.return_value.listening_address = "http://127.0.0.1:1"
     monkeypatch.setitem(sys.modules, "xllamacpp", library)
-    monkeypatch.setattr(llama_cpp, "urlopen", urlopen)
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
     return made
 
 

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sequoia_core.bench import names, report
-from sequoia_core.bench.conditions import busy_name
 from sequoia_core.bench.findings import BenchFindings, best_tree, ratio, scores, summarize
 from sequoia_core.bench.report import (
     BAR_WIDTH,
@@ -27,7 +26,7 @@ from sequoia_core.bench.runs import SpeedComparison
 from sequoia_core.bench.systems import AVX2, BASELINES, OWN, PEERS
 from sequoia_core.config import SamplingParams
 from sequoia_core.events import PairDescription, StepTimings
-from sequoia_core.figures import charts, picture
+from sequoia_core.figures import charts
 from sequoia_core.measure.spread import Spread
 from tests.core.bench_runs import FixedSystem, compared, run_at
 
@@ -162,7 +161,7 @@ def test_conditions_have_goals_of_their_own() -> None:
     findings = findings_of(
         comparisons=(named(0.0, {names.PLAIN: [1.0], names.TREE: [2.0]}),),
         prefill=prefill,
-        busy=named(0.0, {names.PLAIN: [10.0], busy_name(names.PLAIN): [5.0]}),
+        busy=named(0.0, {names.PLAIN: [10.0], names.busy(names.PLAIN): [5.0]}),
         avx2=named(0.0, {names.AVX2: [81.0], names.FLOAT32_AVX2: [10.0]}),
         memory={names.TREE: 420_000_001},
         chat_memory=499_000_000,
@@ -275,7 +274,7 @@ def written(findings: BenchFindings) -> str:
 def test_without_matplotlib_it_says_how_to_get_pictures(
     say: Callable[[BenchFindings], str], findings: BenchFindings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(picture, "can_draw", lambda: False)
+    monkeypatch.setattr(charts, "can_draw", lambda: False)
     monkeypatch.setattr(charts, "draw_bars", None)
     reported = say(replace(findings, absent={}))
     assert "matplotlib is not installed; install it with: pip install -e '.[peers]'" in reported

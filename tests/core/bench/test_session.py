@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 
 from sequoia_core.bench import BenchPlan, names, own_systems, process, session
-from sequoia_core.bench.conditions import busy_name, weight_bytes
 from sequoia_core.bench.model_factory import ModelFactory, Sources
 from sequoia_core.bench.own_systems import SizedAdvisor, sized_systems
 from sequoia_core.bench.process import StartedSystems, WorkerProcess, start_systems
 from sequoia_core.bench.report import BenchSetting, as_values, for_terminal, write_document
 from sequoia_core.bench.runs import Decode, NoSpeedError, PeerError, Run
-from sequoia_core.bench.session import BenchSession, calibrate, measure
+from sequoia_core.bench.session import BenchSession, calibrate, measure, weight_bytes
 from sequoia_core.bench.systems import BASELINES, OWN, PEERS, SystemSpec, build
 from sequoia_core.config import SamplingParams, WeightFormat
 from sequoia_core.measure import tuner
@@ -207,12 +206,12 @@ def test_the_weights_of_both_models_are_counted_in_two_bytes_each(folder: Path) 
     models = [save_model(folder / "again"), save_model(folder / "again", num_hidden_layers=1)]
     expected = sum(each.numel() for model in models for each in model.state_dict().values())
     assert pair.draft is not None
-    assert weight_bytes(sources_of(plan)) == 2 * expected
+    assert weight_bytes(plan) == 2 * expected
 
 
 def printed(code: str) -> list[int]:
     """Numbers that a fresh interpreter prints."""
-    code = f"from sequoia_core.bench.conditions import peak_memory\n{code}"
+    code = f"from sequoia_core.bench.process import peak_memory\n{code}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return [int(number) for number in done.stdout.split()]
 
@@ -242,7 +241,7 @@ def test_under_particular_conditions_plain_decoding_and_the_best_tree_are_measur
     assert {name: len(runs) for name, runs in found.prefill.runs.items()} == {names.PLAIN: 2}
     assert found.busy is not None
     wanted = [names.PLAIN, names.LOOKUP]
-    assert list(found.busy.runs) == [each for name in wanted for each in (name, busy_name(name))]
+    assert list(found.busy.runs) == [each for name in wanted for each in (name, names.busy(name))]
     texts = {runs[0].token_ids for runs in found.busy.runs.values()}
     assert len(texts) == 1
     assert found.avx2 is None  # PyTorch computes this pair

@@ -151,7 +151,7 @@ def test_a_file_is_made_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         made.append(f"{source} {threads}")
         file.write_text("codes")
 
-    monkeypatch.setattr("sequoia_core.bench.llama_cpp.requantise", requantise)
+    monkeypatch.setattr("sequoia_core.bench.model_factory.requantise", requantise)
     factory = ModelFactory(sources(gguf="some.gguf", folder=str(tmp_path)))
     assert factory.made(Q4_0).read_text() == factory.made(Q4_0).read_text() == "codes"
     assert made == ["some.gguf 1"]

@@ -20,6 +20,7 @@ from sequoia_core.reproduce.paper import (
     CellRow,
     PaperExperiment,
     PaperPlan,
+    draw_paper,
     outcome_row,
     outcome_values,
 )
@@ -33,7 +34,6 @@ from sequoia_core.reproduce.paper_facts import (
     published_cells,
     why_not,
 )
-from sequoia_core.reproduce.pictures import draw_paper
 from sequoia_core.tree.files import find_growmap
 from tests.core.reproducing import quiet, save_small_pair, save_texts
 

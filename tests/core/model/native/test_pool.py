@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sequoia_core.bench.conditions import busy_cores
+from sequoia_core.bench.session import busy_cores
 from sequoia_core.model.cpu import (
     compute_threads,
     physical_cores,
