@@ -13,8 +13,13 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from sequoia_core.bench import BenchPlan, names
-from sequoia_core.bench.divergence import describe_divergences
-from sequoia_core.bench.findings import PREFILL_TOKENS, BenchFindings, best_tree, speeds
+from sequoia_core.bench.findings import (
+    PREFILL_TOKENS,
+    BenchFindings,
+    best_tree,
+    describe_divergences,
+    speeds,
+)
 from sequoia_core.bench.model_factory import ModelFactory, Sources
 from sequoia_core.bench.own_systems import sized_systems
 from sequoia_core.bench.process import WorkerProcess, start_systems

@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
+from operator import attrgetter
 from pathlib import Path
 
 from sequoia_core.errors import ParameterError
@@ -89,10 +90,8 @@ class PaperFacts:
 
     def figure(self, hardware: str, pair: str, dataset: str, temperature: float) -> Figure | None:
         wanted = (hardware, pair, dataset, temperature)
-        for each in self.figures:
-            if (each.hardware, each.pair, each.dataset, each.temperature) == wanted:
-                return each
-        return None
+        places = attrgetter("hardware", "pair", "dataset", "temperature")
+        return next((each for each in self.figures if places(each) == wanted), None)
 
 
 @functools.cache
@@ -194,7 +193,6 @@ class Room:
     memory: int  # bytes free there
     disk: int  # bytes free for models that are downloaded
     value_bytes: int  # of a weight in the number format of the forwards
-    token: bool  # for the hub
     fetched: Callable[[str], bool]  # whether a model is on the disk already, by its hub id
 
 
@@ -213,5 +211,4 @@ def why_not(pair: PaperPair, room: Room, tokens: int) -> str:
         return (
             f"{size / _GIB:.1f} GiB would be fetched, {room.disk / _GIB:.1f} GiB are free on disk"
         )
-    gated = (model.name for model in missing if model.gated and not room.token)
-    return next((f"{name} is gated and there is no HF_TOKEN" for name in gated), "")
+    return ""

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sequoia_core.bench import BenchPlan, runs
-from sequoia_core.bench.divergence import describe_divergences, find_divergence
+from sequoia_core.bench.findings import describe_divergences, find_divergence
 from sequoia_core.bench.runs import (
     WARM_UP_TOKENS,
     ComparisonSet,
