@@ -1,8 +1,4 @@
-"""Results of a benchmark as plain values, their statistics, and goals to compare them with.
-
-Figures are medians with spread; ratios are taken prompt by prompt. Goals are for the embedded pair
-on two cores; one whose system did not take part is shown as not measured.
-"""
+"""Results of a benchmark as plain values, their statistics, and goals to compare them with."""
 
 from __future__ import annotations
 
@@ -198,7 +194,7 @@ class Score:
 
 
 def scores(findings: BenchFindings) -> Iterator[Score]:
-    """Every goal; pairs other than the embedded one have results without goals."""
+    """Every goal, for the embedded pair on two cores; other pairs have results without goals."""
     embedded = findings.pair.target == EMBEDDED_TARGET and findings.pair.device == "cpu"
     for score in _all_scores(findings):
         yield score if embedded else Score(score.what, score.measured)

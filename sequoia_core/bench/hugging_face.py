@@ -1,8 +1,4 @@
-"""`transformers` as systems of the benchmark: plain, assisted by a draft, and with prompt lookup.
-
-Models are rebuilt in memory under its classes, with the same weights, device and dtype. Options not
-named here are the library's defaults.
-"""
+"""`transformers` as systems of the benchmark: plain, assisted by a draft, with prompt lookup."""
 
 from __future__ import annotations
 

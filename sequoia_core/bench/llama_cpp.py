@@ -1,8 +1,4 @@
-"""llama.cpp as systems of the benchmark, on the target's own GGUF file.
-
-Both bindings are timed: llama-cpp-python, compiled here, and xllamacpp's server, a newer release.
-No filter that changes the distribution is on.
-"""
+"""llama.cpp as systems of the benchmark: llama-cpp-python and xllamacpp's newer server."""
 
 from __future__ import annotations
 

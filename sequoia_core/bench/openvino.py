@@ -1,10 +1,4 @@
-"""OpenVINO GenAI as systems of the benchmark, on the target's own GGUF file.
-
-A draft, with the weights that this engine drafts with, is made offline by way of a GGUF file with
-the target's tokenizer, which OpenVINO GenAI reads and saves in its own format. Its speculative
-decoding wants both models' logits of one size, so a trimmed head is scattered over the whole
-vocabulary in the saved graph.
-"""
+"""OpenVINO GenAI as systems of the benchmark, and drafts for it by way of GGUF files."""
 
 from __future__ import annotations
 
@@ -147,7 +141,10 @@ def _interleaved(weight: Tensor, heads: int) -> Tensor:
 
 
 def _scatter_head(directory: Path, vocab_ids: Tensor, vocab_size: int) -> None:
-    """Give the saved graph logits [.., .., V], minus infinity where the head has no row."""
+    """Give the saved graph logits [.., .., V], minus infinity where the head has no row.
+
+    Speculative decoding wants both models' logits of one size.
+    """
     import numpy as np
     import openvino as ov
     from openvino import opset13 as ops

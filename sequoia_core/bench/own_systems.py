@@ -1,7 +1,4 @@
-"""This engine as systems of the benchmark: plain, chain and trees, on one loaded pair.
-
-No run stops at an end-of-sequence token, and each starts with empty caches.
-"""
+"""This engine as systems of the benchmark: plain, chain and trees, on one loaded pair."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ from sequoia_core.tree.search import choose_tree, expected_tokens_table
 if TYPE_CHECKING:
     import torch
 
-    from sequoia_core.bench.model_factory import ModelFactory
+    from sequoia_core.bench.systems import ModelFactory
     from sequoia_core.decode.step import Sampler
     from sequoia_core.model.loading.pair import Pair
 

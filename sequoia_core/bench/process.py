@@ -18,9 +18,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
 
-from sequoia_core.bench.model_factory import ModelFactory, Sources
 from sequoia_core.bench.runs import Decode, NoSpeedError, PeerError, Run, peer_code
-from sequoia_core.bench.systems import INSTALL, SystemSpec, build
+from sequoia_core.bench.systems import INSTALL, ModelFactory, Sources, SystemSpec, build
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import SequoiaError
 from sequoia_core.files import decode, encode

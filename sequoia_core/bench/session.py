@@ -20,7 +20,6 @@ from sequoia_core.bench.findings import (
     describe_divergences,
     speeds,
 )
-from sequoia_core.bench.model_factory import ModelFactory, Sources
 from sequoia_core.bench.own_systems import sized_systems
 from sequoia_core.bench.process import WorkerProcess, start_systems
 from sequoia_core.bench.runs import (
@@ -32,7 +31,7 @@ from sequoia_core.bench.runs import (
     SpeedComparison,
     compare,
 )
-from sequoia_core.bench.systems import AVX2, BASELINES, OWN, PEERS
+from sequoia_core.bench.systems import AVX2, BASELINES, OWN, PEERS, ModelFactory, Sources
 from sequoia_core.config import SamplingParams
 from sequoia_core.data.prompts import prompt_texts
 from sequoia_core.events import Progress

@@ -1,8 +1,4 @@
-"""Rows of data sets: built-in prompts, files, folders of `datasets`, and named sets of the hub.
-
-Rows of the hub are streamed, so that of a large set only the first pages are fetched. `datasets` is
-imported only where a set is read with it.
-"""
+"""Rows of data sets: built-in prompts, files, folders of `datasets`, and named sets of the hub."""
 
 from __future__ import annotations
 
@@ -118,7 +114,7 @@ def prompt_texts(path: str | None, count: int | None = None) -> list[str]:
 
 
 def named_rows(name: str) -> Iterator[Row]:
-    """Rows of a named set, fetched as they are read; raises SequoiaError if they cannot be."""
+    """Rows of a named set, fetched page by page; raises SequoiaError if they cannot be."""
     from huggingface_hub import HfApi
 
     wanted = NAMED[name]

@@ -1,7 +1,4 @@
-"""Fills the cells of a published table one after the other, and shows the published figures too.
-
-A cell that cannot be run here is skipped with the reason; a wrong option ends the run instead.
-"""
+"""Fills the cells of a published table one after the other, and shows the published figures too."""
 
 from __future__ import annotations
 
@@ -139,7 +136,7 @@ class PaperExperiment(Experiment):
                     self._outcomes[cell.key] = result
 
     def _attempt(self, cells: Sequence[PaperCell], work: Callable[[], T]) -> T | None:
-        """The result of some work; if it fails these cells are skipped."""
+        """The result of some work. If it fails these cells are skipped; a wrong option ends the run."""
         try:
             return work()
         except ParameterError:

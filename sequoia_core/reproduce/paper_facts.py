@@ -1,7 +1,4 @@
-"""What is published of the experiments, from `paper.toml`.
-
-The cells of its tables, and whether a machine has room for a published pair.
-"""
+"""What is published, from `paper.toml`; a table's cells; whether a pair fits on a machine."""
 
 from __future__ import annotations
 

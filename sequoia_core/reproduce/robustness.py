@@ -1,7 +1,4 @@
-"""Tokens per step of several rules over temperature and top-p, on one fixed tree.
-
-Nothing is timed, so the machine may be busy. All rules decode the same prompts with the same seeds.
-"""
+"""Tokens per step of several rules over temperature and top-p, on one fixed tree; untimed."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""One of the published testbeds: a tree decodes a data set, plain decoding the same in turns.
-
-Both decode as many tokens after a prompt, reading it is timed apart, and no end-of-sequence token
-ends an answer.
-"""
+"""One of the published testbeds: a tree decodes a data set, plain decoding the same in turns."""
 
 from __future__ import annotations
 

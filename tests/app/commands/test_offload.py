@@ -11,7 +11,7 @@ from app.cli import app
 from app.commands import doctor
 from app.commands.doctor import BROKEN, Finding
 from sequoia_core.bench import BenchPlan
-from sequoia_core.bench.model_factory import ModelFactory, Sources
+from sequoia_core.bench.systems import ModelFactory, Sources
 from sequoia_core.config import Offload
 from sequoia_core.errors import SequoiaError
 from sequoia_core.model.loading import loader, pair

@@ -11,13 +11,20 @@ from typing import Any
 import pytest
 
 from sequoia_core.bench import BenchPlan, names, own_systems, process, session
-from sequoia_core.bench.model_factory import ModelFactory, Sources
 from sequoia_core.bench.own_systems import SizedAdvisor, sized_systems
 from sequoia_core.bench.process import StartedSystems, WorkerProcess, start_systems
 from sequoia_core.bench.report import BenchSetting, as_values, for_terminal, write_document
 from sequoia_core.bench.runs import Decode, NoSpeedError, PeerError, Run
 from sequoia_core.bench.session import BenchSession, calibrate, measure, weight_bytes
-from sequoia_core.bench.systems import BASELINES, OWN, PEERS, SystemSpec, build
+from sequoia_core.bench.systems import (
+    BASELINES,
+    OWN,
+    PEERS,
+    ModelFactory,
+    Sources,
+    SystemSpec,
+    build,
+)
 from sequoia_core.config import SamplingParams, WeightFormat
 from sequoia_core.measure import tuner
 from sequoia_core.measure.calibration import Band, Calibration

@@ -13,10 +13,18 @@ import pytest
 import torch
 
 from sequoia_core.bench import BenchPlan, names
-from sequoia_core.bench.model_factory import GGUF_DRAFT, OPENVINO_DRAFT, Q4_0, ModelFactory, Sources
 from sequoia_core.bench.process import start_systems
 from sequoia_core.bench.runs import PeerError
-from sequoia_core.bench.systems import PEERS, SystemSpec, build
+from sequoia_core.bench.systems import (
+    GGUF_DRAFT,
+    OPENVINO_DRAFT,
+    PEERS,
+    Q4_0,
+    ModelFactory,
+    Sources,
+    SystemSpec,
+    build,
+)
 from sequoia_core.model.loading.pair import OpenedDraft
 from tests.core.bench_runs import FixedSystem
 from tests.core.models import random_weights, tiny_config
@@ -151,7 +159,7 @@ def test_a_file_is_made_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         made.append(f"{source} {threads}")
         file.write_text("codes")
 
-    monkeypatch.setattr("sequoia_core.bench.model_factory.requantise", requantise)
+    monkeypatch.setattr("sequoia_core.bench.systems.requantise", requantise)
     factory = ModelFactory(sources(gguf="some.gguf", folder=str(tmp_path)))
     assert factory.made(Q4_0).read_text() == factory.made(Q4_0).read_text() == "codes"
     assert made == ["some.gguf 1"]

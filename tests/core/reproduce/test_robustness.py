@@ -9,10 +9,7 @@ from typing import Any, cast
 import pytest
 
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.decode.baseline_timer import NoBaseline
-from sequoia_core.decode.engine import Engine
 from sequoia_core.errors import ParameterError
-from sequoia_core.measure.acceptance import nucleus_sampler
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.pair import Pair
 from sequoia_core.reproduce.experiment import prompt_digest, prompt_seed
@@ -23,8 +20,6 @@ from sequoia_core.reproduce.robustness import (
     RobustnessExperiment,
     Sweep,
 )
-from sequoia_core.speculate.tree_advisor import BundledAdvisor
-from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import make_engine, steps_of, tokens_of
 from tests.core.models import TableModel
@@ -102,21 +97,6 @@ def test_whole_steps_are_counted_so_that_their_mean_is_that_of_a_step(
     engine = make_engine(model, model, sweep.growmap)
     events = list(engine.generate([1, 2, 3], SamplingParams(0.2, seed=1, max_new_tokens=10)))
     assert (len(tokens_of(events)), len(steps_of(events))) == (10, 4)
-
-
-@pytest.mark.parametrize("rule", RULES)
-def test_the_engine_decodes_the_same_steps(
-    pair: Pair, whole: RobustnessExperiment, rule: Mode
-) -> None:
-    engine = Engine.of(pair, BundledAdvisor.default({}))
-    engine.tree_choice, engine.clock = TreeChoice(rule, SWEEP.growmap), NoBaseline()
-    engine.make_sampler = nucleus_sampler(SWEEP.draft_top_p)
-    cell = Cell(rule, 1.0, 0.9)
-    for ids in PROMPTS:
-        steps = steps_of(list(engine.generate(ids, SWEEP.sampling(cell, ids))))
-        tokens = sum(len(step.path) for step in steps)
-        row = PromptCount(rule, 1.0, 0.9, prompt_digest(ids), tokens, len(steps))
-        assert row in whole.file.rows
 
 
 def test_a_prompt_that_does_not_fit_is_refused(pair: Pair, tmp_path: Path) -> None:

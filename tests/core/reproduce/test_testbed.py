@@ -217,12 +217,6 @@ def test_an_experiment_that_cannot_be_is_refused(changes: dict[str, Any]) -> Non
         plan_of(**changes)
 
 
-def test_too_few_tokens_for_a_speed_are_told(pair: Pair) -> None:
-    params = SamplingParams(0.0, seed=1, max_new_tokens=1)
-    with pytest.raises(ParameterError, match="decode more tokens"):
-        decoded(pair, plan_of(params=params))
-
-
 def test_children_come_from_the_drafts_nucleus_and_text_from_the_targets() -> None:
     params = SamplingParams(0.7, 0.5, seed=5, max_new_tokens=200)
     logits = torch.randn(4, 9, generator=torch.Generator().manual_seed(1))
