@@ -136,7 +136,7 @@ class PaperExperiment(Experiment):
                     self._outcomes[cell.key] = result
 
     def _attempt(self, cells: Sequence[PaperCell], work: Callable[[], T]) -> T | None:
-        """The result of some work. If it fails these cells are skipped; a wrong option ends the run."""
+        """The result of some work; if it fails, not by a wrong option, these cells are skipped."""
         try:
             return work()
         except ParameterError:
