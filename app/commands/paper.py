@@ -124,7 +124,7 @@ def published_pair(name: str, flags: dict[str, Any]) -> Settings:
 
 def room(settings: Settings) -> "Room":
     """What this machine has for models."""
-    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub import constants, get_token, try_to_load_from_cache
 
     from sequoia_core.model.device import choose_devices, choose_dtype, devices_name, free_bytes
     from sequoia_core.reproduce.paper_facts import Room
@@ -137,6 +137,7 @@ def room(settings: Settings) -> "Room":
         memory=sum(map(free_bytes, set(devices))),
         disk=shutil.disk_usage(there).free,
         value_bytes=choose_dtype(settings.dtype, devices).itemsize,
+        token=get_token() is not None,
         fetched=lambda model: isinstance(try_to_load_from_cache(model, "config.json"), str),
     )
 

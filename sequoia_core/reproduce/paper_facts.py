@@ -190,6 +190,7 @@ class Room:
     memory: int  # bytes free there
     disk: int  # bytes free for models that are downloaded
     value_bytes: int  # of a weight in the number format of the forwards
+    token: bool  # for the hub
     fetched: Callable[[str], bool]  # whether a model is on the disk already, by its hub id
 
 
@@ -208,4 +209,5 @@ def why_not(pair: PaperPair, room: Room, tokens: int) -> str:
         return (
             f"{size / _GIB:.1f} GiB would be fetched, {room.disk / _GIB:.1f} GiB are free on disk"
         )
-    return ""
+    gated = (model.name for model in missing if model.gated and not room.token)
+    return next((f"{name} is gated and there is no HF_TOKEN" for name in gated), "")

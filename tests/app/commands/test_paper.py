@@ -50,10 +50,10 @@ def run(*arguments: str, code: int = 0) -> str:
 
 @pytest.fixture
 def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """6 GiB of memory, enough disk, nothing fetched."""
+    """6 GiB of memory, enough disk, nothing fetched, no token."""
 
     def room(_settings: object) -> Room:
-        return Room("cpu", 6 * 2**30, 10**13, 2, fetched=lambda _name: False)
+        return Room("cpu", 6 * 2**30, 10**13, 2, token=False, fetched=lambda _name: False)
 
     monkeypatch.setattr(paper, "room", room)
 
@@ -144,7 +144,7 @@ def test_a_published_pair_is_loaded_by_its_names_and_streamed_where_it_was(
     monkeypatch.setattr(
         paper,
         "room",
-        lambda _: Room("cpu", 10**13, 10**13, 2, fetched=lambda _: False),
+        lambda _: Room("cpu", 10**13, 10**13, 2, token=True, fetched=lambda _: False),
     )
     values = json.loads(run(*COMMAND, "l40", "--dst", str(tmp_path), "--json"))
     assert {cell["skipped"] for cell in values["cells"]} == {

@@ -104,7 +104,7 @@ def test_pairs_that_nothing_is_published_for_are_refused() -> None:
 
 def machine(**changes: object) -> Room:
     """One that holds everything, but for the changes."""
-    room = Room("cpu", 10**13, 10**13, 2, fetched=lambda _name: False)
+    room = Room("cpu", 10**13, 10**13, 2, token=True, fetched=lambda _name: False)
     return replace(room, **changes)  # type: ignore[arg-type]
 
 
@@ -117,8 +117,10 @@ def test_a_pair_is_held_back_from_the_very_byte_that_is_missing(name: str) -> No
     fetched = 2 * (pair.target.parameters + pair.draft.parameters)
     assert why_not(pair, machine(disk=fetched), 384) == ""
     assert "would be fetched" in why_not(pair, machine(disk=fetched - 1), 384)
-    there = machine(disk=0, fetched=lambda _name: True)
+    there = machine(disk=0, token=False, fetched=lambda _name: True)
     assert why_not(pair, there, 384) == ""
+    gated = pair.target.gated or pair.draft.gated
+    assert ("gated and there is no HF_TOKEN" in why_not(pair, machine(token=False), 384)) == gated
 
 
 def test_streaming_leaves_two_layers_of_the_target_in_memory() -> None:
