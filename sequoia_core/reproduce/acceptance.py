@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from sequoia_core.data.passages import DataSpec, load_passages
+from sequoia_core.data.passages import PROMPT_TOKENS, DataSpec, load_passages
 from sequoia_core.events import Progress
 from sequoia_core.measure.acceptance import (
     AcceptancePlan,
@@ -41,7 +41,7 @@ class AcceptanceExperiment(Experiment):
         self, pair: Pair, plan: AcceptancePlan, data: DataSpec, dst: Path, cache_length: int | None
     ) -> None:
         self._pair, self._plan, self._data, self._dst = pair, plan, data, dst
-        tokens = data.prompt_tokens + (plan.tokens if plan.static else 0)
+        tokens = PROMPT_TOKENS + (plan.tokens if plan.static else 0)
         self._passages = load_passages(data, pair.tokenizer, tokens)
         self._counts: list[Acceptance] = []
         required_draft(pair)
