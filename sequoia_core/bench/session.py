@@ -38,7 +38,7 @@ from sequoia_core.events import Progress
 from sequoia_core.measure.calibration import Band
 from sequoia_core.measure.spread import Spread
 from sequoia_core.model.device import choose_dtype, dtype_name
-from sequoia_core.model.loading.sources import embedded_target_path, open_draft, open_target
+from sequoia_core.model.loading.loader import embedded_target_path, open_draft, open_target
 from sequoia_core.model.native.library import instruction_sets
 from sequoia_core.model.weight_shapes import weight_values
 from sequoia_core.text.chat_template import ChatTemplate
