@@ -17,6 +17,7 @@ from sequoia_core.files import decode, encode, parse_json, read_text, split_line
 
 if TYPE_CHECKING:
     from sequoia_core.config import SamplingParams
+    from sequoia_core.model.interface import LanguageModel
     from sequoia_core.model.loading.pair import Pair
     from sequoia_core.tree.growmap import GrowMap
 
@@ -127,6 +128,15 @@ def prompt_seed(seed: int, prompt_ids: Sequence[int]) -> int:
     return int.from_bytes(digest[:8], "big") >> 1  # 63 bits, what `SamplingParams` takes
 
 
+def required_draft(pair: Pair) -> LanguageModel:
+    """The pair's draft. Raises ParameterError if it has none."""
+    if pair.draft is None:
+        raise ParameterError(
+            "the target has no draft, so nothing is drafted; name one with --model"
+        )
+    return pair.draft
+
+
 def check_room(pair: Pair, text: int, tree: int, cache_length: int | None = None) -> None:
     """Refuse tokens of text and nodes of a tree that the models or the cache have no room for.
 
@@ -135,11 +145,7 @@ def check_room(pair: Pair, text: int, tree: int, cache_length: int | None = None
     """
     window = pair.target.context_window
     if tree:
-        if pair.draft is None:
-            raise ParameterError(
-                "the target has no draft, so nothing is drafted; name one with --model"
-            )
-        window = min(window, pair.draft.context_window)
+        window = min(window, required_draft(pair).context_window)
     what = f"{text} tokens of text" + (f" and a tree of {tree} nodes" if tree else "")
     if cache_length is not None and cache_length < text + tree:
         raise ParameterError(
