@@ -12,7 +12,7 @@ from time import monotonic
 
 from sequoia_core.config import SamplingParams
 from sequoia_core.events import Step
-from sequoia_core.speculate.fading import FadingRatio
+from sequoia_core.speculate.cost_model import FadingRatio
 
 INTERVAL = 30  # steps between two plain ones, once enough of them are known
 FIRST_STEP = 2

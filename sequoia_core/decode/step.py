@@ -11,8 +11,8 @@ from sequoia_core.decode.token_cache import TokenCache
 from sequoia_core.model.interface import KVCache, LanguageModel, TreeReader, TreeRows
 from sequoia_core.model.loading.memory_plan import memory_errors
 from sequoia_core.speculate import verify
-from sequoia_core.speculate.adaptive_draft import DraftedTree, Drafting, FixedShape, grow_adaptive
-from sequoia_core.speculate.adaptive_policy import AdaptivePolicy, Limits
+from sequoia_core.speculate.adaptive_draft import DraftedTree, FixedShape, grow_adaptive
+from sequoia_core.speculate.adaptive_policy import AdaptivePolicy
 from sequoia_core.speculate.cost_model import CostModel
 from sequoia_core.speculate.draft import (
     ChildChooser,
@@ -81,7 +81,7 @@ class _Proposal(NamedTuple):
     """A tree to be verified and the rows of each drafting pass; `drafted` is an adaptive tree's."""
 
     tree: TokenTree
-    passes: tuple[int, ...]
+    passes: Sequence[int]
     drafted: DraftedTree | None = None
 
 
@@ -100,10 +100,6 @@ class Speculator:
     ) -> None:
         self._target, self._draft, self._cache = target, draft, cache
         self._target_reader = target if isinstance(target, TreeReader) else None
-        # the columns that a padded head has too many are no children
-        known = draft is not None and draft.columns == draft.model.vocab_size
-        model = draft.model if draft is not None and known else None
-        self._draft_reader = model if isinstance(model, TreeReader) else None
         self._plans: dict[tuple[int, ...], GrowPlan] = {}  # by shape, not by name
         self.costs = CostModel()
         self._policies = {greedy: AdaptivePolicy(self.costs, greedy) for greedy in (True, False)}
@@ -134,22 +130,21 @@ class Speculator:
         self._cache.commit(emitted, path, [read[node] for node in path if node in read])
 
     def _draft_fixed(self, growmap: GrowMap, sampler: Sampler, lookup: Lookup) -> _Proposal:
-        plan = self._plan(growmap)
         if growmap.size == 1:
             root = HostNodes((self._cache.token_ids[-1],), (0,), (1.0,))
             tree = TokenTree(ROOT, root, torch.empty((0, 0), device=self._target.device), {})
         else:
             assert self._draft is not None
             pending, cache = self._draft_state()
-            if self._draft_reader is not None and level_draw(sampler.choose) is not None:
-                drafting = self._drafting(sampler, growmap.branching)
-                drafted = grow_adaptive(drafting, FixedShape(growmap), pending, cache)
+            draft, choose = self._draft, sampler.choose
+            if draft.reader is not None and level_draw(choose) is not None:
+                drafted = grow_adaptive(draft, FixedShape(growmap), pending, cache, choose)
                 tree = replace(drafted.tree(), growmap=growmap)
             else:
-                tree = grow(self._draft, plan, pending, cache, sampler.choose)
+                tree = grow(draft, self._plan(growmap), pending, cache, choose)
         room = self._room() - growmap.size
         known = self._lookup.propose(self._cache.token_ids, lookup, room, growmap.size).token_ids
-        return _Proposal(append_path(tree, known), plan.passes)
+        return _Proposal(append_path(tree, known), growmap.passes)
 
     def _draft_adaptive(self, bounds: AdaptiveTree, sampler: Sampler, lookup: Lookup) -> _Proposal:
         assert self._draft is not None
@@ -157,9 +152,9 @@ class Speculator:
         known = self._lookup.propose(self._cache.token_ids, lookup, room - 1, 1)
         pending, cache = self._draft_state()
         draft_room = self._draft.model.context_window - len(self._cache.token_ids) + 1
-        limits = Limits(room, bounds.depth, bounds.branching, draft_room)
-        policy = self._policies[sampler.greedy].step(limits, known)
-        drafted = grow_adaptive(self._drafting(sampler, bounds.branching), policy, pending, cache)
+        bounds = replace(bounds, size=room)
+        policy = self._policies[sampler.greedy].step(bounds, draft_room, known)
+        drafted = grow_adaptive(self._draft, policy, pending, cache, sampler.choose)
         tree = append_path(drafted.tree(), known.token_ids)
         return _Proposal(tree, policy.passes, drafted)
 
@@ -195,7 +190,8 @@ class Speculator:
     @property
     def reads_trees(self) -> bool:
         """Whether both models read a tree in one call, so that one more level costs little."""
-        return self._target_reader is not None and self._draft_reader is not None
+        draft_reader = self._draft.reader if self._draft else None
+        return self._target_reader is not None and draft_reader is not None
 
     def memory_full(self) -> str:
         return (
@@ -211,16 +207,12 @@ class Speculator:
         if shape.size == 1:
             return True
         assert self._draft is not None
-        read = 1 if isinstance(shape, AdaptiveTree) else sum(self._plan(shape).passes)
+        read = 1 if isinstance(shape, AdaptiveTree) else sum(shape.passes)
         return len(self._cache.token_ids) - 1 + read <= self._draft.model.context_window
 
     def _room(self) -> int:
         """Rows that the target's context window has left, the root's included."""
         return self._target.context_window - len(self._cache.token_ids) + 1
-
-    def _drafting(self, sampler: Sampler, width: int) -> Drafting:
-        assert self._draft is not None
-        return Drafting(self._draft, sampler.choose, sampler.greedy, width, self._draft_reader)
 
     def _draft_state(self) -> tuple[list[int], KVCache]:
         """What the draft must read before it can go on, the root last, and its cache."""

@@ -4,23 +4,17 @@ On CUDA a forward returns before it ran, so events are recorded around it, in th
 model's own device, and read once the step's results have been.
 """
 
-from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
+from typing import ParamSpec, TypeVar
 
 import torch
-from torch import Tensor
 
-from sequoia_core.model.interface import (
-    Draws,
-    KVCache,
-    LanguageModel,
-    LevelDraw,
-    Summary,
-    TreeReader,
-    TreeRows,
-)
+from sequoia_core.model.interface import LanguageModel, TreeReader
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 class TimedModel:
@@ -32,6 +26,7 @@ class TimedModel:
         self.device = model.device
         self.new_cache = model.new_cache
         self.extend = model.extend  # not timed, since it is no part of a step
+        self.forward = self._timed(model.forward)
         self._seconds = 0.0
         self._spans: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
@@ -39,16 +34,12 @@ class TimedModel:
     def prompt_rows(self) -> int:
         return self._model.prompt_rows
 
-    def forward(
-        self,
-        token_ids: Tensor,
-        position_ids: Tensor,
-        mask: Tensor | None,
-        cache: KVCache,
-        parents: Tensor | None = None,
-    ) -> Tensor:
-        with self._timing():
-            return self._model.forward(token_ids, position_ids, mask, cache, parents)
+    def _timed(self, call: Callable[_P, _R]) -> Callable[_P, _R]:
+        def timed_call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            with self._timing():
+                return call(*args, **kwargs)
+
+        return timed_call
 
     @contextmanager
     def _timing(self) -> Iterator[None]:
@@ -85,17 +76,8 @@ class TimedModel:
 class TimedTreeReader(TimedModel):
     def __init__(self, model: TreeReader) -> None:
         super().__init__(model)
-        self._reader = model
-
-    def read_tree(
-        self, rows: TreeRows, parents: "array[int]", temperature: float, cache: KVCache
-    ) -> tuple[Tensor, Summary]:
-        with self._timing():
-            return self._reader.read_tree(rows, parents, temperature, cache)
-
-    def read_level(self, rows: TreeRows, count: int, cache: KVCache, draw: LevelDraw) -> Draws:
-        with self._timing():
-            return self._reader.read_level(rows, count, cache, draw)
+        self.read_tree = self._timed(model.read_tree)
+        self.read_level = self._timed(model.read_level)
 
 
 def timed(model: LanguageModel) -> TimedModel:

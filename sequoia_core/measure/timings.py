@@ -20,7 +20,6 @@ from sequoia_core.events import Origin, Step
 from sequoia_core.model.interface import KVCache, LanguageModel
 from sequoia_core.speculate.cost_model import StepCosts
 from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.tree.search import drafting_ms
 
 _CHUNK = 256  # tokens of context that are read in one slice
 KEPT = 31  # samples behind a median
@@ -292,4 +291,5 @@ def drafted_rows(step: Step) -> list[int]:
 def step_ms(tree: GrowMap, costs: StepCosts) -> float:
     if tree.size == 1:
         return costs.plain_ms
-    return costs.target_ms(tree.size) + drafting_ms(tree, costs.draft_ms) + costs.overhead_ms
+    drafting_ms = math.fsum(map(costs.draft_ms, tree.passes))
+    return costs.target_ms(tree.size) + drafting_ms + costs.overhead_ms

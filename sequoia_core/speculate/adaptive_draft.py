@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sequoia_core.model.interface import Draws, KVCache, Paths, TreeReader, TreeRows
+from sequoia_core.model.interface import Draws, KVCache, Paths, TreeRows
 from sequoia_core.speculate.adaptive_policy import DraftCandidates, NewNode, NodeOutcome
 from sequoia_core.speculate.draft import (
     ChildChooser,
@@ -29,6 +29,11 @@ from sequoia_core.tree.growmap import GrowMap
 
 
 class GrowthPolicy(Protocol):
+    @property
+    def width(self) -> int:
+        """Most children of a node."""
+        ...
+
     def read(self, nodes: Sequence[NewNode]) -> list[int]:
         """Which of a level's new nodes the draft reads next, ascending; none ends the growth."""
         ...
@@ -44,6 +49,10 @@ class FixedShape:
 
     growmap: GrowMap
 
+    @property
+    def width(self) -> int:
+        return self.growmap.branching
+
     def read(self, nodes: Sequence[NewNode]) -> list[int]:
         return [each.node for each in nodes if self.growmap.children[each.node]]
 
@@ -51,32 +60,19 @@ class FixedShape:
         return [len(self.growmap.children[each.node]) for each in candidates]
 
 
-@dataclass(frozen=True, slots=True)
-class Drafting:
-    """How an adaptive tree is filled.
+class DraftedTree:
+    """A tree on the host, node by node while it grows, and what the draft stated at each row.
 
     With `ranked` children are the most probable tokens, which follow from the distribution alone.
-    `reader` is the draft where it can read a level in one call.
     """
-
-    draft: DraftModel
-    choose: ChildChooser
-    ranked: bool
-    width: int
-    reader: TreeReader | None = None
-
-
-class DraftedTree:
-    """A tree on the host, node by node while it grows, and what the draft stated at each row."""
 
     def __init__(self, root_token: int, draft: DraftModel, ranked: bool) -> None:
         self._draft, self._ranked = draft, ranked
         self._parents, self._depths = [-1], [0]
         self.token_ids, self._columns, self._probs = [root_token], [0], [1.0]
         self._rows: dict[int, int] = {}
-        self._candidates: list[DraftCandidates] = []
-        self._offered: list[tuple[tuple[int, ...], tuple[float, ...]]] = []
-        self._counts: list[int] = []
+        self._offers: list[tuple[float, int, tuple[int, ...], tuple[float, ...]]] = []
+        """Of each row: peak, children in the tree, candidates' tokens and probabilities."""
         self._distributions: list[Tensor] = []
 
     def paths(self, nodes: Sequence[int]) -> list[list[int]]:
@@ -109,14 +105,12 @@ class DraftedTree:
             for at, node in enumerate(nodes)
         ]
         counts = policy.children(candidates)
-        self._candidates += candidates
-        self._counts += counts
         self._distributions.append(draws.distributions)
         new: list[NewNode] = []
         for at, (parent, count) in enumerate(zip(nodes, counts, strict=True)):
             columns, probs = draws.columns[rows[at]], draws.probs[rows[at]]
             tokens = tuple(map(self._draft.token_of.__getitem__, columns))
-            self._offered.append((tokens, stated[at]))
+            self._offers.append((draws.peaks[at], count, tokens, stated[at]))
             for rank in range(count):
                 new.append(
                     NewNode(len(self._parents), parent, rank + 1, tokens[rank], stated[at][rank])
@@ -154,49 +148,42 @@ class DraftedTree:
                 break
             follower = path[at + 1] if at + 1 < len(path) else 0
             drawn = follower and follower not in tree.appended
-            tokens, stated = self._offered[row]
-            found.append(
-                NodeOutcome(
-                    candidates=self._candidates[row],
-                    depth=at + 1,
-                    probs=stated,
-                    tokens=tokens,
-                    count=self._counts[row],
-                    token_id=emitted[at],
-                    accepted=tree.growmap.ranks[follower] if drawn else 0,
-                )
-            )
+            accepted = tree.growmap.ranks[follower] if drawn else 0
+            found.append(NodeOutcome(at + 1, *self._offers[row], emitted[at], accepted))
         return found
 
 
 def grow_adaptive(
-    drafting: Drafting, policy: GrowthPolicy, pending: Sequence[int], cache: KVCache
+    draft: DraftModel,
+    policy: GrowthPolicy,
+    pending: Sequence[int],
+    cache: KVCache,
+    choose: ChildChooser,
 ) -> DraftedTree:
     """Draft one tree. The cache gets the pending tokens and the nodes the policy lets it read.
 
     Pending are the committed tokens that the cache lacks, the tree's root last. Where the policy
     does not even read the root, the cache stays as it is. Raises ContextFullError.
     """
-    draft, how = drafting.draft, level_draw(drafting.choose)
-    width = min(drafting.width, draft.columns)
-    drafted = DraftedTree(pending[-1], draft, drafting.ranked)
+    how, width = level_draw(choose), min(policy.width, draft.columns)
+    drafted = DraftedTree(pending[-1], draft, ranked=choose is top_children)
     nodes = policy.read([NewNode(0, -1, 0, pending[-1], 1.0)])
     while nodes:
         paths = drafted.paths(nodes)
-        if drafting.reader is not None and how is not None:
+        if draft.reader is not None and how is not None:
             rows = TreeRows(pending)
             if nodes[0] != 0:
                 tokens = [drafted.token_ids[node] for node in nodes]
                 root = cache.length + len(nodes) - drafted.rows
                 rows = TreeRows(tokens, root, Paths.of(paths))
-            draws = drafting.reader.read_level(rows, width, cache, how)
+            draws = draft.reader.read_level(rows, width, cache, how)
         else:
             if nodes[0] == 0:
                 ids = torch.tensor(pending, device=draft.model.device)
                 logits = read_root(draft, ids, cache)
             else:
                 logits = _read_level(drafted, draft, nodes, paths, cache)
-            draws = _drawn_on_host(drafting.choose, logits, width)
+            draws = _drawn_on_host(choose, logits, width)
         new = drafted.add(nodes, draws, policy)
         nodes = policy.read(new) if new else []
     return drafted

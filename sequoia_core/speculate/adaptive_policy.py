@@ -11,17 +11,22 @@ verified. Works on plain numbers.
 """
 
 from bisect import bisect_left, bisect_right, insort
-from collections import deque
-from collections.abc import Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sequoia_core.speculate.acceptance_estimator import AcceptanceEstimator, overlapping, stated
-from sequoia_core.speculate.cost_model import CostModel
+from sequoia_core.speculate.cost_model import CostModel, FadingRatio
+from sequoia_core.tree.choice import AdaptiveTree
 
 PROBE_STEPS = 24
 """Steps without drafting after which it is tried once, so that a better text is noticed."""
 _RECENT = 32  # nodes whose candidates stand for what the next one may be
 _FIRST_SHARES = (0.5, 0.12, 0.05)
+EDGES = (0.01, 0.03, 0.07, 0.15, 0.25, 0.4, 0.55, 0.7, 0.82, 0.91, 0.97)
+"""Where one bucket of probability ends and the next begins."""
+_RANKS = 4  # children from this rank on share a cell
+_BELIEF = 6.0  # observations that the first belief counts for
+_MEMORY = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +55,6 @@ class NewNode:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Most nodes, root included, edges, children of a node, and nodes that the draft may read."""
-
-    nodes: int
-    depth: int
-    branching: int
-    draft_rows: int
-
-
-@dataclass(frozen=True, slots=True)
 class LookupPath:
     """Tokens expected to follow the root, whose rows are paid for.
 
@@ -74,17 +69,55 @@ class LookupPath:
 class NodeOutcome:
     """A node on the accepted path, and the outcome of its candidates.
 
-    `depth`, `probs` and `tokens` are its possible children's; `count` of them were drawn into the
+    `depth`, `tokens` and `probs` are its possible children's; `count` of them were drawn into the
     tree. `token_id` follows; `accepted` is the rank of the child that was accepted, 0 if none was.
     """
 
-    candidates: DraftCandidates
     depth: int
-    probs: tuple[float, ...]
-    tokens: tuple[int, ...]
+    peak: float
     count: int
+    tokens: tuple[int, ...]
+    probs: tuple[float, ...]
     token_id: int
     accepted: int
+
+
+class AcceptanceEstimator:
+    """How often a child is accepted, by rank, depth and the draft's own probability.
+
+    Each cell of the table begins at a belief and forgets slowly, so that it follows a draft which
+    is over- or under-confident, and a text that changes.
+    """
+
+    def __init__(self, belief: Callable[[int, float], float]) -> None:
+        self._belief = belief
+        self._cells = defaultdict[tuple[int, int, int], FadingRatio](lambda: FadingRatio(_MEMORY))
+
+    def estimate(self, depth: int, rank: int, prob: float) -> float:
+        return self._cell(depth, rank, prob).estimate(self._belief(rank, prob), _BELIEF)
+
+    def record(self, depth: int, rank: int, prob: float, accepted: bool) -> None:
+        """Learn from a child of a node on the accepted path."""
+        self._cell(depth, rank, prob).add(accepted)
+
+    def _cell(self, depth: int, rank: int, prob: float) -> FadingRatio:
+        # below the first level a draft goes by its own guesses, hence two classes of depth
+        return self._cells[min(depth, 2), min(rank, _RANKS), bisect_right(EDGES, prob)]
+
+
+def stated(rank: int, prob: float) -> float:  # noqa: ARG001 the probability is the token's own
+    """The draft's own probability: the belief of argmax decoding."""
+    return prob
+
+
+def overlapping(rank: int, prob: float) -> float:
+    """What target and draft have in common: the belief of sampling.
+
+    For a first child this is the overlap, at temperature 0.6 nearly the largest probability at
+    temperature 1; what the children after it add falls off fast (docs/decisions/0057).
+    """
+    first = 0.1 + 0.86 * prob
+    return first if rank == 1 else min(first, (1.0 - first) * 0.25 * 0.55 ** (rank - 2))
 
 
 class AdaptivePolicy:
@@ -101,10 +134,11 @@ class AdaptivePolicy:
         self._shares = sorted(_FIRST_SHARES)  # all of `_recent`
         self._idle = 0
 
-    def step(self, limits: Limits, known: LookupPath) -> "StepPolicy":
+    def step(self, bounds: AdaptiveTree, draft_room: int, known: LookupPath) -> "StepPolicy":
+        """Decide the next tree, for which the draft may read at most `draft_room` nodes."""
         probing = self._idle >= PROBE_STEPS
         self._idle += 1
-        return StepPolicy(self, limits, known, probing)
+        return StepPolicy(self, bounds, draft_room, known, probing)
 
     def learn(self, outcomes: Sequence[NodeOutcome]) -> None:
         """Update the estimates; with argmax decoding every candidate counts, in the tree or not."""
@@ -118,7 +152,7 @@ class AdaptivePolicy:
                 continue
             for rank in range(1, each.count + 1):
                 accepted = rank == each.accepted
-                self.before_drawing.record(each.depth, rank, each.candidates.peak, accepted)
+                self.before_drawing.record(each.depth, rank, each.peak, accepted)
                 self.drawn.record(each.depth, rank, each.probs[rank - 1], accepted)
 
     def expected_gain(self, weight: float, price: float) -> float:
@@ -149,13 +183,18 @@ class StepPolicy:
     """
 
     def __init__(
-        self, policy: AdaptivePolicy, limits: Limits, known: LookupPath, probing: bool
+        self,
+        policy: AdaptivePolicy,
+        bounds: AdaptiveTree,
+        draft_room: int,
+        known: LookupPath,
+        probing: bool,
     ) -> None:
         self._policy, self._costs = policy, policy.costs
-        self._limits, self._known, self._probing = limits, known, probing
+        self._bounds, self._draft_room = bounds, draft_room
+        self._known, self._probing = known, probing
+        self.passes: list[int] = []  # rows of each drafting pass so far
         self._rows = 1 + len(known.token_ids)  # of the target's forward so far
-        self._read = 0
-        self._passes: list[int] = []
         self._weights: dict[int, float] = {}
         """Probability that the text passes a node and leaves the looked-up continuation there."""
         self._known_at: dict[int, int] = {}
@@ -163,22 +202,20 @@ class StepPolicy:
         self._depths: dict[int, int] = {}
 
     @property
-    def passes(self) -> tuple[int, ...]:
-        """Rows of each drafting pass so far."""
-        return tuple(self._passes)
+    def width(self) -> int:
+        return self._bounds.branching
 
     def read(self, nodes: Sequence[NewNode]) -> list[int]:
         for each in nodes:
             self._place(each)
-        within = [each.node for each in nodes if self._depths[each.node] < self._limits.depth]
-        room = min(self._limits.draft_rows - self._read, self._limits.nodes - self._rows)
+        within = [each.node for each in nodes if self._depths[each.node] < self._bounds.depth]
+        room = min(self._draft_room - sum(self.passes), self._bounds.size - self._rows)
         ranked = sorted(within, key=lambda node: -self._weights[node])[: max(room, 0)]
         chosen = ranked[: self._best_count([self._weights[node] for node in ranked])]
-        if not chosen and self._probing and ranked and not self._read:
+        if not chosen and self._probing and not self.passes:
             chosen = ranked[:1]
         if chosen:
-            self._passes.append(len(chosen))
-            self._read += len(chosen)
+            self.passes.append(len(chosen))
         return sorted(chosen)
 
     def children(self, candidates: Sequence[DraftCandidates]) -> list[int]:
@@ -191,7 +228,7 @@ class StepPolicy:
         for estimate, at in wanted:
             forced = self._probing and not any(counts) and not self._depths[candidates[at].node]
             price = self._costs.row_price(self._rows + 1)
-            if self._rows >= self._limits.nodes or not (estimate >= price or forced):
+            if self._rows >= self._bounds.size or not (estimate >= price or forced):
                 break
             counts[at] += 1
             self._rows += 1
@@ -202,7 +239,7 @@ class StepPolicy:
         depth, weight = self._depths[candidates.node] + 1, self._weights[candidates.node]
         shares: list[float] = []
         lowest = 1.0
-        for rank in range(1, min(candidates.width, self._limits.branching) + 1):
+        for rank in range(1, candidates.width + 1):
             prob = candidates.probs[rank - 1] if candidates.probs else candidates.peak
             # a later child is no better than one before it
             lowest = min(lowest, self._policy.before_drawing.estimate(depth, rank, prob))

@@ -8,8 +8,6 @@ is at least rate x its time.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sequoia_core.speculate.fading import FadingRatio
-
 MOST_PRICED = 1024  # rows with a price of their own; more cost what the last of these does
 _MEMORY = 64  # steps over which tokens per time are averaged
 _FIRST_TOKENS, _FIRST_TIME, _FIRST_STEPS = 1.5, 1.25, 8
@@ -33,6 +31,24 @@ ASSUMED_COSTS = StepCosts(
     overhead_ms=0.05,
     plain_ms=1.0,
 )
+
+
+class FadingRatio:
+    """A ratio of two sums; each observation scales earlier ones by 1 - 1 / memory."""
+
+    __slots__ = ("_keep", "part", "whole")
+
+    def __init__(self, memory: int, part: float = 0.0, whole: float = 0.0) -> None:
+        self._keep = 1.0 - 1.0 / memory
+        self.part, self.whole = part, whole
+
+    def add(self, part: float, whole: float = 1.0) -> None:
+        self.part = self.part * self._keep + part
+        self.whole = self.whole * self._keep + whole
+
+    def estimate(self, belief: float, weight: float) -> float:
+        """The ratio, where a belief counts as so many observations."""
+        return (self.part + weight * belief) / (self.whole + weight)
 
 
 class CostModel:
@@ -69,7 +85,7 @@ class CostModel:
         time = self._costs.draft_ms(rows) + (self._overhead if first else 0.0)
         return self.rate * time / self._plain
 
-    def record(self, tokens: int, rows: int, passes: tuple[int, ...]) -> None:
+    def record(self, tokens: int, rows: int, passes: Sequence[int]) -> None:
         """Learn from a step: tokens emitted, rows of its target forward and of each drafting pass.
 
         Times are the modelled ones: a step may be slow for reasons other than its tree.

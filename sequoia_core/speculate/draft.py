@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import GrowMapError
-from sequoia_core.model.interface import KVCache, LanguageModel, LevelDraw
+from sequoia_core.model.interface import KVCache, LanguageModel, LevelDraw, TreeReader
 from sequoia_core.speculate.sampling import (
     draft_probs,
     exponential_noise,
@@ -49,6 +49,12 @@ class DraftModel:
     def columns(self) -> int:
         """Tokens that can be drawn, `V_draft`: a padded head has more columns than that."""
         return self.model.vocab_size if self.vocab_ids is None else self.vocab_ids.shape[0]
+
+    @cached_property
+    def reader(self) -> TreeReader | None:
+        """The model if it reads a level in one call; what a padded head has more is no child."""
+        whole = self.columns == self.model.vocab_size
+        return self.model if whole and isinstance(self.model, TreeReader) else None
 
     def without_padding(self, logits: Tensor) -> Tensor:
         """The columns [n, V_draft] of logits that are tokens."""
@@ -115,12 +121,6 @@ class GrowPlan(TreeLayout):
         """Each inner node's row among the draft's distributions; the same in its cache."""
         inner = [node for node in range(self.growmap.size) if self.growmap.children[node]]
         return {node: row for row, node in enumerate(inner)}
-
-    @cached_property
-    def passes(self) -> tuple[int, ...]:
-        """Rows that each drafting pass reads."""
-        children, levels = self.growmap.children, self.growmap.levels[:-1]
-        return tuple(sum(1 for node in level if children[node]) for level in levels)
 
 
 @dataclass(frozen=True, slots=True)

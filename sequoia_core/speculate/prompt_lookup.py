@@ -4,16 +4,16 @@ A continuation costs no draft; it is right where a text repeats itself. Its toke
 that were drafted anyway, and from where the tree leaves it as new nodes.
 """
 
+from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sequoia_core.config import Lookup
 from sequoia_core.speculate.adaptive_policy import LookupPath
-from sequoia_core.speculate.cost_model import CostModel
-from sequoia_core.speculate.fading import FadingRatio
+from sequoia_core.speculate.cost_model import CostModel, FadingRatio
 from sequoia_core.speculate.token_tree import HostNodes, TokenTree
-from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.tree.numbering import breadth_first_order
+from sequoia_core.tree.growmap import GrowMap, breadth_first_order
 
 LONGEST = 16  # most tokens of a continuation
 _GRAM = 2  # tokens that must agree before anything is proposed
@@ -25,7 +25,6 @@ _BELIEFS = (0.15, 0.3, 0.45, 0.6, 0.75, 0.85)
 on the careful side."""
 _BELIEF = 4.0  # observations that a belief counts for
 _MEMORY = 100
-_UNSEEN = FadingRatio(_MEMORY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +103,7 @@ class PromptLookup:
     def __init__(self, costs: CostModel, endings: frozenset[int] = frozenset()) -> None:
         self._costs, self._endings = costs, endings
         self._index = TokenIndex()
-        self._right: dict[int, FadingRatio] = {}
+        self._right = defaultdict[int, FadingRatio](lambda: FadingRatio(_MEMORY))
         self._found = Found()
 
     def propose(
@@ -118,7 +117,7 @@ class PromptLookup:
             self._found = Found()
             return LookupPath()
         self._index.follow(token_ids)
-        self._found = found = self._index.find()
+        found = self._found = self._index.find()
         probs: list[float] = []
         reach = 1.0
         for at, token in enumerate(found.token_ids[: max(room, 0)]):
@@ -133,20 +132,16 @@ class PromptLookup:
     def learn(self, emitted: Sequence[int]) -> None:
         """Compare the last continuation with the emitted tokens, speculated with or not."""
         for at, (guess, token) in enumerate(zip(self._found.token_ids, emitted, strict=False)):
-            kind = _class(self._found.matched + at)
-            self._right.setdefault(kind, FadingRatio(_MEMORY)).add(guess == token)
+            kind = bisect_right(_CLASSES, self._found.matched + at)
+            self._right[kind].add(guess == token)
             if guess != token:
                 break
         self._found = Found()
 
     def estimate(self, matched: int) -> float:
         """Probability that the next token is right where so many before it agreed."""
-        kind = _class(matched)
-        return self._right.get(kind, _UNSEEN).estimate(_BELIEFS[kind], _BELIEF)
-
-
-def _class(matched: int) -> int:
-    return next((at for at, edge in enumerate(_CLASSES) if matched < edge), len(_CLASSES))
+        kind = bisect_right(_CLASSES, matched)
+        return self._right[kind].estimate(_BELIEFS[kind], _BELIEF)
 
 
 def append_path(tree: TokenTree, token_ids: Sequence[int]) -> TokenTree:
@@ -155,34 +150,26 @@ def append_path(tree: TokenTree, token_ids: Sequence[int]) -> TokenTree:
     Lossless whatever the tokens are: an appended node is a proposal that is certain of its token,
     tried after all that was drawn at its parent, so it may depend on what was drawn.
     """
-    if not token_ids:
-        return tree
-    nodes = tree.on_host()
-    node, at = 0, 0
-    while at < len(token_ids):
+    nodes, node = tree.on_host(), 0
+    for at, token in enumerate(token_ids):
         children = tree.growmap.children[node]
-        same = [child for child in children if nodes.token_ids[child] == token_ids[at]]
-        if not same:
-            break
-        node, at = same[0], at + 1
-    added = list(token_ids[at:])
-    return _with_chain(tree, nodes, node, added) if added else tree
+        same = next((child for child in children if nodes.token_ids[child] == token), None)
+        if same is None:
+            return _with_chain(tree, nodes, node, token_ids[at:])
+        node = same
+    return tree
 
 
-def _with_chain(tree: TokenTree, nodes: HostNodes, node: int, added: list[int]) -> TokenTree:
+def _with_chain(tree: TokenTree, nodes: HostNodes, node: int, added: Sequence[int]) -> TokenTree:
     """With a chain of new nodes below one node, numbered breadth first again."""
-    size = tree.growmap.size
-    children = [list(each) for each in tree.growmap.children] + [[] for _ in added]
-    for at in range(len(added)):
-        children[node if at == 0 else size + at - 1].append(size + at)
+    new = range(tree.growmap.size, tree.growmap.size + len(added))
+    old_parents = (*tree.growmap.parents, node, *new[:-1])
+    children = [*map(list, tree.growmap.children), *([] for _ in new)]
+    for child in new:
+        children[old_parents[child]].append(child)
     order = breadth_first_order(0, children)
-    place = [0] * len(order)
-    for new, old in enumerate(order):
-        place[old] = new
-    parents = [-1] * len(order)
-    for old, below in enumerate(children):
-        for child in below:
-            parents[place[child]] = place[old]
+    place = {old: at for at, old in enumerate(order)}
+    parents = [-1, *(place[old_parents[old]] for old in order[1:])]
     tokens = (*nodes.token_ids, *added)
     columns = (*nodes.columns, *[0] * len(added))
     probs = (*nodes.draft_prob, *[1.0] * len(added))
@@ -195,5 +182,5 @@ def _with_chain(tree: TokenTree, nodes: HostNodes, node: int, added: list[int]) 
             tuple(map(probs.__getitem__, order)),
         ),
         inner_rows={place[old]: row for old, row in tree.inner_rows.items()},
-        appended=frozenset(place[size : size + len(added)]),
+        appended=frozenset(place[each] for each in new),
     )

@@ -144,9 +144,23 @@ class SearchFile:
         """
         path = path.expanduser()
         try:
-            return _read(path)
-        except ParameterError as error:
-            raise ParameterError(f"search config {path}: {error}") from None
+            data = decode(_Entries, parse_json(read_text(path, _MAX_BYTES)))
+            vector = _resolved(path, data.acceptance_rate_vector)
+            config = SearchConfig(
+                rates=read_acceptance_rates(vector),
+                max_depth=data.max_depth,
+                max_budget=data.max_budget,
+                draft_time=data.draft_time,
+                target_time=paired(data.valid_budget, data.target_time),
+            )
+            return cls(config, vector, _resolved(path, data.dst, new=True))
+        except OSError as error:
+            why = f"it cannot be read: {error.strerror or error}"
+        except (MisfitError, ParameterError) as error:
+            why = str(error)
+        except ValueError as error:
+            why = f"this is not valid JSON: {error}"
+        raise ParameterError(f"search config {path}: {why}")
 
 
 class _Entries(Record, frozen=True, forbid_unknown_fields=False):
@@ -157,26 +171,6 @@ class _Entries(Record, frozen=True, forbid_unknown_fields=False):
     valid_budget: tuple[int, ...]
     target_time: tuple[float, ...]
     dst: str
-
-
-def _read(path: Path) -> SearchFile:
-    try:
-        data = decode(_Entries, parse_json(read_text(path, _MAX_BYTES)))
-    except OSError as error:
-        raise ParameterError(f"it cannot be read: {error.strerror or error}") from None
-    except MisfitError as error:
-        raise ParameterError(str(error)) from None
-    except ValueError as error:
-        raise ParameterError(f"this is not valid JSON: {error}") from None
-    vector = _resolved(path, data.acceptance_rate_vector)
-    config = SearchConfig(
-        rates=read_acceptance_rates(vector),
-        max_depth=data.max_depth,
-        max_budget=data.max_budget,
-        draft_time=data.draft_time,
-        target_time=paired(data.valid_budget, data.target_time),
-    )
-    return SearchFile(config, vector, _resolved(path, data.dst, new=True))
 
 
 def paired(budgets: Sequence[int], times: Sequence[float]) -> dict[int, float]:

@@ -3,9 +3,11 @@
 import json
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from sequoia_core.errors import GrowMapError, suggest
 from sequoia_core.files import (
@@ -17,10 +19,10 @@ from sequoia_core.files import (
     write_whole,
     written_whole,
 )
-from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.tree.numbering import MAX_NODES, breadth_first_order, children_from_successors
+from sequoia_core.tree.growmap import MAX_NODES, GrowMap
 from sequoia_core.tree.torch_file import is_stored, looks_like_torch, read_torch
 
+_Saved = TypeVar("_Saved", bound=Record)
 _MAX_JSON_BYTES = 4_000_000
 _NUMBERS = ("acceptance_rates", "parents")
 _ENTRIES = ("roots", "branches", "Successors", "mask", "depth", "size")
@@ -69,35 +71,25 @@ def load_growmap(path: str | Path) -> GrowMap:
     Raises GrowMapError with one line that names the file.
     """
     path = Path(path).expanduser()
-    try:
+    with _naming("growmap", path):
         if not path.is_file():
             raise GrowMapError("not a regular file" if path.exists() else "no such file")
         if looks_like_torch(path):
-            children = _reference_children(read_torch(path))
-            return GrowMap.from_children(children, path.stem, source="read from a .pt file")
+            return _from_reference(read_torch(path), path.stem)
         if path.stat().st_size > _MAX_JSON_BYTES:
             raise GrowMapError(f"larger than {_MAX_JSON_BYTES:,} bytes; no tree shape is")
-        return _from_json(read_text(path))
-    except GrowMapError as error:
-        raise GrowMapError(f"growmap {path}: {error}") from None
-    except UnicodeDecodeError:
-        raise GrowMapError(f"growmap {path}: neither JSON in UTF-8 nor a .pt file") from None
-    except OSError as error:
-        raise GrowMapError(f"growmap {path}: {error.strerror or error}") from None
+        saved = _decoded(_SavedGrowMap, path, "tree shape")
+        return GrowMap(saved.parents, saved.name, saved.acceptance_rates, saved.source)
 
 
 def save_growmap(growmap: GrowMap, path: str | Path) -> None:
     """Write JSON, or the reference's format where the name ends in `.pt`; raises GrowMapError."""
     path = Path(path).expanduser()
-    try:
-        if path.suffix == ".json":
+    with _naming("growmap", path):
+        if _is_json(path):
             write_whole(path, _to_json(growmap))
-        elif path.suffix == ".pt":
-            _write_reference(growmap, path)
         else:
-            raise GrowMapError(f"growmap {path}: the name must end in .json or .pt")
-    except OSError as error:
-        raise GrowMapError(f"growmap {path}: {error.strerror or error}") from None
+            _write_reference(growmap, path)
 
 
 class _SavedGrowMap(Record, frozen=True):
@@ -118,29 +110,17 @@ def _to_json(growmap: GrowMap) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def _from_json(text: str) -> GrowMap:
-    try:
-        saved = decode(_SavedGrowMap, parse_json(text))
-    except MisfitError as error:
-        raise GrowMapError(f"this is no tree shape: {error}") from None
-    except ValueError as error:
-        raise GrowMapError(f"this is not valid JSON: {error}") from None
-    return GrowMap(saved.parents, saved.name, saved.acceptance_rates, saved.source)
-
-
 def _write_reference(growmap: GrowMap, path: Path) -> None:
     if growmap.size > _MOST_NODES_WRITTEN:
         raise GrowMapError(
-            f"growmap {path}: a .pt file holds a mask of nodes x nodes, too large for "
-            f"{growmap.size:,} nodes; give a name that ends in .json"
+            f"a .pt file holds a mask of nodes x nodes, too large for {growmap.size:,} nodes; give "
+            "a name that ends in .json"
         )
     import torch
 
-    children = growmap.children
     data = {
-        "roots": list(map(list, growmap.levels)),
-        "branches": [[len(children[node]) for node in level] for level in growmap.levels],
-        "Successors": list(map(list, children)),
+        **_levels(growmap),
+        "Successors": list(map(list, growmap.children)),
         "mask": growmap.ancestor_mask().to(torch.int64),
         "depth": torch.tensor(growmap.depths),
         "size": growmap.size,
@@ -149,24 +129,46 @@ def _write_reference(growmap: GrowMap, path: Path) -> None:
         torch.save(data, file)
 
 
-def _reference_children(data: Any) -> list[list[int]]:
-    """Children of each node in the file's own numbering; every entry must agree with them."""
+def _from_reference(data: Any, name: str) -> GrowMap:
+    """The shape that `Successors` states; every other entry must agree with it."""
     if not isinstance(data, dict) or any(entry not in data for entry in _ENTRIES):
         raise GrowMapError(f"a dict with {', '.join(_ENTRIES)} is expected")
     try:
-        children = children_from_successors(_rows(data, "Successors"))
-        levels = _levels(children)
-        size = _whole(data["size"], "size")
-        if size != len(children):
-            raise GrowMapError(f"size is {size!r:.40} but Successors has {len(children)} nodes")
-        if _rows(data, "roots") != levels:
-            raise GrowMapError("roots disagrees with Successors")
-        if _rows(data, "branches") != [[len(children[node]) for node in level] for level in levels]:
-            raise GrowMapError("branches disagrees with Successors")
-        _check_tensors(data, children, levels)
+        successors = _rows(data, "Successors")
+        if list(chain.from_iterable(successors)) != list(range(1, len(successors))):
+            raise GrowMapError("Successors does not number the nodes level by level")
+        parents = [node for node, row in enumerate(successors) for _ in row]
+        growmap = GrowMap((-1, *parents), name, source="read from a .pt file")
+        if (size := _whole(data["size"], "size")) != growmap.size:
+            raise GrowMapError(f"size is {size!r:.40} but Successors has {growmap.size} nodes")
+        for entry, rows in _levels(growmap).items():
+            if _rows(data, entry) != rows:
+                raise GrowMapError(f"{entry} disagrees with Successors")
+        _check_tensors(data, growmap)
     except (RuntimeError, TypeError, ValueError):
         raise GrowMapError("an entry is of another type than the format has") from None
-    return children
+    return growmap
+
+
+def _levels(growmap: GrowMap) -> dict[str, list[list[int]]]:
+    children = growmap.children
+    return {
+        "roots": list(map(list, growmap.levels)),
+        "branches": [[len(children[node]) for node in level] for level in growmap.levels],
+    }
+
+
+def _check_tensors(data: Mapping[str, Any], growmap: GrowMap) -> None:
+    import torch
+
+    size, depth, mask = growmap.size, data["depth"], data["mask"]
+    depths = torch.tensor(growmap.depths)
+    if not is_stored(depth) or depth.shape != (size,) or not bool((depth == depths).all()):
+        raise GrowMapError("depth disagrees with Successors")
+    if not is_stored(mask) or mask.shape != (size, size):
+        raise GrowMapError(f"mask is not a [{size}, {size}] tensor")
+    if not bool((mask == growmap.ancestor_mask()).all()):
+        raise GrowMapError("mask disagrees with Successors")
 
 
 def _rows(data: Mapping[str, Any], entry: str) -> list[list[int]]:
@@ -189,43 +191,6 @@ def _whole(value: Any, entry: str) -> int:
     raise GrowMapError(f"{entry}: whole numbers are expected")
 
 
-def _levels(children: Sequence[Sequence[int]]) -> list[list[int]]:
-    depths = [0] * len(children)
-    for node in breadth_first_order(0, children):
-        for child in children[node]:
-            depths[child] = depths[node] + 1
-    levels: list[list[int]] = [[] for _ in range(max(depths) + 1)]
-    for node, depth in enumerate(depths):
-        levels[depth].append(node)
-    return levels
-
-
-def _check_tensors(
-    data: Mapping[str, Any], children: Sequence[Sequence[int]], levels: Sequence[Sequence[int]]
-) -> None:
-    import torch
-
-    size = len(children)
-    depth, mask = data["depth"], data["mask"]
-    expected = torch.zeros(size, dtype=torch.int64)
-    for at, level in enumerate(levels):
-        expected[level] = at
-    if not is_stored(depth) or depth.shape != (size,) or not bool((depth == expected).all()):
-        raise GrowMapError("depth disagrees with Successors")
-    if not is_stored(mask) or mask.shape != (size, size):
-        raise GrowMapError(f"mask is not a [{size}, {size}] tensor")
-    allowed = mask != 0
-    # by induction from the root: a row is its parent's row and itself, nothing else
-    right = bool((mask == allowed).all()) and int(allowed[0].sum()) == 1 and bool(allowed[0, 0])
-    for node, row in enumerate(children):
-        if row and right:
-            wanted = allowed[node].repeat(len(row), 1)  # [children, T]
-            wanted[range(len(row)), row] = True
-            right = torch.equal(allowed[row], wanted)
-    if not right:
-        raise GrowMapError("mask disagrees with Successors")
-
-
 def read_acceptance_rates(path: str | Path) -> tuple[float, ...]:
     """a_1, a_2, ... of a saved acceptance vector, the reference's `.pt` or this project's JSON.
 
@@ -234,12 +199,8 @@ def read_acceptance_rates(path: str | Path) -> tuple[float, ...]:
     GrowMapError.
     """
     path = Path(path).expanduser()
-    try:
+    with _naming("acceptance vector", path):
         return _json_rates(path) if path.suffix == ".json" else _torch_rates(path)
-    except GrowMapError as error:
-        raise GrowMapError(f"acceptance vector {path}: {error}") from None
-    except OSError as error:
-        raise GrowMapError(f"acceptance vector {path}: {error.strerror or error}") from None
 
 
 def _torch_rates(path: Path) -> tuple[float, ...]:
@@ -258,12 +219,7 @@ class _SavedRates(Record, frozen=True, forbid_unknown_fields=False):
 
 
 def _json_rates(path: Path) -> tuple[float, ...]:
-    try:
-        saved: _SavedRates = decode(_SavedRates, parse_json(read_text(path, _MAX_JSON_BYTES)))
-    except MisfitError as error:
-        raise GrowMapError(f"this is no acceptance vector: {error}") from None
-    except ValueError as error:
-        raise GrowMapError(f"this is not valid JSON: {error}") from None
+    saved = _decoded(_SavedRates, path, "acceptance vector")
     if not saved.acceptance_rates:
         raise GrowMapError('"acceptance_rates" is empty')
     _check_mass([0.0, *saved.acceptance_rates])
@@ -294,10 +250,8 @@ def write_acceptance_rates(
     GrowMapError if the name ends in something else, or the file cannot be written.
     """
     path = Path(path).expanduser()
-    if path.suffix not in (".json", ".pt"):
-        raise GrowMapError(f"acceptance vector {path}: the name must end in .json or .pt")
-    try:
-        if path.suffix == ".json":
+    with _naming("acceptance vector", path):
+        if _is_json(path):
             values = {"acceptance_rates": list(rates), "rejected": rejected, **about}
             write_whole(path, json.dumps(values, indent=1) + "\n")
             return
@@ -305,5 +259,31 @@ def write_acceptance_rates(
 
         with written_whole(path) as file:
             torch.save(torch.tensor([0.0, *rates, rejected], dtype=torch.float32), file)
+
+
+@contextmanager
+def _naming(what: str, path: Path) -> Iterator[None]:
+    """Errors of reading or writing a file as a GrowMapError that says which one."""
+    try:
+        yield
+    except GrowMapError as error:
+        raise GrowMapError(f"{what} {path}: {error}") from None
     except OSError as error:
-        raise GrowMapError(f"acceptance vector {path}: {error.strerror or error}") from None
+        raise GrowMapError(f"{what} {path}: {error.strerror or error}") from None
+
+
+def _decoded(kind: type[_Saved], path: Path, what: str) -> _Saved:
+    try:
+        saved: _Saved = decode(kind, parse_json(read_text(path, _MAX_JSON_BYTES)))
+    except MisfitError as error:
+        raise GrowMapError(f"this is no {what}: {error}") from None
+    except ValueError as error:
+        raise GrowMapError(f"this is not valid JSON: {error}") from None
+    return saved
+
+
+def _is_json(path: Path) -> bool:
+    """Whether a name asks for JSON, and not for the reference's format."""
+    if path.suffix not in (".json", ".pt"):
+        raise GrowMapError("the name must end in .json or .pt")
+    return path.suffix == ".json"

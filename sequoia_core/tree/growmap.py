@@ -1,23 +1,20 @@
 """The shape of a speculated token tree, as an immutable value."""
 
 import math
+import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import groupby
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from sequoia_core.errors import GrowMapError
-from sequoia_core.tree.numbering import (
-    breadth_first,
-    check_size,
-    children_from_parents,
-    children_from_successors,
-)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+MAX_NODES = 65_536
 _MAX_LABEL = 500
 _LONG_RUN = 5
 
@@ -39,7 +36,10 @@ class GrowMap:
     def __post_init__(self) -> None:
         for label in ("name", "source"):
             _check_label(label, getattr(self, label))
-        parents = breadth_first(*children_from_parents(self.parents))
+        root, children = _children_of(self.parents)
+        parents = [-1]
+        for place, node in enumerate(breadth_first_order(root, children)):
+            parents += [place] * len(children[node])
         self.__dict__["parents"] = tuple(parents)
         self.__dict__["acceptance_rates"] = _checked_rates(self.acceptance_rates)
 
@@ -55,19 +55,11 @@ class GrowMap:
         for width in branches:
             if width < 0:
                 raise GrowMapError(f"{width} children per node; give 0 or more")
-            check_size(len(parents) + len(level) * width)
+            _check_size(len(parents) + len(level) * width)
             start = len(parents)
             parents += [node for node in level for _ in range(width)]
             level = range(start, len(parents))
         return cls(tuple(parents), name=name or "x".join(map(str, branches)) or "root")
-
-    @classmethod
-    def from_children(
-        cls, children: Sequence[Sequence[int]], name: str = "custom", source: str = ""
-    ) -> "GrowMap":
-        """From each node's children in rank order; node 0 is the root, the numbering is free."""
-        parents = breadth_first(0, children_from_successors(children))
-        return cls(tuple(parents), name, source=source)
 
     @classmethod
     def numbered(cls, parents: Sequence[int], name: str) -> "GrowMap":
@@ -76,7 +68,7 @@ class GrowMap:
 
     @cached_property
     def size(self) -> int:
-        """Nodes, root included, `T`."""
+        """`T`."""
         return len(self.parents)
 
     @cached_property
@@ -117,6 +109,12 @@ class GrowMap:
         runs = groupby(range(self.size), key=self.depths.__getitem__)
         return tuple(tuple(nodes) for _, nodes in runs)
 
+    @cached_property
+    def passes(self) -> tuple[int, ...]:
+        """Rows that each drafting pass reads: every level but the last, leaves left out."""
+        children = self.children
+        return tuple(sum(1 for node in level if children[node]) for level in self.levels[:-1])
+
     def ancestor_mask(self) -> "Tensor":
         """Bool [T, T] on the CPU, True where the column is the row or an ancestor of it."""
         import numpy as np
@@ -153,10 +151,7 @@ class GrowMap:
     def expected_tokens(
         self, rates: Sequence[float], deeper: Sequence[Sequence[float]] = ()
     ) -> float:
-        """Expected tokens of one step, the bonus token included (Sequoia, section 3.1).
-
-        The sum over nodes of the product of positional rates along the path; the root counts 1.
-        """
+        """Expected tokens of one step, the bonus token included (Sequoia, section 3.1)."""
         return math.fsum(self.node_probs(rates, deeper))
 
     def expected_by_depth(
@@ -193,3 +188,41 @@ def _checked_rates(rates: Iterable[Any]) -> tuple[float, ...]:
         if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate <= 1:
             raise GrowMapError(f"acceptance rate {rate!r:.40} is not a probability")
     return tuple(float(rate) for rate in checked)
+
+
+def _children_of(parents: Sequence[Any]) -> tuple[int, list[list[int]]]:
+    """The root, and each node's children in the order they are listed; GrowMapError if no tree."""
+    _check_size(len(parents))
+    roots: list[int] = []
+    children: list[list[int]] = [[] for _ in parents]
+    for node, value in enumerate(parents):
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            said = reprlib.repr(value)
+            raise GrowMapError(f"the parent of node {node} is {said:.40}, which is no whole number")
+        if value == -1:
+            roots.append(node)
+        elif 0 <= value < len(parents):
+            children[int(value)].append(node)
+        else:
+            raise GrowMapError(f"the parent of node {node} is outside 0 to {len(parents) - 1}")
+    if len(roots) != 1:
+        raise GrowMapError(f"{len(roots)} roots (parent -1); a tree has one")
+    return roots[0], children
+
+
+def breadth_first_order(root: int, children: Sequence[Sequence[int]]) -> list[int]:
+    """The nodes level by level; raises GrowMapError where some do not hang below the root."""
+    order = [root]
+    for node in order:
+        order.extend(children[node])
+    if len(order) != len(children):
+        missing = len(children) - len(order)
+        raise GrowMapError(f"{missing} nodes do not hang below the root (there is a cycle)")
+    return order
+
+
+def _check_size(nodes: int) -> None:
+    if nodes < 1:
+        raise GrowMapError("empty; a tree has at least a root")
+    if nodes > MAX_NODES:
+        raise GrowMapError(f"more than {MAX_NODES:,} nodes")

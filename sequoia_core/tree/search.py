@@ -198,15 +198,8 @@ def choose_tree(
         if best is not None and bound <= best.predicted_speedup:
             break
         tree, tokens = table.tree(nodes, depth), float(table.values[nodes, depth])
-        step_ms = times[nodes] + overhead_ms + drafting_ms(tree, draft_ms)
+        step_ms = times[nodes] + overhead_ms + math.fsum(map(draft_ms, tree.passes))
         if best is None or tokens * plain_ms / step_ms > best.predicted_speedup:
             best = TreePlan(tree, tokens * plain_ms / step_ms, tokens, step_ms)
     assert best is not None
     return best
-
-
-def drafting_ms(tree: GrowMap, draft_ms: Callable[[int], float]) -> float:
-    """Every level but the last is drafted from; leaves need no row."""
-    return math.fsum(
-        draft_ms(sum(1 for node in level if tree.children[node])) for level in tree.levels[:-1]
-    )

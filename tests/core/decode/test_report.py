@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import pytest
 import torch
@@ -10,17 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode import report as explaining
-from sequoia_core.decode.report import TOP, explain, explained_nodes
+from sequoia_core.decode.report import explain, explained_nodes
 from sequoia_core.events import Outcome, Ranking, Step
 from sequoia_core.files import decode, encode
 from sequoia_core.speculate import verify
 from sequoia_core.speculate.draft import DraftModel
+from sequoia_core.speculate.residual import TOP, ResidualPair
+from sequoia_core.speculate.sampling import most_probable
 from sequoia_core.speculate.token_tree import DeviceNodes, ScoredTree, TokenTree, score
-from sequoia_core.speculate.top_tokens import most_probable
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import make_engine, steps_of
 from tests.core.models import PlainCodec, TableModel
@@ -207,7 +206,7 @@ def test_the_last_residual_is_what_the_bonus_is_drawn_from(
 ) -> None:
     drawn: list[list[float]] = []
 
-    def spy(left: Tensor | verify.ResidualPair, uniform: float) -> int:
+    def spy(left: Tensor | ResidualPair, uniform: float) -> int:
         drawn.append((left if isinstance(left, Tensor) else left.target_probs()).tolist())
         return 0
 
@@ -234,43 +233,6 @@ def test_a_large_tree_explains_its_path_first(monkeypatch: pytest.MonkeyPatch) -
         assert len(kept) == 5
         assert set(step.path) <= set(kept)
         assert kept == sorted(kept)
-
-
-class Reads(TorchFunctionMode):
-    """Counts tensors whose values the host asks for: on a GPU it would wait each time."""
-
-    CALLS = frozenset(
-        {Tensor.tolist, Tensor.item, Tensor.cpu, Tensor.numpy, Tensor.__float__, Tensor.__bool__}
-    )
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        self.count += func in self.CALLS
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("rule", [verify.greedy, verify.sequoia])
-def test_the_device_is_read_once_whatever_the_tree(
-    rule: Callable[[ScoredTree, torch.Generator], verify.Verdict],
-) -> None:
-    """What a walk left is on the host already; all else comes in one piece."""
-    p, q = distribution(range(1, VOCAB + 1)), distribution(range(1, len(KEPT) + 1))
-    scored = star(p, q, (0, 1, 2, 3), trimmed=True)
-    verdict = rule(scored, torch.Generator().manual_seed(1))
-    with Reads() as reads:
-        explain(scored, verdict, PlainCodec())
-    # all on the host: what is left inside the draft's columns, and outside p, with its sum
-    on_host = 3 if verdict.residuals else 0
-    assert reads.count == 1 + on_host
 
 
 @given(

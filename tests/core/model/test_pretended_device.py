@@ -146,6 +146,11 @@ def test_a_greedy_step_waits_once(name: str, traffic: Traffic) -> None:
         assert each.to_device <= 1 + 2 * (len(each.step.path) > 1)
 
 
+def test_the_report_of_a_step_waits_once_more(traffic: Traffic) -> None:
+    for each in decoded(CHOICES["tree"], GREEDY, traffic, "trimmed", insight=True)[1:]:
+        assert each.to_host == 2
+
+
 @pytest.mark.parametrize("kind", ["whole", "trimmed"])
 def test_a_sampled_step_waits_for_two_rows_of_each_visited_node(
     kind: str, traffic: Traffic

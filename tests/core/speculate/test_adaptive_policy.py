@@ -11,37 +11,35 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sequoia_core.config import SamplingParams
-from sequoia_core.speculate.acceptance_estimator import (
-    EDGES,
-    AcceptanceEstimator,
-    overlapping,
-    stated,
-)
-from sequoia_core.speculate.adaptive_draft import Drafting, grow_adaptive
+from sequoia_core.speculate.adaptive_draft import grow_adaptive
 from sequoia_core.speculate.adaptive_policy import (
+    EDGES,
     PROBE_STEPS,
+    AcceptanceEstimator,
     AdaptivePolicy,
     DraftCandidates,
-    Limits,
     LookupPath,
     NewNode,
     StepPolicy,
+    overlapping,
+    stated,
 )
 from sequoia_core.speculate.cost_model import CostModel, StepCosts
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.sampling import draft_probs, ordered_draws
+from sequoia_core.tree.choice import AdaptiveTree
 from tests.core.models import TableModel
 
-WIDE = Limits(nodes=64, depth=12, branching=6, draft_rows=100)
+WIDE, ROOM = AdaptiveTree(size=64, depth=12, branching=6), 100
 CONTEXT = [3, 1, 4]
 SAMPLED = SamplingParams(temperature=0.7)
 
 
 class Watched:
-    """A step's policy, and everything it was told and said."""
+    """A step's policy, and everything it was given and answered."""
 
     def __init__(self, policy: StepPolicy) -> None:
-        self._policy = policy
+        self._policy, self.width = policy, policy.width
         self.offers: list[list[DraftCandidates]] = []
         self.born: list[list[NewNode]] = []
         self.counts: list[list[int]] = []
@@ -69,8 +67,7 @@ def grown(model: TableModel, watched: Watched, noise_seed: int) -> list[int]:
 
     cache = model.new_cache()
     model.extend(torch.tensor(CONTEXT[:-1]), cache)
-    drafting = Drafting(DraftModel(model), choose, ranked=False, width=4)
-    return grow_adaptive(drafting, watched, CONTEXT[-1:], cache).token_ids
+    return grow_adaptive(DraftModel(model), watched, CONTEXT[-1:], cache, choose).token_ids
 
 
 @given(model=st.integers(0, 500), one=st.integers(0, 500), two=st.integers(0, 500))
@@ -81,7 +78,7 @@ def test_no_node_is_decided_on_by_what_is_drawn_there(model: int, one: int, two:
     runs = []
     for seed in (one, two):
         policy = AdaptivePolicy(CostModel(), greedy=False)
-        watched = Watched(policy.step(WIDE, LookupPath()))
+        watched = Watched(policy.step(WIDE, ROOM, LookupPath()))
         tokens = grown(table, watched, seed)
         runs.append(watched)
         assert len(tokens) == 1 + sum(map(sum, watched.counts))
@@ -112,8 +109,8 @@ def test_a_tree_keeps_within_its_limits(
     table = TableModel(9, seed, scale=5.0)
     free = StepCosts(lambda n: 1.0 + 1e-6 * n, lambda n: 1e-6 * n, 0.0, 1.0)
     policy = AdaptivePolicy(CostModel(free), greedy)
-    limits = Limits(nodes, depth, branching, rows)
-    watched = Watched(policy.step(limits, LookupPath()))
+    bounds = AdaptiveTree(nodes, depth, branching)
+    watched = Watched(policy.step(bounds, rows, LookupPath()))
     tokens = grown(table, watched, seed)
     born = [each for level in watched.born for each in level]
     depths = {0: 0}
@@ -129,7 +126,7 @@ def test_a_tree_keeps_within_its_limits(
 
 def decide(policy: AdaptivePolicy, known: LookupPath, prob: float) -> tuple[int, StepPolicy]:
     """Children of the root where every child has this probability; -1 if it is not drafted."""
-    step = policy.step(WIDE, known)
+    step = policy.step(WIDE, ROOM, known)
     if not step.read([NewNode(0, -1, 0, 7, 1.0)]):
         return -1, step
     (count,) = step.children([DraftCandidates(0, prob, (prob,) * 4, 4)])
@@ -148,7 +145,7 @@ def test_an_unsure_draft_costs_next_to_nothing_and_is_asked_again_in_time() -> N
 
 def test_a_sure_draft_goes_deep_and_a_less_sure_one_less_so() -> None:
     def depth(prob: float) -> int:
-        step = AdaptivePolicy(CostModel(), greedy=True).step(WIDE, LookupPath())
+        step = AdaptivePolicy(CostModel(), greedy=True).step(WIDE, ROOM, LookupPath())
         node, chosen = 0, step.read([NewNode(0, -1, 0, 7, 1.0)])
         while chosen:
             (count,) = step.children([DraftCandidates(node, prob, (prob, 0.0, 0.0, 0.0), 4)])

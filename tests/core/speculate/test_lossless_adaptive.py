@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.speculate import verify
-from sequoia_core.speculate.adaptive_draft import DraftedTree, Drafting, grow_adaptive
+from sequoia_core.speculate.adaptive_draft import DraftedTree, grow_adaptive
 from sequoia_core.speculate.adaptive_policy import DraftCandidates, NewNode
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.prompt_lookup import append_path
@@ -39,10 +39,10 @@ PROMPT = [3, 1, 4, 1, 5, 3, 1, 4]
 class RandomPolicy:
     """Decides by a hash of all that it may know: the draft's peak and the path."""
 
-    def __init__(self, seed: int, depth: int) -> None:
-        self._seed, self._depth = seed, depth
+    def __init__(self, seed: int, depth: int, width: int) -> None:
+        self._seed, self._depth, self.width = seed, depth, width
         self._paths: dict[int, tuple[int, ...]] = {}
-        self._told: list[tuple[tuple[int, ...], float]] = []
+        self._known: list[tuple[tuple[int, ...], float]] = []
 
     def read(self, born: Sequence[NewNode]) -> list[int]:
         for each in born:
@@ -59,8 +59,8 @@ class RandomPolicy:
 
     def _dice(self, path: tuple[int, ...], peak: float, sides: int) -> int:
         # as the real policy may, it goes by everything that came before this node's draws
-        self._told.append((path, round(peak, 6)))
-        return random.Random(repr((self._seed, self._told))).randrange(sides)
+        self._known.append((path, round(peak, 6)))
+        return random.Random(repr((self._seed, self._known))).randrange(sides)
 
 
 class Scripted:
@@ -88,8 +88,8 @@ def every_tree(draft: DraftModel, seed: int, depth: int) -> Iterator[tuple[Draft
         choose = Scripted(script)
         cache = draft.model.new_cache()
         draft.model.extend(torch.tensor(CONTEXT[:-1]), cache)
-        drafting = Drafting(draft, choose, ranked=False, width=draft.columns)
-        drafted = grow_adaptive(drafting, RandomPolicy(seed, depth), CONTEXT[-1:], cache)
+        policy = RandomPolicy(seed, depth, draft.columns)
+        drafted = grow_adaptive(draft, policy, CONTEXT[-1:], cache, choose)
         if len(choose.laws) > len(script):  # a draw that is not decided yet: branch on it
             pending += [(*script, tokens) for tokens in choose.laws[len(script)]]
             continue
@@ -101,15 +101,15 @@ def every_tree(draft: DraftModel, seed: int, depth: int) -> Iterator[tuple[Draft
 
 def judged(scored: ScoredTree, node: int) -> tuple[dict[int, float], Tensor]:
     """Probability that each child of a node is accepted, and what is emitted otherwise [V]."""
-    log = verify._Log()
+    attempts: dict[int, verify.Attempt] = {}
     uniforms = [1.0 - 2.0**-53] * scored.growmap.size
-    found = verify._try_children(scored, node, uniforms, log)
+    found = verify._try_children(scored, node, uniforms, attempts)
     # a child that is accepted with certainty leaves nothing
     residual = torch.zeros(scored.logits.shape[1])
     if not isinstance(found, int):
         residual = found if isinstance(found, Tensor) else found.target_probs()
     accepted, reach = {}, 1.0
-    for child, attempt in log.attempts.items():
+    for child, attempt in attempts.items():
         accepted[child] = reach * attempt.accept_prob
         reach *= 1.0 - attempt.accept_prob
     return accepted, reach * residual.double()

@@ -19,6 +19,7 @@ from sequoia_core.decode.step import Sampler, Speculator
 from sequoia_core.decode.token_cache import TokenCache
 from sequoia_core.speculate import verify
 from sequoia_core.speculate.draft import DraftModel, SampledChildren
+from sequoia_core.speculate.residual import ResidualPair
 from sequoia_core.speculate.sampling import (
     draft_probs,
     exponential_noise,
@@ -78,7 +79,7 @@ def emitted_distribution(
     judge, law = RULES[rule]
     last: list[Tensor] = []
 
-    def remember(left: Tensor | verify.ResidualPair, uniform: float) -> int:
+    def remember(left: Tensor | ResidualPair, uniform: float) -> int:
         last.append(left if isinstance(left, Tensor) else left.target_probs())
         return 0
 

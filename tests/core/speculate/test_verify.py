@@ -14,6 +14,7 @@ from torch import Tensor
 from sequoia_core.config import SamplingParams
 from sequoia_core.model.loading.memory_plan import SCORED_ROWS
 from sequoia_core.speculate import verify
+from sequoia_core.speculate.residual import ResidualPair
 from sequoia_core.speculate.token_tree import DeviceNodes, ScoredTree, TokenTree, score
 from sequoia_core.tree.growmap import GrowMap
 
@@ -54,7 +55,7 @@ def judge(
     drawn: list[Tensor] = []
     real = verify._bonus
 
-    def spy(left: Tensor | verify.ResidualPair, uniform: float) -> int:
+    def spy(left: Tensor | ResidualPair, uniform: float) -> int:
         drawn.append(left if isinstance(left, Tensor) else left.target_probs())
         return real(left, uniform)
 
@@ -132,7 +133,7 @@ def test_where_p_equals_q_nothing_is_lost_and_nothing_is_nan(
     verdict, bonus = judge(monkeypatch, scored, [0.3, 1 - 1e-6, 0.9])
     assert verdict.path == (0, 1)
     torch.testing.assert_close(bonus, torch.tensor(p))
-    pair = verify.ResidualPair(scored, 0)
+    pair = ResidualPair(scored, 0)
     pair.reject(0)
     assert torch.equal(pair.target_probs(), torch.tensor(p))
 
@@ -156,7 +157,7 @@ def test_a_bonus_follows_the_residual_inside_and_outside_the_drafts_columns(
     p, q = (0.2, 0.3, 0.4, 0.1), [0.0] * len(vocab_ids)
     q[-1] = 1.0
     scored = scored_tree(GrowMap.chain(1), (0, vocab_ids[-1]), [p, p], [q], vocab_ids=vocab_ids)
-    pair = verify.ResidualPair(replace(scored, params=replace(SAMPLED, top_k=top_k)), 0)
+    pair = ResidualPair(replace(scored, params=replace(SAMPLED, top_k=top_k)), 0)
     pair.reject(len(vocab_ids) - 1)
     residual, runs = pair.target_probs(), 1000
     assert float(residual.sum()) == pytest.approx(1.0)

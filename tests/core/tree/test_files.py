@@ -21,8 +21,7 @@ from sequoia_core.tree.files import (
     save_growmap,
     write_acceptance_rates,
 )
-from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.tree.numbering import MAX_NODES
+from sequoia_core.tree.growmap import MAX_NODES, GrowMap
 from tests.core.tree.test_growmap import parent_lists
 
 ROOT = Path(__file__).parents[3]
@@ -173,6 +172,8 @@ def test_the_unbroken_reference_entries_load(tmp_path: Path) -> None:
         ("Successors", [[1, 2], [], [3], []]),
         ("Successors", [[1, 2], [3, 1], [], []]),
         ("Successors", [[1], [2], [1], []]),
+        ("Successors", [[], [1], [2], [3]]),
+        ("Successors", [[2, 1], [], [3], []]),
         ("Successors", [[1, 2], [-1], [], []]),
         ("Successors", [[1, 2], [9], [], []]),
         ("Successors", [[1, 2.0], [3], [], []]),

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sequoia_core.errors import GrowMapError
-from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.tree.numbering import MAX_NODES
+from sequoia_core.tree.growmap import MAX_NODES, GrowMap
 
 
 @st.composite
@@ -132,12 +131,6 @@ def test_what_is_no_tree_is_refused_in_one_line(parents: tuple[Any, ...], words:
     with pytest.raises(GrowMapError, match=words) as caught:
         GrowMap(parents)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("children", [[[1], [1]], [[1, 1], []], [[0]], [[2], []], [[-1]], [[]] * 2])
-def test_children_lists_that_are_no_tree_are_refused(children: list[list[int]]) -> None:
-    with pytest.raises(GrowMapError):
-        GrowMap.from_children(children)
 
 
 @pytest.mark.parametrize("branches", [[-1], [2, -2], [300, 300]])
