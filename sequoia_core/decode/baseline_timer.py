@@ -12,7 +12,7 @@ from time import monotonic
 
 from sequoia_core.config import SamplingParams
 from sequoia_core.events import Step
-from sequoia_core.speculate.cost_model import FadingRatio
+from sequoia_core.speculate.cost_model import FadingRatio, StepCosts
 
 INTERVAL = 30  # steps between two plain ones, once enough of them are known
 FIRST_STEP = 2
@@ -68,13 +68,13 @@ class BaselineTimer(NoBaseline):
 
     A plain step is due when the latest one is `INTERVAL` steps old, sooner while few are known, and
     when the machine has changed its speed; unless it would cost too much. With a seed the index of
-    a step alone decides, so that the text can be repeated. `calibrated` gives a plain step's
-    milliseconds by tokens of context, or None; it serves until the first plain step.
+    a step alone decides, so that the text can be repeated. `calibrated` gives what steps cost by
+    tokens of context, or None; it serves until the first plain step.
     """
 
     def __init__(
         self,
-        calibrated: Callable[[int], float | None] = lambda _context: None,
+        calibrated: Callable[[int], StepCosts | None] = lambda _context: None,
         now: Callable[[], float] = monotonic,
     ) -> None:
         self._calibrated, self._now = calibrated, now
@@ -83,8 +83,7 @@ class BaselineTimer(NoBaseline):
         self._shaping: tuple[float, float, int] | None = None  # of those that are known
         self._since = self._context = 0  # steps after the latest of them; tokens of context now
         self._verify_ms: deque[float] = deque(maxlen=WATCHED)
-        self._verify_typical: float | None = None  # of these, worked out when it is needed
-        self._verify_then: float | None = None  # the same when the latest plain step was taken
+        self._verify_then: float | None = None  # typical when the latest plain step was taken
         self._spent_ms = self._lost_ms = 0.0
         self._trees = FadingRatio(MEMORY)  # milliseconds over tokens
 
@@ -111,36 +110,31 @@ class BaselineTimer(NoBaseline):
         self._context = step.context_length
         if len(step.nodes) > 1:
             self._verify_ms.append(step.timings.verify_ms)
-            self._verify_typical = None
             self._trees.add(total_ms, len(step.token_ids))
         elif step.timings.draft_ms == 0.0 and step.index >= FIRST_STEP:
             if self._changed or _shaping(params) != self._shaping:
                 self._known.clear()
             self._known.append(_PlainStep(total_ms, self._context, self._now()))
-            self._figure, self._shaping, self._since = None, _shaping(params), 0
+            self._figure, self._shaping, self._since = self._summary(), _shaping(params), 0
             self._verify_then = self._verify_now
             if step.baseline:
                 self._lost_ms += self._loss  # of an outlier all steps lose as much
 
     def plain_time(self, context: int, verify_ms: float) -> tuple[float, str]:
-        if self._known:
-            milliseconds, source = self._summary
+        if self._figure is not None:
+            milliseconds, source = self._figure
             return milliseconds, source if self._holds(context) else f"{source}, out of date"
-        calibrated = self._calibrated(context)
-        if calibrated is not None:
-            return calibrated, "calibrated on this machine: no plain step yet"
+        costs = self._calibrated(context)
+        if costs is not None:
+            return costs.plain_ms, "calibrated on this machine: no plain step yet"
         return verify_ms, UNKNOWN
 
-    @property
     def _summary(self) -> tuple[float, str]:
-        if self._figure is None:
-            latest = self._known[-1]
-            used = [each for each in self._known if each.holds(latest.context, latest.when)]
-            few = len(used) == 1
-            what = "a plain step" if few else f"mean of {len(used)} plain steps, the last"
-            milliseconds = typical(each.milliseconds for each in used)
-            self._figure = milliseconds, f"{what} at {latest.context} tokens of context"
-        return self._figure
+        latest = self._known[-1]
+        used = [each for each in self._known if each.holds(latest.context, latest.when)]
+        what = "a plain step" if len(used) == 1 else f"mean of {len(used)} plain steps, the last"
+        source = f"{what} at {latest.context} tokens of context"
+        return typical(each.milliseconds for each in used), source
 
     def _holds(self, context: int) -> bool:
         return self._known[-1].holds(context, self._now())
@@ -148,9 +142,9 @@ class BaselineTimer(NoBaseline):
     @property
     def _loss(self) -> float:
         """How much longer a plain step takes than speculation does for one token."""
-        if not self._trees.whole:
+        if self._figure is None or not self._trees.whole:
             return 0.0
-        return max(self._summary[0] - self._trees.part / self._trees.whole, 0.0)
+        return max(self._figure[0] - self._trees.part / self._trees.whole, 0.0)
 
     @property
     def _changed(self) -> bool:
@@ -162,9 +156,7 @@ class BaselineTimer(NoBaseline):
     @property
     def _verify_now(self) -> float | None:
         """Typical verification of the latest speculative steps; None while they are few."""
-        if self._verify_typical is None and len(self._verify_ms) == WATCHED:
-            self._verify_typical = typical(self._verify_ms)
-        return self._verify_typical
+        return typical(self._verify_ms) if len(self._verify_ms) == WATCHED else None
 
 
 def _shaping(params: SamplingParams) -> tuple[float, float, int]:

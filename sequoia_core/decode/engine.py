@@ -8,49 +8,41 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 import torch
-from msgspec import structs
 
-from sequoia_core.config import NON_SEQUOIA_MODES, Lookup, Mode, SamplingParams
+from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.decode.baseline_timer import BaselineTimer, NoBaseline
-from sequoia_core.decode.report import explain, step_nodes
+from sequoia_core.decode.plain_notices import PlainNotices, no_memory, no_room
+from sequoia_core.decode.report import explained, step_nodes
 from sequoia_core.decode.step import MOST_PENDING, Sampler, Speculator
 from sequoia_core.decode.timed_model import timed
 from sequoia_core.decode.token_cache import TokenCache
-from sequoia_core.decode.tree_choice import as_chosen, lookup_for, smaller, tree_for
+from sequoia_core.decode.tree_choice import advice_from, as_chosen, lookup_for, smaller, tree_for
 from sequoia_core.errors import ContextFullError, MemoryFullError, ParameterError, SequoiaError
 from sequoia_core.events import (
     Event,
     Finished,
     FinishReason,
-    Insight,
-    Notice,
-    NoticeKind,
     Piece,
     PrefillDone,
     PrefillProgress,
     Step,
     StepTimings,
+    StopCheck,
     TextDelta,
     Totals,
     TreeChosen,
 )
 from sequoia_core.model.interface import LanguageModel
-from sequoia_core.model.loading.memory_plan import is_out_of_memory, memory_errors
-from sequoia_core.speculate.adaptive_policy import PROBE_STEPS
+from sequoia_core.model.loading.memory_plan import memory_errors
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.token_tree import ScoredTree
-from sequoia_core.speculate.tree_advisor import TRYING, Advice, TreeAdvisor
+from sequoia_core.speculate.tree_advisor import TreeAdvisor
 from sequoia_core.speculate.verify import Verdict
-from sequoia_core.text.detokenizer import TextCodec, TextStream
-from sequoia_core.tree.choice import ROOT, AdaptiveTree, Tree, TreeChoice
+from sequoia_core.text.detokenizer import TextCodec, TextStream, TokenizerCodec
+from sequoia_core.tree.choice import ROOT, Tree, TreeChoice
 
 if TYPE_CHECKING:
     from sequoia_core.model.loading.pair import Pair
-
-IDLE = (
-    "plain decoding: what the draft proposes is not worth its time here; "
-    f"it is tried again every {PROBE_STEPS} steps"
-)
 
 
 @dataclass(slots=True)
@@ -64,8 +56,7 @@ class _Answer:
     lookup: Lookup
     totals: Totals = field(default_factory=Totals)
     last_rank: int = 0
-    narrowed: bool = False
-    """The tree was cut for want of room, so that no advice brings a larger one back."""
+    narrowed: bool = False  # for want of room, so that no advice brings a larger tree back
 
 
 class Engine:
@@ -91,19 +82,16 @@ class Engine:
         self._cache = TokenCache(target, draft.model if draft else None)
         timed_draft = replace(draft, model=self._draft) if draft and self._draft else None
         self._speculator = Speculator(self._target, timed_draft, self._cache, eos_token_ids)
-        self.clock: NoBaseline = BaselineTimer(self._calibrated_ms)
+        self.clock: NoBaseline = BaselineTimer(lambda context: self.advisor.costs(0.0, context))
         self.advisor = advisor
         self.tree_choice = TreeChoice()
         self.make_sampler: Callable[[SamplingParams, torch.device, Mode], Sampler] = Sampler.of
         self.insight = False
-        self._answers = self._idle_steps = 0
-        self._plain_for: TreeChoice | None = None
-        self._idle_for: TreeChoice | None = None
+        self._answers = 0
+        self._notices = PlainNotices()
 
     @classmethod
     def of(cls, pair: Pair, advisor: TreeAdvisor) -> Engine:
-        from sequoia_core.text.detokenizer import TokenizerCodec
-
         return cls(
             pair.target,
             DraftModel(pair.draft, pair.draft_vocab_ids) if pair.draft else None,
@@ -131,23 +119,24 @@ class Engine:
         self,
         prompt_ids: Sequence[int],
         params: SamplingParams,
-        should_stop: Callable[[], bool] = lambda: False,
+        should_stop: StopCheck = lambda: False,
     ) -> Iterator[Event]:
         """Decode after a prompt; the KV of the longest prefix shared with the last call is reused.
 
-        Yields events in the order that `sequoia_core.events` states, ending with `Finished`.
-        Between steps and chunks of the prompt it asks `should_stop`. Raises ParameterError for a
-        prompt that is empty or has a token without a row in the embedding, ContextFullError if it
-        leaves no room for an answer, and MemoryFullError if not even a plain step fits; the next
-        prompt can be decoded.
+        Yields events in the order of `sequoia_core.events`, ending with `Finished`. Raises
+        ParameterError for a prompt that is empty or has a token without a row in the embedding,
+        ContextFullError if it leaves no room for an answer, and MemoryFullError if not even a plain
+        step fits; the next prompt can be decoded.
         """
         self._check(prompt_ids)
         if self.tree_choice.mode is Mode.GREEDY:
             params = replace(params, temperature=0.0)
-        tree, chosen = self._choose(params, len(prompt_ids))
+        context, drafts = len(prompt_ids), self._draft is not None
+        if (costs := self.advisor.costs(params.temperature, context)) is not None:
+            self._speculator.costs.set_costs(costs)
+        tree, chosen = tree_for(self._choice, self.advisor, params.temperature, context, drafts)
         yield chosen
-        if self._turns_plain(chosen):
-            yield Notice(NoticeKind.PLAIN_DECODING, chosen.reason)
+        yield from self._notices.of_choice(self.tree_choice, chosen)
         self._answers += 1
         answer = self._answers
         try:
@@ -176,49 +165,17 @@ class Engine:
                 f"model's embedding has {rows} rows; leave that text out"
             )
 
-    def _choose(self, params: SamplingParams, context: int) -> tuple[Tree, TreeChosen]:
-        costs = self.advisor.costs(params.temperature, context)
-        if costs is not None:
-            self._speculator.costs.set_costs(costs)
-        choice = replace(self.tree_choice, adaptive=self._adaptive)
-        if self._draft is None and choice.mode is not Mode.AR:
-            reason = "plain decoding: this target has no draft"
-            return ROOT, self._with_lookup(TreeChosen(Mode.AR.value, "", 1, 0, reason=reason))
-        tree, chosen = tree_for(choice, self.advisor, params.temperature, context)
-        return tree, self._with_lookup(chosen)
-
     @property
-    def _adaptive(self) -> bool:
+    def _choice(self) -> TreeChoice:
+        """The person's, where adaptive trees are chosen or not."""
         choice = self.tree_choice
         if choice.adaptive is not None or choice.growmap is not None:
-            return bool(choice.adaptive)
-        return choice.mode in (Mode.SEQUOIA, Mode.GREEDY) and self._speculator.reads_trees
-
-    def _with_lookup(self, chosen: TreeChosen) -> TreeChosen:
-        return structs.replace(chosen, lookup=lookup_for(self.tree_choice).value)
-
-    def _turns_plain(self, chosen: TreeChosen) -> bool:
-        """Whether decoding is plain although another mode was chosen; true once for each choice."""
-        choice = self.tree_choice
-        if chosen.nodes > 1 or choice.mode is Mode.AR:
-            if chosen.reason != TRYING:  # a trial is part of decoding plainly
-                self._plain_for = None
-            return False
-        before, self._plain_for = self._plain_for, choice
-        return choice != before
-
-    def _turns_idle(self, tree: Tree, step: Step) -> bool:
-        """Whether adaptive trees have been empty for long; true once for each choice."""
-        if step.baseline or not isinstance(tree, AdaptiveTree):
-            return False
-        self._idle_steps = 0 if len(step.nodes) > 1 else self._idle_steps + 1
-        if self._idle_steps < PROBE_STEPS or self._idle_for == self.tree_choice:
-            return False
-        self._idle_for = self.tree_choice
-        return True
+            return choice
+        known = choice.mode in (Mode.SEQUOIA, Mode.GREEDY)
+        return replace(choice, adaptive=known and self._speculator.reads_trees)
 
     def _prefill(
-        self, tree: Tree, prompt_ids: Sequence[int], should_stop: Callable[[], bool]
+        self, tree: Tree, prompt_ids: Sequence[int], should_stop: StopCheck
     ) -> Iterator[Event]:
         began = perf_counter()
         cached = self._cache.start(prompt_ids)
@@ -229,14 +186,13 @@ class Engine:
             yield PrefillProgress(total - left, total)
         if tree.size > 1 and self._speculator.fits(tree):
             # here, and not in the first step, whose time would contain it
-            for _ in self._cache.read_draft_prompt(MOST_PENDING):
-                if should_stop():
-                    return
+            if any(should_stop() for _ in self._cache.read_draft_prompt(MOST_PENDING)):
+                return
         self._target.wait()
         yield PrefillDone(len(prompt_ids), cached, perf_counter() - began)
 
     def _decode(
-        self, tree: Tree, params: SamplingParams, should_stop: Callable[[], bool]
+        self, tree: Tree, params: SamplingParams, should_stop: StopCheck
     ) -> Iterator[Event]:
         sampler = self.make_sampler(params, self._target.device, self.tree_choice.mode)
         text = TextStream(self._codec, params.stop)
@@ -247,7 +203,7 @@ class Engine:
                 finish = FinishReason.CANCELLED
                 break
             if not self._speculator.fits(answer.tree):
-                yield _narrowed(answer.tree)
+                yield no_room(answer.tree)
                 answer.tree, answer.narrowed = ROOT, True
             try:
                 found = self._step(answer)
@@ -259,7 +215,7 @@ class Engine:
                 self._cache.roll_back()
                 self._target.forget_unused()
                 answer.tree, answer.lookup, answer.narrowed = smaller(answer.tree), Lookup.OFF, True
-                yield _shrunk(answer.tree)
+                yield no_memory(answer.tree)
                 continue
             step, pieces, finish = found
             answer.totals = answer.totals.plus(step)
@@ -267,12 +223,12 @@ class Engine:
             if printable := "".join(piece.text for piece in pieces):
                 yield TextDelta(step.index, printable, pieces)
             yield step
-            if self._turns_idle(answer.tree, step):
-                yield Notice(NoticeKind.PLAIN_DECODING, IDLE)
-            advice = self._learn(step, params)
+            yield from self._notices.of_step(self.tree_choice, answer.tree, step)
+            drafts, temperature = self._draft is not None, params.temperature
+            advice = advice_from(step, self._choice, self.advisor, temperature, drafts)
             if finish is None and advice is not None and not answer.narrowed:
-                answer.tree, chosen = as_chosen(self.tree_choice.mode, advice)
-                yield self._with_lookup(chosen)
+                answer.tree, chosen = as_chosen(self.tree_choice, advice)
+                yield chosen
         if rest := answer.text.flush(cut_off=finish is not FinishReason.STOP):
             yield TextDelta(answer.totals.steps, rest, (Piece(rest, answer.last_rank),))
         yield Finished(finish, answer.totals)
@@ -293,7 +249,7 @@ class Engine:
         bonus = verdict.bonus_token
         nodes = step_nodes(scored, verdict, self._codec)
         bonus_prob = scored.target_prob_of(verdict.path[-1], bonus)
-        insight = self._explained(scored, verdict) if self.insight else None
+        insight = explained(scored, verdict, self._codec) if self.insight else None
         draft_ms, verify_ms = self._take_clocks()
         total_ms = (perf_counter() - began) * 1e3
         context = self._cache.target_cache.length
@@ -341,45 +297,6 @@ class Engine:
         self._speculator.commit(scored, verdict.path[: len(emitted) + 1], emitted)
         return emitted, tuple(pieces), finish
 
-    def _explained(self, scored: ScoredTree, verdict: Verdict) -> Insight | None:
-        """The step's `Insight`; None where memory does not suffice, since the step stands."""
-        try:
-            return explain(scored, verdict, self._codec)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            return None
-
-    def _learn(self, step: Step, params: SamplingParams) -> Advice | None:
-        """Hand a step to the advisor; its advice counts where the tree is left to the machine."""
-        choice = self.tree_choice
-        drafted = self._draft is not None  # what is looked up without one still teaches times
-        if choice.mode is Mode.AR:
-            return None
-        other = choice.mode in NON_SEQUOIA_MODES and params.temperature > 0.0
-        if other or (self._adaptive and drafted):  # their children are accepted at other rates
-            self.advisor.time(step, params.temperature)
-            return None
-        chain = choice.mode is Mode.CHAIN
-        advice = self.advisor.observe(step, params.temperature, chain)
-        return advice if drafted and choice.growmap is None else None
-
-    def _calibrated_ms(self, context: int) -> float | None:
-        costs = self.advisor.costs(0.0, context)
-        return None if costs is None else costs.plain_ms
-
     def _take_clocks(self) -> tuple[float, float]:
         """Milliseconds of draft and target forwards since the last call."""
         return self._draft.take_ms() if self._draft else 0.0, self._target.take_ms()
-
-
-def _narrowed(tree: Tree) -> Notice:
-    what = "the tree" if isinstance(tree, AdaptiveTree) else f"a tree of {tree.size} nodes"
-    why = f"{what} no longer fits into the context window; the rest of the answer is decoded"
-    return Notice(NoticeKind.PLAIN_DECODING, f"{why} plainly")
-
-
-def _shrunk(tree: Tree) -> Notice:
-    rest = "plainly" if tree.size == 1 else f"with at most {tree.size} nodes a tree"
-    why = "the memory is too full for the tree; the rest of the answer is decoded"
-    return Notice(NoticeKind.MEMORY, f"{why} {rest}")

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from sequoia_core.events import Insight, Opinion, Origin, Ranking, TreeNode, TrialRecord
+from sequoia_core.model.loading.memory_plan import is_out_of_memory
 from sequoia_core.speculate.residual import TOP
 from sequoia_core.speculate.sampling import most_probable, to_host
 from sequoia_core.speculate.token_tree import ScoredTree
@@ -35,6 +36,16 @@ def step_nodes(scored: ScoredTree, verdict: Verdict, codec: TextCodec) -> tuple[
         )
         for node in range(growmap.size)
     )
+
+
+def explained(scored: ScoredTree, verdict: Verdict, codec: TextCodec) -> Insight | None:
+    """The step's `Insight`; None where memory does not suffice, since the step stands."""
+    try:
+        return explain(scored, verdict, codec)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
 
 
 @torch.inference_mode()

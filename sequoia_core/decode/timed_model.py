@@ -4,17 +4,13 @@ On CUDA a forward returns before it ran, so events are recorded around it, in th
 model's own device, and read once the step's results have been.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
-from typing import ParamSpec, TypeVar
 
 import torch
 
 from sequoia_core.model.interface import LanguageModel, TreeReader
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
 
 
 class TimedModel:
@@ -26,7 +22,7 @@ class TimedModel:
         self.device = model.device
         self.new_cache = model.new_cache
         self.extend = model.extend  # not timed, since it is no part of a step
-        self.forward = self._timed(model.forward)
+        self.forward = self._timing()(model.forward)
         self._seconds = 0.0
         self._spans: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
@@ -34,15 +30,9 @@ class TimedModel:
     def prompt_rows(self) -> int:
         return self._model.prompt_rows
 
-    def _timed(self, call: Callable[_P, _R]) -> Callable[_P, _R]:
-        def timed_call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            with self._timing():
-                return call(*args, **kwargs)
-
-        return timed_call
-
     @contextmanager
     def _timing(self) -> Iterator[None]:
+        """As a decorator it times each call."""
         if self.device.type == "cuda":
             # what the model computes is issued there, whichever device is the current one
             stream, start, end = _stream(self.device), _event(), _event()
@@ -76,8 +66,8 @@ class TimedModel:
 class TimedTreeReader(TimedModel):
     def __init__(self, model: TreeReader) -> None:
         super().__init__(model)
-        self.read_tree = self._timed(model.read_tree)
-        self.read_level = self._timed(model.read_level)
+        self.read_tree = self._timing()(model.read_tree)
+        self.read_level = self._timing()(model.read_level)
 
 
 def timed(model: LanguageModel) -> TimedModel:

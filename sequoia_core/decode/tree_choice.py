@@ -3,25 +3,41 @@
 from dataclasses import replace
 
 from sequoia_core.config import NON_SEQUOIA_MODES, Lookup, Mode
-from sequoia_core.events import TreeChosen
+from sequoia_core.events import Step, TreeChosen
 from sequoia_core.speculate.tree_advisor import Advice, TreeAdvisor
 from sequoia_core.tree.choice import ADAPTIVE, ROOT, AdaptiveTree, Tree, TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 
 
 def tree_for(
-    choice: TreeChoice, advisor: TreeAdvisor, temperature: float, context_length: int
+    choice: TreeChoice,
+    advisor: TreeAdvisor,
+    temperature: float,
+    context_length: int,
+    drafts: bool = True,
 ) -> tuple[Tree, TreeChosen]:
-    """The tree to decode with, one node for plain decoding, and the event that says so."""
+    """The tree to decode with, one node for plain decoding, and the event that says so.
+
+    `drafts` is False for a target without a draft.
+    """
     if choice.mode is Mode.AR:
-        return ROOT, TreeChosen(Mode.AR.value, "", 1, 0, reason="plain decoding was asked for")
+        return as_chosen(choice, Advice(None, (), None, "plain decoding was asked for"))
+    if not drafts:
+        reason, lookup = "plain decoding: this target has no draft", lookup_for(choice).value
+        return ROOT, TreeChosen(Mode.AR.value, "", 1, 0, reason=reason, lookup=lookup)
     chain = choice.mode is Mode.CHAIN
     if choice.adaptive:
-        tree = AdaptiveTree(branching=1) if chain else AdaptiveTree()
         measured = advisor.costs(temperature, context_length) is not None
         times = "times measured here" if measured else "times assumed until they are measured"
-        reason = f"grown each step by the draft's own probabilities, at most so large; {times}"
-        return tree, TreeChosen(choice.mode.value, ADAPTIVE, tree.size, tree.depth, reason=reason)
+        tree = AdaptiveTree(branching=1) if chain else AdaptiveTree()
+        return tree, TreeChosen(
+            mode=choice.mode.value,
+            growmap=ADAPTIVE,
+            nodes=tree.size,
+            depth=tree.depth,
+            reason=f"grown each step by the draft's own probabilities, at most so large; {times}",
+            lookup=lookup_for(choice).value,
+        )
     if (growmap := choice.growmap) is not None:
         if chain and growmap.branching > 1:  # the path of first children, as long as it is deep
             growmap = GrowMap.chain(growmap.depth)
@@ -31,27 +47,43 @@ def tree_for(
         advice = advisor.advise(temperature, context_length, chain)
     if choice.mode in NON_SEQUOIA_MODES and temperature > 0.0:  # rates are of other children
         advice = replace(advice, rates=(), deeper=(), predicted_speedup=None)
-    return as_chosen(choice.mode, advice)
+    return as_chosen(choice, advice)
 
 
-def as_chosen(mode: Mode, advice: Advice) -> tuple[GrowMap, TreeChosen]:
+def as_chosen(choice: TreeChoice, advice: Advice) -> tuple[GrowMap, TreeChosen]:
     """Advice as the growmap to decode with and the event that says so."""
-    growmap = advice.growmap or ROOT
-    speedup, reason = advice.predicted_speedup, advice.reason
-    if growmap.size == 1:
-        return ROOT, TreeChosen(mode.value, "", 1, 0, predicted_speedup=speedup, reason=reason)
-    rates, deeper = advice.rates, advice.deeper
-    return growmap, TreeChosen(
-        mode=mode.value,
-        growmap=growmap.name,
+    growmap, rates, deeper = advice.growmap or ROOT, advice.rates, advice.deeper
+    drafts = growmap.size > 1
+    expects = drafts and bool(rates)
+    return growmap if drafts else ROOT, TreeChosen(
+        mode=choice.mode.value,
+        growmap=growmap.name if drafts else "",
         nodes=growmap.size,
         depth=growmap.depth,
-        expected_tokens=growmap.expected_tokens(rates, deeper) if rates else None,
-        expected_by_depth=growmap.expected_by_depth(rates, deeper) if rates else (),
+        expected_tokens=growmap.expected_tokens(rates, deeper) if expects else None,
+        expected_by_depth=growmap.expected_by_depth(rates, deeper) if expects else (),
         expected_by_rank=rates[: growmap.branching],
-        predicted_speedup=speedup,
-        reason=reason,
+        predicted_speedup=advice.predicted_speedup,
+        reason=advice.reason,
+        lookup=lookup_for(choice).value,
     )
+
+
+def advice_from(
+    step: Step, choice: TreeChoice, advisor: TreeAdvisor, temperature: float, drafts: bool
+) -> Advice | None:
+    """Hand a step to the advisor; its advice counts where the tree is left to the machine.
+
+    What is looked up without a draft still teaches times.
+    """
+    if choice.mode is Mode.AR:
+        return None
+    other = choice.mode in NON_SEQUOIA_MODES and temperature > 0.0
+    if other or (choice.adaptive and drafts):  # their children are accepted at other rates
+        advisor.time(step, temperature)
+        return None
+    advice = advisor.observe(step, temperature, choice.mode is Mode.CHAIN)
+    return advice if drafts and choice.growmap is None else None
 
 
 def smaller(tree: Tree) -> Tree:

@@ -36,7 +36,7 @@ from sequoia_core.decode.engine import Engine
 from sequoia_core.decode.timed_model import TimedModel
 from sequoia_core.events import Origin, Step, StepTimings, Totals
 from sequoia_core.model.interface import KVCache
-from sequoia_core.speculate.cost_model import StepCosts
+from sequoia_core.speculate.cost_model import ASSUMED_COSTS, StepCosts
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.tree_advisor import BundledAdvisor
 from sequoia_core.tree.choice import TreeChoice
@@ -122,7 +122,8 @@ def made(
 
 
 def of(now: Callable[[], float], calibrated: float | None = None) -> BaselineTimer:
-    return BaselineTimer(lambda _context: calibrated, now)
+    costs = None if calibrated is None else replace(ASSUMED_COSTS, plain_ms=calibrated)
+    return BaselineTimer(lambda _context: costs, now)
 
 
 # Which steps are plain

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sequoia_core.config import Lookup, Mode, SamplingParams, WeightFormat
-from sequoia_core.decode import engine as engine_module
+from sequoia_core.decode import report
 from sequoia_core.decode.tree_choice import smaller
 from sequoia_core.errors import MemoryFullError, ModelLoadError
 from sequoia_core.events import Event, Finished, Notice, NoticeKind, Step
@@ -192,7 +192,7 @@ def test_a_step_stands_where_there_is_no_memory_to_explain_it(
     def full(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(engine_module, "explain", full)
+    monkeypatch.setattr(report, "explain", full)
     engine = make_engine(TableModel(9, 1), TableModel(9, 2), GrowMap.k_ary([2, 2]))
     engine.insight = True
     events = list(engine.generate(PROMPT, GREEDY))
