@@ -1,8 +1,4 @@
-"""The exceptions, and what messages say of mistyped names and of counts.
-
-Every error a person can cause is a `SequoiaError` whose message is a single line that says
-what was wrong, where, and what to do about it. The command line prints it without a traceback.
-"""
+"""The exceptions, and what messages say of mistyped names and of counts."""
 
 import difflib
 import re
@@ -13,7 +9,7 @@ _LEAST_PREFIX = 2
 
 
 class SequoiaError(Exception):
-    """Base class; `str(error)` is one line fit to be shown to a person."""
+    """What a person can cause; `str(error)` is one line: what was wrong, where, and what to do."""
 
 
 class GrowMapError(SequoiaError):

@@ -1,10 +1,9 @@
-"""What the engine reports: immutable events of plain Python values.
+"""What the engine reports: immutable events of plain values, which can be recorded and replayed.
 
-An answer is `TreeChosen`, `PrefillDone`, then per decoding step at most one `TextDelta` followed
-by exactly one `Step`, then perhaps a `TextDelta` of text that was held back, and at last
-`Finished` or `Failed`. A `Notice` may come anywhere, and a `TreeChosen` between two steps if the
-next one uses another tree. A consumer that pauses does so after a `Step`. Events hold no tensors,
-so they can be recorded, sent to another process and replayed.
+An answer is `TreeChosen`, `PrefillDone`, then per decoding step at most one `TextDelta` followed by
+exactly one `Step`, then perhaps a `TextDelta` of text that was held back, and at last `Finished` or
+`Failed`. A `Notice` may come anywhere, and a `TreeChosen` between two steps if the next one uses
+another tree. A consumer that pauses does so after a `Step`.
 """
 
 from collections.abc import Callable

@@ -1,9 +1,4 @@
-"""Reads files that others made, and writes files whole.
-
-Text is UTF-8. A byte order mark is skipped, and only LF and CR LF end a line, so U+2028 and the
-other separators of `str.splitlines` stay in it. JSON is read strictly. A file is written whole or
-not at all, through a new file that no link can stand for.
-"""
+"""Reads files that others made, and writes files whole or not at all; text is UTF-8."""
 
 import io
 import json
@@ -43,7 +38,7 @@ def is_file_name(name: str) -> bool:
 
 
 def read_text(path: Path, limit: int | None = None) -> str:
-    """The text of a file, without a byte order mark; line ends are as they are.
+    """The text of a file without a byte order mark, line ends as they are.
 
     Raises OSError, or ValueError if it has more than `limit` bytes or is not UTF-8.
     """
@@ -55,17 +50,15 @@ def read_text(path: Path, limit: int | None = None) -> str:
 
 
 def split_lines(text: str) -> list[str]:
-    r"""The lines of a text without their ends, which are `\n` or `\r\n` and nothing else."""
+    """The lines of a text without their ends, LF or CR LF; U+2028 and its like end none."""
     lines = text.removesuffix("\n").split("\n") if text else []
     return [line.removesuffix("\r") for line in lines]
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text.
+    """The value of a JSON text, which may have NaN and infinities, as `json` writes them.
 
-    NaN and infinities are accepted, as `json` writes them; a caller that needs a finite number
-    checks it. Raises ValueError if it is no JSON, is nested too deep, or has a whole number that
-    does not fit into a float.
+    Raises ValueError if it is no JSON, is nested too deep, or has a whole number beyond a float.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8")

@@ -1,8 +1,4 @@
-"""Several turns with one pair: which of them the next prompt follows, and what fits the window.
-
-The chat template makes the prompt's tokens from the turns, and the engine reuses the KV of the
-longest common prefix.
-"""
+"""Several turns with one pair: which of them the next prompt follows, and what fits the window."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What a screen or a command needs of a conversation with a pair of models.
-
-`Conversation` decodes in this process, `app.engine.client` in another one.
-"""
+"""What a screen or a command needs of a conversation with a pair of models."""
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -14,7 +11,7 @@ from sequoia_core.tree.choice import TreeChoice
 
 
 class ChatEngine(Protocol):
-    """A conversation with a pair of models; called from one thread only."""
+    """A conversation with a pair of models, in this process or another; called from one thread."""
 
     description: PairDescription
     tree_choice: TreeChoice  # what the next answer will be decoded with

@@ -1,8 +1,4 @@
-"""Plain and speculative decoding of one prompt, raced: their steps interleaved, a clock for each.
-
-Both run in one thread, so each has the whole machine during its turn, and what slows the machine
-for a while slows both.
-"""
+"""Plain and speculative decoding of one prompt, raced: steps interleaved, a clock for each."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -95,9 +91,10 @@ def race(
 ) -> Iterator[Raced]:
     """Run the lanes against each other until all have ended, and yield the events of both.
 
-    Prompts are read first, one after the other. Then the next step is that of the lane whose clock
-    is behind, so that at any time both have had the same wall time. `settle` returns when the
-    device has finished its work, so that no lane pays for what the other left.
+    In one thread, so each has the whole machine in its turn. Prompts are read first, one after the
+    other. Then the next step is that of the lane whose clock is behind, so that at any time both
+    have had the same wall time. `settle` returns when the device has finished its work, so that no
+    lane pays for what the other left.
     """
     runners = [_Runner(lane, events) for lane, events in lanes.items()]
     while running := [each for each in runners if not each.over]:

@@ -1,8 +1,4 @@
-"""What a plain step takes here and now, measured on plain steps among the others.
-
-Now and then a step is decoded plainly. It yields its token like any other, and its time is what
-speed-ups are measured against. No forward is computed only to be timed.
-"""
+"""What a plain step takes here and now, measured on plain steps that are taken among the others."""
 
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -64,12 +60,12 @@ class _PlainStep:
 
 
 class BaselineTimer(NoBaseline):
-    """Times the plain steps of a chat.
+    """Times the plain steps of a chat, each of which yields its token like any other.
 
-    A plain step is due when the latest one is `INTERVAL` steps old, sooner while few are known, and
-    when the machine has changed its speed; unless it would cost too much. With a seed the index of
-    a step alone decides, so that the text can be repeated. `calibrated` gives what steps cost by
-    tokens of context, or None; it serves until the first plain step.
+    One is due when the latest is `INTERVAL` steps old, sooner while few are known, and when the
+    machine has changed its speed; unless it would cost too much. With a seed the index of a step
+    alone decides, so that the text can be repeated. `calibrated`, what steps cost by tokens of
+    context, serves until the first plain step.
     """
 
     def __init__(

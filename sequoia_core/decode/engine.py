@@ -30,7 +30,6 @@ from sequoia_core.events import (
     StopCheck,
     TextDelta,
     Totals,
-    TreeChosen,
 )
 from sequoia_core.model.interface import LanguageModel
 from sequoia_core.model.loading.memory_plan import memory_errors
@@ -186,8 +185,9 @@ class Engine:
             yield PrefillProgress(total - left, total)
         if tree.size > 1 and self._speculator.fits(tree):
             # here, and not in the first step, whose time would contain it
-            if any(should_stop() for _ in self._cache.read_draft_prompt(MOST_PENDING)):
-                return
+            for _ in self._cache.read_draft_prompt(MOST_PENDING):
+                if should_stop():
+                    return
         self._target.wait()
         yield PrefillDone(len(prompt_ids), cached, perf_counter() - began)
 

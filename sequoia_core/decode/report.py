@@ -63,10 +63,11 @@ def explain(scored: ScoredTree, verdict: Verdict, codec: TextCodec) -> Insight:
     drafted = [node for node in rows if node in read]
     draft_rows = [read[node] for node in drafted]
     draft_probs, columns = most_probable(scored.tree.draft_probs, draft_rows, TOP)
-    draft_tokens = columns if ids is None else ids[columns]
-    on_host = to_host(tokens, probs, draft_tokens, draft_probs)
-    targets = _rankings(*on_host[:2], len(rows), codec)
-    drafts = dict(zip(drafted, _rankings(*on_host[2:], len(drafted), codec), strict=True))
+    *of_target, known, stated = to_host(tokens, probs, columns, draft_probs)
+    if ids is not None:
+        known = ids[torch.tensor(known, dtype=torch.int64)].tolist()
+    targets = _rankings(*of_target, len(rows), codec)
+    drafts = dict(zip(drafted, _rankings(known, stated, len(drafted), codec), strict=True))
     return Insight(
         opinions=tuple(
             Opinion(node, target, drafts.get(node))

@@ -111,8 +111,7 @@ class Speculator:
     ) -> tuple[ScoredTree, Verdict]:
         """Draft, score, verify. The caches hold all the tree's rows until `commit`.
 
-        Raises MemoryFullError, before anything was judged, if the tree does not fit into the
-        memory.
+        Raises MemoryFullError, before anything was judged, if the tree does not fit into memory.
         """
         with memory_errors(self.memory_full):
             if isinstance(shape, AdaptiveTree):

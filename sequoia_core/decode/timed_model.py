@@ -1,8 +1,4 @@
-"""Wall time of model forwards, on the host or on the device that runs them.
-
-On CUDA a forward returns before it ran, so events are recorded around it, in the stream of the
-model's own device, and read once the step's results have been.
-"""
+"""Wall time of model forwards, on the host or on the device that runs them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +10,11 @@ from sequoia_core.model.interface import LanguageModel, TreeReader
 
 
 class TimedModel:
-    """A language model that adds up the time its forwards take; see `LanguageModel`."""
+    """A language model that adds up the time its forwards take; see `LanguageModel`.
+
+    On CUDA a forward returns before it ran, so events are recorded around it, in the stream of the
+    model's own device, and read once the step's results have been.
+    """
 
     def __init__(self, model: LanguageModel) -> None:
         self._model = model

@@ -36,7 +36,7 @@ class TokenCache:
         return self.token_ids[self.draft_cache.length :]
 
     def start(self, prompt_ids: Sequence[int]) -> int:
-        """Make `prompt_ids` the committed ids and keep the longest common prefix of the caches.
+        """Make `prompt_ids` the committed ids, and keep the longest common prefix of the caches.
 
         Returns how many of them the target's cache holds; `read_prompt` does the others.
         """

@@ -1,9 +1,4 @@
-"""Drafts a token tree whose shape is decided while it grows.
-
-The policy chooses which nodes the draft reads, the draft runs, the policy chooses how many children
-each node gets, and only then sees what was drawn. One small packed result is read from the device
-per level. Shapes as in `draft`.
-"""
+"""Drafts a token tree whose shape is decided while it grows, one small transfer per level."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -129,8 +124,7 @@ class DraftedTree:
             nodes=HostNodes(tuple(self.token_ids), tuple(self._columns), tuple(self._probs)),
             draft_probs=torch.cat(distributions) if len(distributions) > 1 else distributions[0],
             inner_rows=self._rows,
-            vocab_ids=self._draft.vocab_ids,
-            host_vocab_ids=self._draft.host_vocab_ids,
+            vocab_ids=self._draft.host_vocab_ids,
         )
 
     def outcomes(

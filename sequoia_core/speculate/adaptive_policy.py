@@ -1,13 +1,8 @@
-"""Decides, level by level, how wide and how deep a tree grows this step.
+"""Decides, level by level, how wide and deep a tree grows this step, by prices of `cost_model`.
 
-The rule is that of `cost_model`: a node pays if its estimated probability of being accepted reaches
-the price of its row. A drafting pass pays if its expected tokens, less the prices of the rows it
-adds, reach the price of the pass. See
-DySpec (arXiv 2410.11744) and OPT-Tree (arXiv 2406.17276) for trees that follow the draft.
-
-Lossless by construction: how many children a node gets follows from the draft's distribution there
-and from the path to it, before anything is drawn from that distribution; all that is drawn is
-verified. Works on plain numbers.
+DySpec (arXiv 2410.11744) and OPT-Tree (arXiv 2406.17276) have trees that follow the draft. Lossless
+by construction: how many children a node gets follows from the draft's distribution there and from
+the path to it, before anything is drawn from it; all that is drawn is verified.
 """
 
 from bisect import bisect_left, bisect_right, insort
@@ -85,8 +80,7 @@ class NodeOutcome:
 class AcceptanceEstimator:
     """How often a child is accepted, by rank, depth and the draft's own probability.
 
-    Each cell of the table begins at a belief and forgets slowly, so that it follows a draft which
-    is over- or under-confident, and a text that changes.
+    Each cell begins at a belief and forgets slowly, so that it follows the draft and the text.
     """
 
     def __init__(self, belief: Callable[[int, float], float]) -> None:
@@ -111,10 +105,10 @@ def stated(rank: int, prob: float) -> float:  # noqa: ARG001 the probability is 
 
 
 def overlapping(rank: int, prob: float) -> float:
-    """What target and draft have in common: the belief of sampling.
+    """What target and draft have in common: the belief of sampling (docs/decisions/0057).
 
-    For a first child this is the overlap, at temperature 0.6 nearly the largest probability at
-    temperature 1; what the children after it add falls off fast (docs/decisions/0057).
+    For a first child the overlap, at temperature 0.6 nearly the largest probability at temperature
+    1.
     """
     first = 0.1 + 0.86 * prob
     return first if rank == 1 else min(first, (1.0 - first) * 0.25 * 0.55 ** (rank - 2))
@@ -271,10 +265,7 @@ class StepPolicy:
         return probs[led] / reach if led < len(probs) and reach > 0 else 0.0
 
     def _best_count(self, weights: Sequence[float]) -> int:
-        """How many nodes, best first, a drafting pass should read; 0 if none pays.
-
-        The probability falls from level to level, so where one more pass does not pay, no two do.
-        """
+        """How many nodes, best first, a pass should read; 0 if none pays: then no two do."""
         best, best_gain, gained = 0, 0.0, 0.0
         for count, weight in enumerate(weights, start=1):
             price = self._costs.row_price(self._rows + count)

@@ -1,9 +1,4 @@
-"""What a row and a drafting pass cost, in tokens: the price at which speculating more pays.
-
-With `rate` the tokens that a unit of time yields now, a node pays if its probability of being
-accepted is at least rate x the time its row adds, and a drafting pass if what it is expected to add
-is at least rate x its time.
-"""
+"""What a row and a drafting pass cost, in tokens: the price at which speculating more pays."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -52,7 +47,12 @@ class FadingRatio:
 
 
 class CostModel:
-    """Prices from measured times and from the tokens that steps have yielded lately."""
+    """Prices from measured times and from the tokens that steps have yielded lately.
+
+    With `rate` the tokens that a unit of time yields now, a node pays if its probability of being
+    accepted is at least rate x the time its row adds, and a drafting pass if what it is expected to
+    add is at least rate x its time.
+    """
 
     def __init__(self, costs: StepCosts = ASSUMED_COSTS) -> None:
         tokens, time = _FIRST_TOKENS * _FIRST_STEPS, _FIRST_TIME * _FIRST_STEPS

@@ -1,7 +1,7 @@
 """Drafts a token tree of a fixed shape level by level.
 
-Shapes: `T` tree nodes, `I` inner nodes (those with children), `S` tokens before the root, `V_draft`
-draft columns.
+Shapes: `T` tree nodes, `I` inner nodes (with children), `S` tokens before the root, `V_draft` draft
+columns.
 """
 
 from collections.abc import Callable, Sequence
@@ -63,23 +63,14 @@ class DraftModel:
 
 @dataclass(frozen=True, slots=True)
 class LevelPlan:
-    """Drafting one level of a tree; the tensors are constant per growmap.
+    """Drafting one level of a tree; the tensors are constant per growmap."""
 
-    Attributes:
-        draws: children drawn at each inner node of the level, the most any of them needs.
-        take: int64 [children], which of the inner x draws tokens are nodes of the tree.
-        forward: int64 [m], which of those children are inner and go through the draft next.
-        depth: of the children.
-        mask: bool [m, 1 + rows], what they see of the tree's rows, from the root on.
-        parents: int64 [m], where their parents lie in the draft's cache, counted back from -1.
-    """
-
-    draws: int
-    take: Tensor
-    forward: Tensor
-    depth: int
-    mask: Tensor
-    parents: Tensor
+    draws: int  # children drawn at each inner node of the level, the most any of them needs
+    take: Tensor  # int64 [children], which of the inner x draws tokens are nodes of the tree
+    forward: Tensor  # int64 [m], which of those children are inner and are read next
+    depth: int  # of the children
+    mask: Tensor  # bool [m, 1 + rows], what those m see of the tree's rows, from the root on
+    parents: Tensor  # int64 [m], where their parents lie in the draft's cache, back from -1
 
     @classmethod
     def of(cls, growmap: GrowMap, depth: int, mask: Tensor, device: torch.device) -> "LevelPlan":
@@ -210,6 +201,5 @@ def grow(
         nodes=DeviceNodes(torch.cat(tokens), torch.cat(columns), torch.cat(drawn_probs)),
         draft_probs=torch.cat(distributions) if distributions else logits.new_empty((0, 0)),
         inner_rows=plan.inner_rows,
-        vocab_ids=draft.vocab_ids,
-        host_vocab_ids=draft.host_vocab_ids,
+        vocab_ids=draft.host_vocab_ids,
     )

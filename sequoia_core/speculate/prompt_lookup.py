@@ -1,8 +1,4 @@
-"""Continuations found in the conversation itself: what followed an earlier occurrence.
-
-A continuation costs no draft; it is right where a text repeats itself. Its tokens go along nodes
-that were drafted anyway, and from where the tree leaves it as new nodes.
-"""
+"""Continuations found in the conversation itself: what followed an earlier occurrence."""
 
 from bisect import bisect_right
 from collections import defaultdict
@@ -59,7 +55,7 @@ class TokenIndex:
     def find(self, longest: int = LONGEST) -> Found:
         """The continuation of the longest earlier match of the last tokens; the latest on a tie.
 
-        A continuation that reaches the end of the list repeats itself from the match on.
+        Where it reaches the end of the list it repeats itself from the match on.
         """
         end = len(self._ids)
         if end <= _GRAM:

@@ -50,7 +50,7 @@ class ResidualPair:
 
     def __init__(self, scored: ScoredTree, node: int, replaced: bool = False) -> None:
         self._scored, self._node, self._replaced = scored, node, replaced
-        self._ids, on_host = scored.vocab_ids(), scored.logits.device.type == "cpu"
+        self._ids, on_host = scored.tree.vocab_ids, scored.logits.device.type == "cpu"
         self._vocab_ids = None if self._ids is None else self._ids.numpy()
         self._whole: NDArray[np.float32] | None = None
         if self._vocab_ids is not None and on_host and not scored.params.shapes:
@@ -64,18 +64,12 @@ class ResidualPair:
         self._outside_at_first = self._outside_mass
         self._q = scored.draft_probs(node).numpy()
         self._tried: list[int] = []
-        self._in_q = False
-        """Whether q still holds the last of `_tried`, which leaves when another child is tried."""
 
     def probs_of(self, column: int) -> tuple[float, float]:
-        self._take_out()
         return float(self._p[column]), float(self._q[column])
 
     def reject(self, column: int) -> None:
-        """Leave in p what q did not cover."""
-        self._take_out()
-        self._tried.append(column)
-        self._in_q = not self._replaced
+        """Leave in p what q did not cover, and take the child out of q."""
         residual = self._p - self._q
         np.maximum(residual, 0.0, out=residual)
         mass = float(residual.sum(dtype=np.float64)) + self._outside_mass
@@ -83,6 +77,8 @@ class ResidualPair:
             residual /= mass
             self._p = residual
             self._outside_mass /= mass
+        if not self._replaced:
+            self._take_out(column)
 
     def residual(self) -> Residual:
         """P after the rejections so far."""
@@ -141,18 +137,15 @@ class ResidualPair:
         found[self._vocab_ids] = 0.0
         return torch.from_numpy(found)
 
-    def _take_out(self) -> None:
-        """Take the child that was rejected last out of q."""
-        if not self._in_q:
-            return
-        if len(self._tried) == 1:
-            self._q = self._q.copy()
-        self._q[self._tried[-1]] = 0.0
-        self._in_q = False
-        mass = float(self._q.sum(dtype=np.float64))
-        if mass > 0:
-            self._q /= mass
-            return
-        self._q.fill(1.0)
-        self._q[self._tried] = 0.0
-        self._q /= max(len(self._q) - len(self._tried), 1)
+    def _take_out(self, column: int) -> None:
+        """Without a child; where nothing else is left, q is uniform over what was not tried."""
+        self._tried.append(column)
+        q = self._q.copy()
+        q[column] = 0.0
+        mass = float(q.sum(dtype=np.float64))
+        if not mass > 0:
+            q.fill(1.0)
+            q[self._tried] = 0.0
+            mass = max(len(q) - len(self._tried), 1)
+        q /= mass
+        self._q = q

@@ -1,7 +1,4 @@
-"""From logits to probabilities, and from probabilities to tokens.
-
-Pure functions on float32 tensors; randomness is an argument. Shapes: `n` rows, `V` vocabulary.
-"""
+"""From logits to probabilities, and from probabilities to tokens: `n` rows, `V` vocabulary."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -58,10 +55,10 @@ def to_host(*tensors: Tensor) -> list[list[float]]:
 
 
 def shaped_probs(logits: Tensor, params: SamplingParams) -> Tensor:
-    """The target's distribution after temperature, top-k and top-p.
+    """The target's distribution after temperature, top-k and top-p, of logits [n, V].
 
-    Of logits [n, V]; temperature 0 puts all mass on the argmax. Waits for the device when top-p is
-    on, to see whether the partial sort was enough.
+    Temperature 0 puts all mass on the argmax. Top-p waits for the device, to see whether the
+    partial sort was enough.
     """
     if params.temperature == 0.0:
         return torch.zeros_like(logits).scatter_(1, logits.argmax(-1, keepdim=True), 1.0)
@@ -139,10 +136,7 @@ def independent_draws(probs: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def draw(probs: Tensor, uniform: float) -> int:
-    """The token at which the distribution function [V] passes `uniform` in [0, 1).
-
-    Raises NumberError if a probability is not a number.
-    """
+    """The token at which the distribution function [V] passes `uniform`; or NumberError."""
     if (reader := reader_of(probs[None])) is not None:
         (token,) = reader.ordered_draws(probs[None], (uniform,), 1)
     else:
@@ -162,9 +156,8 @@ def checked(tokens: list[int]) -> list[int]:
 def row_draws(probs: Tensor, uniforms: Sequence[float]) -> Tensor:
     """Where each row's distribution function [n, V] passes a uniform number: int64 [n].
 
-    The sum runs over blocks first, and then within the block that passes. It runs in float64: over
-    a large vocabulary a float32 sum would shift the last tokens. -1 where a probability is not a
-    number.
+    Summed over blocks first, and in float64: over a large vocabulary a float32 sum would shift the
+    last tokens. -1 where a probability is not a number.
     """
     padded = torch.nn.functional.pad(probs, (0, -probs.shape[1] % DRAW_BLOCK))
     blocks = padded.view(len(probs), -1, DRAW_BLOCK)

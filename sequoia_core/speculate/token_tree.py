@@ -50,8 +50,8 @@ class TokenTree:
 
     `draft_probs` is float32 [I, V_draft] on the draft's device, its distribution at each of the I
     nodes that it read; `inner_rows` has their rows. `vocab_ids` is the target's id of each draft
-    column, int64 [V_draft]; None when they agree. `appended` nodes were not drawn: each is the last
-    child of its parent, and a proposal of that one token with certainty.
+    column, int64 [V_draft] on the CPU; None when they agree. `appended` nodes were not drawn: each
+    is the last child of its parent, and a proposal of that one token with certainty.
     """
 
     growmap: GrowMap
@@ -59,7 +59,6 @@ class TokenTree:
     draft_probs: Tensor
     inner_rows: Mapping[int, int]
     vocab_ids: Tensor | None = None
-    host_vocab_ids: Tensor | None = None
     appended: frozenset[int] = frozenset()
 
     def on_host(self) -> HostNodes:
@@ -157,10 +156,6 @@ class ScoredTree:
         """The distribution a node's children were drawn from, q: float32 [V_draft] on the CPU."""
         return self.tree.draft_probs[self.tree.inner_rows[node]].cpu()
 
-    def vocab_ids(self) -> Tensor | None:
-        ids, on_host = self.tree.vocab_ids, self.tree.host_vocab_ids
-        return ids.cpu() if ids is not None and on_host is None else on_host
-
 
 def score(
     tree: TokenTree,
@@ -171,7 +166,7 @@ def score(
 ) -> ScoredTree:
     """Attach the target's logits [T, V] and read what every rule needs, in one transfer.
 
-    `layout` and `token_ids`, on the logits' device, are made unless there are some already.
+    `layout` and `token_ids`, on the logits' device, are made unless given.
     """
     temperature = params.temperature or 1.0
     layout = layout or TreeLayout(tree.growmap, logits.device)

@@ -60,8 +60,8 @@ class TreeAdvisor(Protocol):
 class BundledAdvisor(TreeAdvisor):
     """Serves packaged shapes, for temperature 0 and above, until the machine has been measured.
 
-    `rates` are the acceptance rates that the draft's own files state, by `greedy` and `stochastic`;
-    without them nothing is expected of a pair that was never measured.
+    `rates` are those that the draft's files state, by `greedy` and `stochastic`; without them
+    nothing is expected of a pair that was never measured.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Acceptance rules: which drafted tokens the target keeps, and the bonus token at their end.
 
-Each rule is a pure function of a scored tree and a generator. In the formulas p is the target's
-distribution at a node and q the one its children were drawn from.
+Pure functions of a scored tree and a generator. In formulas p is the target's distribution at a
+node, and q the one its children were drawn from.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,4 @@
-"""The best tree shape for a positional acceptance vector, and the one that pays on a machine.
-
-The dynamic programme is Sequoia's of section 3.1, the hardware-aware choice that of section 3.3.
-"""
+"""The best tree for positional acceptance rates (Sequoia, 3.1), and the one that pays (3.3)."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence

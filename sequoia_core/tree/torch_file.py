@@ -1,8 +1,4 @@
-"""`.pt` files of plain tensors and numbers, read so that they cannot run code.
-
-Nothing is built from a file that the file is not large enough for. Tensors are not larger than what
-is stored for them only where `is_stored`.
-"""
+"""`.pt` files of plain tensors and numbers, read so that they cannot run code."""
 
 import io
 import pickletools
