@@ -5,8 +5,7 @@ from enum import StrEnum
 
 from sequoia_core.errors import ParameterError
 
-LOWEST_TEMPERATURE = 0.01
-"""Below it logits over temperature leave float32's precision; 0 itself is argmax."""
+LOWEST_TEMPERATURE = 0.01  # below it logits leave float32's precision; 0 itself is argmax
 DRAFT_TOP_P = 1.0  # the release's testbeds draw from the whole of the draft's distribution
 
 

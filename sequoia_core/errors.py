@@ -76,18 +76,13 @@ def close_names(
     for each in known:
         for spelling in dict.fromkeys((_plain(each), _plain(each.rpartition("/")[2]))):
             meant.setdefault(spelling, []).append(each)
-    begun = _begun(wanted, meant)
     for other, each in (also or {}).items():
         meant.setdefault(_plain(other), []).append(each)
-    begun = begun or _begun(wanted, meant)
+    begun = [each for each in meant if len(wanted) >= _LEAST_PREFIX and each.startswith(wanted)]
     close = difflib.get_close_matches(wanted, meant, n=most, cutoff=_CLOSE)
     spellings = [wanted] if wanted in meant else begun or close
     found = dict.fromkeys(each for spelling in spellings for each in meant[spelling])
     return list(found)[:most]
-
-
-def _begun(wanted: str, spellings: Iterable[str]) -> list[str]:
-    return [each for each in spellings if len(wanted) >= _LEAST_PREFIX and each.startswith(wanted)]
 
 
 def _plain(name: str) -> str:

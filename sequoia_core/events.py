@@ -190,8 +190,6 @@ class Step(Record, frozen=True, dict=True):
         for index, node in enumerate(self.nodes):
             if node.parent >= 0:
                 children[node.parent].append(index)
-        for siblings in children:
-            siblings.sort(key=lambda index: self.nodes[index].rank)
         return tuple(map(tuple, children))
 
     @property
@@ -262,17 +260,15 @@ Event = Notice | TreeChosen | PrefillProgress | PrefillDone | TextDelta | Step |
 
 
 class PairDescription(Record, frozen=True):
-    """The models that decode, for a title bar or a report.
-
-    `exact`: a row's logits do not depend, beyond float32 rounding, on the rows computed with it, so
-    at temperature 0 a tree gives the text of plain decoding.
-    """
+    """The models that decode, for a title bar or a report."""
 
     target: str
     draft: str | None  # None for plain decoding
     device: str
     dtype: str  # of the weights, and what is unusual about their computation
     context_window: int
+    # a row's logits do not depend, beyond float32 rounding, on the rows computed with it, so at
+    # temperature 0 a tree gives the text of plain decoding
     exact: bool = False
     threads: int = 1  # of a forward on a CPU
     remark: str = ""  # what a person should know about how the pair is computed

@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from time import perf_counter
 
@@ -30,14 +29,11 @@ class RaceTerms(Record, frozen=True):
 
 
 class Raced(Record, frozen=True):
-    """An event of one lane's answer.
-
-    The lane's clock starts after the prompt is read and stops during the other lane's turns.
-    """
+    """An event of one lane's answer."""
 
     lane: Lane
     event: Event
-    seconds: float  # on the lane's clock after the event
+    seconds: float  # of the lane's turns so far, after its prompt was read
 
 
 RaceEvent = RaceTerms | Raced
@@ -60,32 +56,6 @@ class LaneClock(NoBaseline):
         return typical(self._times), f"mean of the plain lane's last {len(self._times)} steps"
 
 
-@dataclass(slots=True)
-class _Runner:
-    lane: Lane
-    events: Iterator[Event]
-    reading: bool = True
-    over: bool = False
-    seconds: float = 0.0
-
-    def turn(self, settle: Callable[[], None]) -> Iterator[Raced]:
-        """Its events up to the end of a step, or of a part of the prompt."""
-        while not self.over:
-            began = perf_counter()
-            event = next(self.events, None)
-            if not self.reading:
-                self.seconds += perf_counter() - began
-            self.over = event is None or isinstance(event, Finished | Failed)
-            self.reading = self.reading and not isinstance(event, PrefillDone)
-            if event is not None:
-                yield Raced(self.lane, event, self.seconds)
-            if isinstance(event, Step | PrefillProgress | PrefillDone):
-                began = perf_counter()
-                settle()
-                self.seconds += 0.0 if self.reading else perf_counter() - began
-                return
-
-
 def race(
     lanes: Mapping[Lane, Iterator[Event]], settle: Callable[[], None] = lambda: None
 ) -> Iterator[Raced]:
@@ -96,7 +66,22 @@ def race(
     have had the same wall time. `settle` returns when the device has finished its work, so that no
     lane pays for what the other left.
     """
-    runners = [_Runner(lane, events) for lane, events in lanes.items()]
-    while running := [each for each in runners if not each.over]:
-        behind = min(running, key=lambda each: (not each.reading, each.seconds))
-        yield from behind.turn(settle)
+    running = dict(lanes)
+    reading, seconds = dict.fromkeys(lanes, True), dict.fromkeys(lanes, 0.0)
+    while running:
+        lane = min(running, key=lambda each: (not reading[each], seconds[each]))
+        while lane in running:
+            began = perf_counter()
+            event = next(running[lane], None)
+            seconds[lane] += 0.0 if reading[lane] else perf_counter() - began
+            if event is None or isinstance(event, Finished | Failed):
+                del running[lane]
+            if isinstance(event, PrefillDone):
+                reading[lane] = False
+            if event is not None:
+                yield Raced(lane, event, seconds[lane])
+            if isinstance(event, Step | PrefillProgress | PrefillDone):
+                began = perf_counter()
+                settle()
+                seconds[lane] += 0.0 if reading[lane] else perf_counter() - began
+                break

@@ -11,23 +11,18 @@ from sequoia_core.events import Step
 from sequoia_core.speculate.cost_model import FadingRatio, StepCosts
 
 INTERVAL = 30  # steps between two plain ones, once enough of them are known
-FIRST_STEP = 2
-"""The earliest plain step of an answer: the first step after a prompt is colder than the others."""
-FIRST_INTERVAL = 4
-"""Steps between the first two plain ones; each interval is longer by as many than the last."""
-LOST_SHARE = 0.02
-"""Largest share of the decoding time that plain steps may cost beyond speculative ones."""
+FIRST_STEP = 2  # the earliest plain step: the first after a prompt is colder than the others
+FIRST_INTERVAL = 4  # between the first two plain ones; each interval is longer by as many
+LOST_SHARE = 0.02  # of the decoding time that plain steps may cost beyond speculative ones
 KEPT = 16  # plain steps behind a figure
-OUTLIER, OUTLIER_OF_FEW = 10.0, 3.0
-"""Most that one step counts, as a multiple of the median; the second below `MANY` steps."""
 MANY = 8  # plain steps from which one delayed step barely changes the mean
+OUTLIER, OUTLIER_OF_FEW = 10.0, 3.0  # medians that one step counts at most, of many and of few
 FRESH_SECONDS = 60.0  # age after which the machine may have changed its speed
 FAR_TOKENS = 512  # change of context after which a forward takes another time
 WATCHED = 16  # speculative steps from which it is seen that the machine has changed its speed
 CHANGE = 1.5  # ratio of their times, either way, that is such a change
 MEMORY = 64  # steps behind the figure of how fast trees decode
 UNKNOWN = "no plain step yet: this step's own verification"
-"""Source of the figure before the first plain step."""
 
 
 class NoBaseline:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
@@ -30,11 +31,8 @@ from sequoia_core.speculate.verify import AcceptanceRule, Verdict
 from sequoia_core.tree.choice import ROOT, AdaptiveTree, Tree
 from sequoia_core.tree.growmap import GrowMap
 
-MOST_PENDING = 32
-"""Tokens the draft may lag behind before they are read apart from a tree's first level."""
-
-KEPT_PLANS = 64
-"""Shapes of trees whose index tensors are kept; those of adaptive trees are few, and come again."""
+MOST_PENDING = 32  # tokens the draft may lag behind; more are not left to a tree's first level
+KEPT_PLANS = 64  # shapes whose index tensors are kept; those of adaptive trees are few
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +84,9 @@ class _Proposal(NamedTuple):
 
 
 class Speculator:
-    """Runs steps of one pair of models on their caches. Look-up proposes nothing after `endings`.
+    """Runs steps of one pair of models on their caches; without a draft, of one node and look-ups.
 
-    Without a draft there is only the one-node tree and what is looked up.
+    Nothing is looked up after one of `endings`.
     """
 
     def __init__(
@@ -100,7 +98,7 @@ class Speculator:
     ) -> None:
         self._target, self._draft, self._cache = target, draft, cache
         self._target_reader = target if isinstance(target, TreeReader) else None
-        self._plans: dict[tuple[int, ...], GrowPlan] = {}  # by shape, not by name
+        self._plan = lru_cache(KEPT_PLANS)(partial(GrowPlan, device=target.device))
         self.costs = CostModel()
         self._policies = {greedy: AdaptivePolicy(self.costs, greedy) for greedy in (True, False)}
         self._lookup = PromptLookup(self.costs, endings)
@@ -219,11 +217,3 @@ class Speculator:
         for _ in self._cache.read_draft_prompt(MOST_PENDING):
             pass
         return self._cache.draft_pending, self._cache.draft_cache
-
-    def _plan(self, growmap: GrowMap) -> GrowPlan:
-        plan = self._plans.get(growmap.parents)
-        if plan is None:
-            if len(self._plans) == KEPT_PLANS:
-                self._plans.clear()
-            plan = self._plans[growmap.parents] = GrowPlan(growmap, self._target.device)
-        return plan

@@ -7,15 +7,13 @@ import torch
 from sequoia_core.model.interface import KVCache, LanguageModel
 
 CHUNK = 256  # most prompt tokens read between two chances to cancel; a model may want fewer
-
-KEPT = 256
-"""Tokens that stay when memory is returned: about a system prompt, which the next chat has too."""
+KEPT = 256  # that stay when memory is returned: about a system prompt, which the next chat has too
 
 
 class TokenCache:
-    """Committed token ids, the last of which is not in the target's cache while decoding.
+    """Committed token ids, the last of which the target's cache lacks while decoding.
 
-    The draft's cache may lag behind; what it lacks is `draft_pending`.
+    The draft's cache may lack more: `draft_pending`.
     """
 
     def __init__(self, target: LanguageModel, draft: LanguageModel | None) -> None:

@@ -16,10 +16,7 @@ def tree_for(
     context_length: int,
     drafts: bool = True,
 ) -> tuple[Tree, TreeChosen]:
-    """The tree to decode with, one node for plain decoding, and the event that says so.
-
-    `drafts` is False for a target without a draft.
-    """
+    """The tree to decode with, one node for plain decoding, and the event that says so."""
     if choice.mode is Mode.AR:
         return as_chosen(choice, Advice(None, (), None, "plain decoding was asked for"))
     if not drafts:
@@ -72,10 +69,7 @@ def as_chosen(choice: TreeChoice, advice: Advice) -> tuple[GrowMap, TreeChosen]:
 def advice_from(
     step: Step, choice: TreeChoice, advisor: TreeAdvisor, temperature: float, drafts: bool
 ) -> Advice | None:
-    """Hand a step to the advisor; its advice counts where the tree is left to the machine.
-
-    What is looked up without a draft still teaches times.
-    """
+    """Hand a step to the advisor; its advice counts where the tree is left to the machine."""
     if choice.mode is Mode.AR:
         return None
     other = choice.mode in NON_SEQUOIA_MODES and temperature > 0.0

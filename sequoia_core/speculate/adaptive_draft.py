@@ -1,7 +1,6 @@
 """Drafts a token tree whose shape is decided while it grows, one small transfer per level."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -24,10 +23,7 @@ from sequoia_core.tree.growmap import GrowMap
 
 
 class GrowthPolicy(Protocol):
-    @property
-    def width(self) -> int:
-        """Most children of a node."""
-        ...
+    width: int  # most children of a node
 
     def read(self, nodes: Sequence[NewNode]) -> list[int]:
         """Which of a level's new nodes the draft reads next, ascending; none ends the growth."""
@@ -38,15 +34,11 @@ class GrowthPolicy(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
 class FixedShape:
     """The policy whose tree is always the same."""
 
-    growmap: GrowMap
-
-    @property
-    def width(self) -> int:
-        return self.growmap.branching
+    def __init__(self, growmap: GrowMap) -> None:
+        self.growmap, self.width = growmap, growmap.branching
 
     def read(self, nodes: Sequence[NewNode]) -> list[int]:
         return [each.node for each in nodes if self.growmap.children[each.node]]
@@ -130,10 +122,10 @@ class DraftedTree:
     def outcomes(
         self, tree: TokenTree, path: Sequence[int], emitted: Sequence[int]
     ) -> list[NodeOutcome]:
-        """The nodes of the accepted path that the draft read, with the outcome of verification.
+        """The accepted path's nodes that the draft read, as verified in `tree`.
 
-        `tree` is the verified one, this perhaps with a path appended; `emitted` are the path's
-        tokens without the root's, and the bonus token.
+        `tree` is this one, perhaps with a path appended; `emitted` are the path's tokens without
+        the root's, and the bonus token.
         """
         found: list[NodeOutcome] = []
         for at, node in enumerate(path):

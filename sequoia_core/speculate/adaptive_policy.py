@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from sequoia_core.speculate.cost_model import CostModel, FadingRatio
 from sequoia_core.tree.choice import AdaptiveTree
 
-PROBE_STEPS = 24
-"""Steps without drafting after which it is tried once, so that a better text is noticed."""
+PROBE_STEPS = 24  # without drafting, until it is tried once to notice a better text
 _RECENT = 32  # nodes whose candidates stand for what the next one may be
 _FIRST_SHARES = (0.5, 0.12, 0.05)
-EDGES = (0.01, 0.03, 0.07, 0.15, 0.25, 0.4, 0.55, 0.7, 0.82, 0.91, 0.97)
-"""Where one bucket of probability ends and the next begins."""
+EDGES = (0.01, 0.03, 0.07, 0.15, 0.25, 0.4, 0.55, 0.7, 0.82, 0.91, 0.97)  # of probability
 _RANKS = 4  # children from this rank on share a cell
 _BELIEF = 6.0  # observations that the first belief counts for
 _MEMORY = 300
@@ -26,15 +24,11 @@ _MEMORY = 300
 
 @dataclass(frozen=True, slots=True)
 class DraftCandidates:
-    """The draft's distribution at a node, without what will be drawn from it.
-
-    `peak` is its largest probability, at temperature 1 as all probabilities here. `probs` are those
-    of its children by rank where they are the most probable tokens; () where children are drawn.
-    """
+    """The draft's distribution at a node, at temperature 1, without what will be drawn from it."""
 
     node: int
-    peak: float
-    probs: tuple[float, ...]
+    peak: float  # its largest probability
+    probs: tuple[float, ...]  # by rank if children are the most probable tokens; () if drawn
     width: int
 
 
@@ -51,30 +45,23 @@ class NewNode:
 
 @dataclass(frozen=True, slots=True)
 class LookupPath:
-    """Tokens expected to follow the root, whose rows are paid for.
-
-    `probs` are the probabilities that the text follows them so far; falling.
-    """
+    """Tokens expected to follow the root, whose rows are paid for."""
 
     token_ids: tuple[int, ...] = ()
-    probs: tuple[float, ...] = ()
+    probs: tuple[float, ...] = ()  # that the text follows them so far; falling
 
 
 @dataclass(frozen=True, slots=True)
 class NodeOutcome:
-    """A node on the accepted path, and the outcome of its candidates.
+    """A node on the accepted path, and the outcome of its candidates."""
 
-    `depth`, `tokens` and `probs` are its possible children's; `count` of them were drawn into the
-    tree. `token_id` follows; `accepted` is the rank of the child that was accepted, 0 if none was.
-    """
-
-    depth: int
+    depth: int  # of its children
     peak: float
-    count: int
-    tokens: tuple[int, ...]
+    count: int  # of the candidates that are in the tree
+    tokens: tuple[int, ...]  # of the candidates
     probs: tuple[float, ...]
-    token_id: int
-    accepted: int
+    token_id: int  # that follows
+    accepted: int  # rank of the child that was accepted; 0 if none was
 
 
 class AcceptanceEstimator:
@@ -105,11 +92,7 @@ def stated(rank: int, prob: float) -> float:  # noqa: ARG001 the probability is 
 
 
 def overlapping(rank: int, prob: float) -> float:
-    """What target and draft have in common: the belief of sampling (docs/decisions/0057).
-
-    For a first child the overlap, at temperature 0.6 nearly the largest probability at temperature
-    1.
-    """
+    """What target and draft have in common: the belief of sampling (docs/decisions/0057)."""
     first = 0.1 + 0.86 * prob
     return first if rank == 1 else min(first, (1.0 - first) * 0.25 * 0.55 ** (rank - 2))
 
@@ -152,7 +135,7 @@ class AdaptivePolicy:
     def expected_gain(self, weight: float, price: float) -> float:
         """Recent mean of the tokens gained by reading a node, less its children's row prices.
 
-        `weight` is the probability that the text comes through the node.
+        `weight` is the probability that the text comes there.
         """
         if weight <= 0.0:
             return 0.0
@@ -187,6 +170,7 @@ class StepPolicy:
         self._policy, self._costs = policy, policy.costs
         self._bounds, self._draft_room = bounds, draft_room
         self._known, self._probing = known, probing
+        self.width = bounds.branching
         self.passes: list[int] = []  # rows of each drafting pass so far
         self._rows = 1 + len(known.token_ids)  # of the target's forward so far
         self._weights: dict[int, float] = {}
@@ -194,10 +178,6 @@ class StepPolicy:
         self._known_at: dict[int, int] = {}
         """Tokens of the continuation matched up to a node, for the nodes on it."""
         self._depths: dict[int, int] = {}
-
-    @property
-    def width(self) -> int:
-        return self._bounds.branching
 
     def read(self, nodes: Sequence[NewNode]) -> list[int]:
         for each in nodes:

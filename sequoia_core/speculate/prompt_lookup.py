@@ -16,9 +16,8 @@ _GRAM = 2  # tokens that must agree before anything is proposed
 _CANDIDATES = 12  # latest places with the same last tokens that are compared
 _LONGEST_MATCH = 12  # matches longer than this are as good as this
 _CLASSES = (3, 4, 6, 9, _LONGEST_MATCH)
+# how often a continuation is right after a match shorter than each, to begin with; careful
 _BELIEFS = (0.15, 0.3, 0.45, 0.6, 0.75, 0.85)
-"""How often a continuation is right after a match shorter than each of `_CLASSES`, to begin with:
-on the careful side."""
 _BELIEF = 4.0  # observations that a belief counts for
 _MEMORY = 100
 
@@ -93,7 +92,7 @@ class TokenIndex:
 class PromptLookup:
     """Proposes continuations of one conversation and learns how often they are right.
 
-    Nothing follows after one of the tokens `endings`.
+    Nothing follows one of the tokens `endings`.
     """
 
     def __init__(self, costs: CostModel, endings: frozenset[int] = frozenset()) -> None:

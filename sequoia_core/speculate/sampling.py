@@ -1,5 +1,6 @@
 """From logits to probabilities, and from probabilities to tokens: `n` rows, `V` vocabulary."""
 
+import math
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -12,17 +13,13 @@ from sequoia_core.model.interface import LabelledDraws
 from sequoia_core.model.loading.memory_plan import SCORED_ROWS
 from sequoia_core.model.native.rows import reader_of
 
-NUCLEUS_CANDIDATES = 512
-"""Top-p looks at this many most probable tokens first: sorting V costs more than a forward."""
-
+NUCLEUS_CANDIDATES = 512  # that top-p looks at first: sorting V costs more than a forward
 DRAW_BLOCK = 256  # tokens whose probabilities `draw` sums at once
 _TOP_BLOCK = 128
 _FEW_VALUES = 1 << 14  # values up to which a plain `topk` is as fast
-_GATHERED = 4  # rows are copied out first where they are less than one in so many
-
+# Part of the draft's distribution that no cut touches. A nucleus often holds a single token; the
+# children after it then come in the draft's own order instead of any (docs/decisions/0021).
 UNCUT = 1e-4
-"""Part of the draft's distribution that no cut touches. A nucleus often holds a single token; the
-children after it then come in the draft's own order instead of any (docs/decisions/0021)."""
 
 
 def full_probs(logits: Tensor, temperature: float) -> Tensor:
@@ -96,7 +93,7 @@ def top_k_probs(probs: Tensor, top_k: int) -> Tensor:
 def nucleus_probs(probs: Tensor, top_p: float, candidates: int) -> tuple[Tensor, Tensor]:
     """Keep the fewest most probable tokens whose mass reaches `top_p`, among `candidates`.
 
-    Returns float32 [n, V] whose rows sum to 1, and bool [n]: whether the row is the true nucleus.
+    Returns float32 [n, V], rows that sum to 1, and bool [n]: whether it is the true nucleus.
     """
     values, indices = probs.topk(min(candidates, probs.shape[-1]), dim=-1)
     mass = values.cumsum(-1)
@@ -181,7 +178,7 @@ def labelled_draws(
 ) -> LabelledDraws:
     """Draw a token of each row [n, V] at its own temperature, and keep its `top` most probable.
 
-    `uniforms` are n numbers in [0, 1). Raises NumberError if a logit is not a number.
+    Raises NumberError if a logit is not a number.
     """
     if (reader := reader_of(logits)) is not None:
         found = reader.labelled_draws(logits, temperatures, uniforms, top)
@@ -202,8 +199,8 @@ def labelled_draws(
 def most_probable(probs: Tensor, rows: Sequence[int], count: int) -> tuple[Tensor, Tensor]:
     """The largest of R rows of probabilities or logits [N, W]: values and columns [R, count].
 
-    They lie in the blocks with the largest maxima, and maxima of all rows are found at the memory's
-    speed; `topk` over a vocabulary takes twenty times as long a row.
+    They lie in the blocks with the largest maxima, which are found at the memory's speed; `topk`
+    over a vocabulary takes twenty times as long a row.
     """
     width = probs.shape[1]
     if rows and (reader := reader_of(probs)) is not None:
@@ -211,23 +208,16 @@ def most_probable(probs: Tensor, rows: Sequence[int], count: int) -> tuple[Tenso
         index = _index(rows, probs)
         columns = reader.top(probs[first:last], min(count, width))[index - first]
         return probs[index[:, None], columns], columns
-    blocks = width // _TOP_BLOCK
-    if len(rows) * width <= _FEW_VALUES or blocks <= count:
-        found = probs[_index(rows, probs)].topk(min(count, width), dim=-1)
+    probs = probs[_index(rows, probs)]
+    if probs.numel() <= _FEW_VALUES or width <= count * _TOP_BLOCK:
+        found = probs.topk(min(count, width), dim=-1)
         return found.values, found.indices
-    if len(rows) * _GATHERED < len(probs):
-        probs, rows = probs[_index(rows, probs)], range(len(rows))
-    index, even = _index(rows, probs), blocks * _TOP_BLOCK
-    whole = probs[:, :even].view(len(probs), blocks, _TOP_BLOCK)
-    best = whole.amax(-1)[index].topk(count, dim=-1).indices  # [R, count]
-    candidates = whole[index[:, None], best].flatten(1)  # [R, count x _TOP_BLOCK]
-    if even < width:
-        candidates = torch.cat((candidates, probs[index, even:]), dim=1)
+    padded = torch.nn.functional.pad(probs, (0, -width % _TOP_BLOCK), value=-math.inf)
+    blocks = padded.view(len(probs), -1, _TOP_BLOCK)
+    best = blocks.amax(-1).topk(count, dim=-1).indices  # [R, count]
+    candidates = blocks.gather(1, best[:, :, None].expand(-1, -1, _TOP_BLOCK)).flatten(1)
     values, at = candidates.topk(count, dim=-1)
-    columns = best.gather(1, (at // _TOP_BLOCK).clamp(max=count - 1)) * _TOP_BLOCK + at % _TOP_BLOCK
-    if even < width:
-        columns = torch.where(at < count * _TOP_BLOCK, columns, at + (even - count * _TOP_BLOCK))
-    return values, columns
+    return values, best.gather(1, at // _TOP_BLOCK) * _TOP_BLOCK + at % _TOP_BLOCK
 
 
 def _index(rows: Sequence[int], like: Tensor) -> Tensor:

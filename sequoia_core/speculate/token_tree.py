@@ -20,15 +20,11 @@ from sequoia_core.tree.growmap import GrowMap
 
 @dataclass(frozen=True, slots=True)
 class HostNodes:
-    """A tree's nodes as Python values; the root has column 0 and probability 1.
-
-    `columns` are the nodes' columns among the draft's, `draft_prob` what it states there at the
-    node's parent.
-    """
+    """A tree's nodes as Python values."""
 
     token_ids: tuple[int, ...]
-    columns: tuple[int, ...]
-    draft_prob: tuple[float, ...]
+    columns: tuple[int, ...]  # among the draft's; 0 for the root
+    draft_prob: tuple[float, ...]  # what the draft states there at the parent; 1 for the root
 
     @classmethod
     def read(cls, values: Sequence[Sequence[float]]) -> "HostNodes":
@@ -48,17 +44,15 @@ class DeviceNodes(NamedTuple):
 class TokenTree:
     """Drafted tokens and the distributions they were drawn from.
 
-    `draft_probs` is float32 [I, V_draft] on the draft's device, its distribution at each of the I
-    nodes that it read; `inner_rows` has their rows. `vocab_ids` is the target's id of each draft
-    column, int64 [V_draft] on the CPU; None when they agree. `appended` nodes were not drawn: each
-    is the last child of its parent, and a proposal of that one token with certainty.
+    `appended` nodes were not drawn: each is the last child of its parent, and a proposal of that
+    one token with certainty.
     """
 
     growmap: GrowMap
     nodes: HostNodes | DeviceNodes
-    draft_probs: Tensor
-    inner_rows: Mapping[int, int]
-    vocab_ids: Tensor | None = None
+    draft_probs: Tensor  # float32 [I, V_draft] on the draft's device, at the nodes it read
+    inner_rows: Mapping[int, int]  # of those nodes
+    vocab_ids: Tensor | None = None  # the target's id of each draft column, on the CPU
     appended: frozenset[int] = frozenset()
 
     def on_host(self) -> HostNodes:
@@ -109,8 +103,7 @@ class TreeLayout:
 class ScoredTree:
     """A token tree with the target's logits float32 [T, V]: everything an acceptance rule looks at.
 
-    What is needed of every node was read from the device in one piece; distributions are made only
-    for the nodes that are asked for.
+    Distributions are made only for the nodes that are asked for.
     """
 
     tree: TokenTree

@@ -10,28 +10,20 @@ from sequoia_core.tree.files import find_growmap
 from sequoia_core.tree.growmap import GrowMap
 
 MEASURED = "measured"  # name of the fixed shape that is predicted to be the fastest on this machine
-
-TRYING = "trying whether a tree pays by now"
-"""Why a tree is decoded with for a few steps while plain decoding is the rule."""
-
+TRYING = "trying whether a tree pays by now"  # a reason while plain decoding is the rule
 PACKAGED = ("smollm2-135m/greedy-3x1", "smollm2-135m/stochastic-3x1")
-
 DEFAULT_CHAIN = 3  # drafted tokens of a chain when no growmap is named
 
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What decodes best here: a tree, or None where plain decoding is predicted to be as fast.
+    """What decodes best here."""
 
-    `rates` are behind the prediction, and `deeper` those at depth 2, 3, ..., the last for all
-    below. `predicted_speedup` is over plain decoding; None when forward times were not measured.
-    """
-
-    growmap: GrowMap | None
-    rates: tuple[float, ...]
-    predicted_speedup: float | None
+    growmap: GrowMap | None  # None where plain decoding is predicted to be as fast
+    rates: tuple[float, ...]  # behind the prediction
+    predicted_speedup: float | None  # over plain decoding; None if forwards were not timed
     reason: str
-    deeper: tuple[tuple[float, ...], ...] = ()
+    deeper: tuple[tuple[float, ...], ...] = ()  # rates at depth 2, 3, ..., the last for all below
 
 
 class TreeAdvisor(Protocol):

@@ -20,18 +20,13 @@ from sequoia_core.tree.growmap import GrowMap
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One child compared with the target: accepted when `draw < accept_prob`.
-
-    `draw` is None where the rule is deterministic. `p` and `q` are the probabilities then, after
-    the rejections before; q is 1 where the child was proposed with certainty. `residual` is None
-    if it was accepted.
-    """
+    """One child compared with the target: accepted when `draw < accept_prob`."""
 
     accept_prob: float
-    draw: float | None
-    p: float
-    q: float
-    residual: Residual | None = None
+    draw: float | None  # None where the rule is deterministic
+    p: float  # after the rejections before
+    q: float  # the same; 1 where the child was proposed with certainty
+    residual: Residual | None = None  # that its rejection left
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,22 +95,16 @@ def greedy(scored: ScoredTree, generator: torch.Generator) -> Verdict:  # noqa: 
             return Verdict(tuple(path), wanted, attempts)
 
 
-_TryNode = Callable[
-    [ScoredTree, int, Sequence[float], dict[int, Attempt]], int | Tensor | ResidualPair
-]
-"""Tries a node's children with the uniform number of each, and notes each attempt; see
-`_try_children`."""
-
-
-def _walk(scored: ScoredTree, generator: torch.Generator, try_node: _TryNode) -> Verdict:
-    """From the root to the node none of whose children is accepted, and a bonus from the residual.
-
-    The root is no child, so its uniform number draws the bonus.
-    """
+def _walk(
+    scored: ScoredTree,
+    generator: torch.Generator,
+    try_children: Callable[..., int | Tensor | ResidualPair],
+) -> Verdict:
+    """From the root, whose uniform number draws the bonus, to where no child is accepted."""
     uniforms = torch.rand(scored.growmap.size, generator=generator, dtype=torch.float64).tolist()
     path, attempts = [0], dict[int, Attempt]()
     while True:
-        found = try_node(scored, path[-1], uniforms, attempts)
+        found = try_children(scored, path[-1], uniforms, attempts)
         if not isinstance(found, int):
             return Verdict(tuple(path), _bonus(found, uniforms[0]), attempts)
         path.append(found)

@@ -9,23 +9,19 @@ from sequoia_core.errors import GrowMapError
 from sequoia_core.tree.growmap import GrowMap
 
 MOST_NODES = 1024  # nodes of the largest tree that is decoded with; the published trees end at 768
-
 MOST_DEPTH = 64  # levels of it: each is a drafting pass that nothing can cut short
 
 
 @dataclass(frozen=True, slots=True)
 class TreeChoice:
-    """Which tree a person asked for; raises GrowMapError for one that a step cannot decode with.
-
-    `growmap` None leaves the shape to the machine. `adaptive` grows each step's tree by the draft's
-    own probabilities; None does so with models that read a tree in one call, in the modes `sequoia`
-    and `greedy`. `lookup` appends continuations to trees of these two modes.
-    """
+    """Which tree a person asked for; raises GrowMapError for one that a step cannot decode with."""
 
     mode: Mode = Mode.SEQUOIA
-    growmap: GrowMap | None = None
+    growmap: GrowMap | None = None  # None leaves the shape to the machine
+    # Grown each step by the draft's own probabilities. None does so with models that read a tree in
+    # one call, in the modes `sequoia` and `greedy`.
     adaptive: bool | None = None
-    lookup: Lookup = Lookup.OFF
+    lookup: Lookup = Lookup.OFF  # appends continuations to trees of these two modes
 
     def __post_init__(self) -> None:
         tree = self.growmap
@@ -44,8 +40,6 @@ class TreeChoice:
 
 
 ROOT = GrowMap((-1,), name="root")  # the tree of plain decoding: nothing is drafted
-
-
 ADAPTIVE = "adaptive"  # name of a tree whose shape is decided each step
 
 

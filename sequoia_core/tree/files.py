@@ -66,10 +66,7 @@ def _packaged_folder() -> Path:
 
 
 def load_growmap(path: str | Path) -> GrowMap:
-    """Read a JSON or a reference `.pt` file, recognized by content or name.
-
-    Raises GrowMapError with one line that names the file.
-    """
+    """Read JSON or a reference `.pt` file, by content or name; raises GrowMapError."""
     path = Path(path).expanduser()
     with _naming("growmap", path):
         if not path.is_file():
@@ -247,7 +244,7 @@ def write_acceptance_rates(
     """Write an acceptance vector, as JSON or the way the reference does, by the name's ending.
 
     `rejected` is the mass that every child missed; `about` is what else is known, for JSON. Raises
-    GrowMapError if the name ends in something else, or the file cannot be written.
+    GrowMapError.
     """
     path = Path(path).expanduser()
     with _naming("acceptance vector", path):

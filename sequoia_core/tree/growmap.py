@@ -24,8 +24,8 @@ class GrowMap:
     """A tree shape. Nodes are renumbered breadth first, siblings side by side in rank order.
 
     `parents` has -1 for the root, which is node 0. `acceptance_rates` are the positional rates a_1,
-    a_2, ... it was searched for; () if none. `source` says in one line where its numbers come from.
-    Raises GrowMapError if the parents are no tree, or a rate or label is invalid.
+    a_2, ... it was searched for. `source` says in a line where its numbers come from. Raises
+    GrowMapError if the parents are no tree, or a rate or label is invalid.
     """
 
     parents: tuple[int, ...]

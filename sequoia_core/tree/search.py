@@ -29,22 +29,20 @@ class TreeTable:
     _splits: tuple[NDArray[np.int32], ...] = field(repr=False)
 
     @property
-    def max_nodes(self) -> int:
-        return int(self.values.shape[0]) - 1
-
-    @property
-    def max_depth(self) -> int:
-        return int(self.values.shape[1]) - 1
+    def limits(self) -> tuple[int, int]:
+        """Most nodes and depth."""
+        return self.values.shape[0] - 1, self.values.shape[1] - 1
 
     def tree(self, nodes: int, depth: int, name: str | None = None, source: str = "") -> GrowMap:
         """A tree that reaches `values[nodes, depth]`; smaller where more nodes would add nothing.
 
         `name` None is made of its size and depth. Raises ParameterError outside the table.
         """
-        if not (1 <= nodes <= self.max_nodes and 0 <= depth <= self.max_depth):
+        max_nodes, max_depth = self.limits
+        if not (1 <= nodes <= max_nodes and 0 <= depth <= max_depth):
             raise ParameterError(
-                f"{nodes} nodes, depth {depth}: the table holds 1 to {self.max_nodes} nodes "
-                f"and depth 0 to {self.max_depth}"
+                f"{nodes} nodes, depth {depth}: the table holds 1 to {max_nodes} nodes and depth 0 "
+                f"to {max_depth}"
             )
         parents, budgets = [-1], [(nodes, depth)]
         for node, (budget, depth_left) in enumerate(budgets):  # which grows, level by level
@@ -174,19 +172,20 @@ def choose_tree(
     considers every size of the table. Raises ParameterError if there is none, or a time is not
     positive.
     """
-    wanted = range(2, table.max_nodes + 1) if sizes is None else sorted(set(sizes))
-    times = {nodes: target_ms(nodes) for nodes in wanted if 2 <= nodes <= table.max_nodes}
-    if not times or not table.max_depth:
+    max_nodes, max_depth = table.limits
+    wanted = range(2, max_nodes + 1) if sizes is None else sorted(set(sizes))
+    times = {nodes: target_ms(nodes) for nodes in wanted if 2 <= nodes <= max_nodes}
+    if not times or not max_depth:
         raise ParameterError("no tree to choose from: give sizes from 2 nodes on and depth from 1")
     if not all(math.isfinite(ms) and ms > 0 for ms in (plain_ms, *times.values())):
         raise ParameterError("a measured time is not a positive number of milliseconds")
     # Speed-up if every level were the cheapest to draft: in this order the search may stop at the
     # first tree that could not win even then, long before it has drawn every shape. One less deep
     # than its budget is met again at the lower budget.
-    cheapest = min(map(draft_ms, range(1, table.max_nodes + 1)))
+    cheapest = min(map(draft_ms, range(1, max_nodes + 1)))
     bounds = []
     for nodes, ms in times.items():
-        for depth in range(1, table.max_depth + 1):
+        for depth in range(1, max_depth + 1):
             fastest_ms = ms + overhead_ms + depth * cheapest
             bounds.append((float(table.values[nodes, depth]) * plain_ms / fastest_ms, nodes, depth))
     bounds.sort(key=lambda bound: (-bound[0], bound[1], bound[2]))
