@@ -63,10 +63,10 @@ def explain(scored: ScoredTree, verdict: Verdict, codec: TextCodec) -> Insight:
     drafted = [node for node in rows if node in read]
     draft_rows = [read[node] for node in drafted]
     draft_probs, columns = most_probable(scored.tree.draft_probs, draft_rows, TOP)
-    *of_target, known, stated = to_host(tokens, probs, columns, draft_probs)
+    best, shares, known, stated = to_host(tokens, probs, columns, draft_probs)
     if ids is not None:
         known = ids[torch.tensor(known, dtype=torch.int64)].tolist()
-    targets = _rankings(*of_target, len(rows), codec)
+    targets = _rankings(best, shares, len(rows), codec)
     drafts = dict(zip(drafted, _rankings(known, stated, len(drafted), codec), strict=True))
     return Insight(
         opinions=tuple(

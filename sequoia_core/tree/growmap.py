@@ -199,10 +199,11 @@ def _children_of(parents: Sequence[Any]) -> tuple[int, list[list[int]]]:
         if isinstance(value, bool) or not isinstance(value, Integral):
             said = reprlib.repr(value)
             raise GrowMapError(f"the parent of node {node} is {said:.40}, which is no whole number")
-        if value == -1:
+        parent = int(value)
+        if parent == -1:
             roots.append(node)
-        elif 0 <= value < len(parents):
-            children[int(value)].append(node)
+        elif 0 <= parent < len(parents):
+            children[parent].append(node)
         else:
             raise GrowMapError(f"the parent of node {node} is outside 0 to {len(parents) - 1}")
     if len(roots) != 1:

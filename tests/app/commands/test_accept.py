@@ -51,7 +51,7 @@ def run(folder: Path, *arguments: str, width: int = WIDTH, code: int = 0) -> str
     ],
     ids=" ".join,
 )
-def test_a_vector_is_measured_written_and_told(
+def test_a_vector_is_measured_written_and_reported(
     folder: Path, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
     dst = tmp_path / "vector.pt"
@@ -159,7 +159,7 @@ def test_ctrl_c_leaves_what_was_measured_and_writes_no_vector(
         assert "before the first prompt was done" in result.stderr
 
 
-def test_a_window_without_room_for_text_and_tree_is_told(folder: Path) -> None:
+def test_a_window_without_room_for_text_and_tree_is_refused(folder: Path) -> None:
     line = run(folder, "accept", width=60, code=2)
     assert "and a tree of 60 nodes are more than the context window of 300" in line
 

@@ -345,7 +345,7 @@ def test_what_was_decoded_before_an_error_is_in_the_trace(stage: Stage, tmp_path
     assert sum(isinstance(event, Step) for event in read_trace(path).events) == 2
 
 
-def test_a_trace_that_cannot_be_written_is_told_before_models_are_loaded(
+def test_a_trace_that_cannot_be_written_is_refused_before_models_are_loaded(
     stage: Stage, tmp_path: Path
 ) -> None:
     result = ask("Why?", "--trace", str(tmp_path))

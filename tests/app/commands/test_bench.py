@@ -1,4 +1,4 @@
-"""`sequoia bench` passes on what it was told, and the clock around an engine counts steps only."""
+"""`sequoia bench` passes on its options, and the clock around an engine counts steps only."""
 
 import json
 import signal
@@ -74,7 +74,7 @@ def test_bench_passes_on_its_plan_and_writes_what_was_found(
 @pytest.mark.parametrize(
     ("before", "temperatures"), [([], (0.0, 0.6)), (["--temperature", "0.9"], (0.9,))]
 )
-def test_bench_measures_both_temperatures_unless_told(
+def test_bench_measures_both_temperatures_unless_one_is_chosen(
     asked: list[Any], before: list[str], temperatures: tuple[float, ...]
 ) -> None:
     result = CliRunner().invoke(app, [*before, "bench"])

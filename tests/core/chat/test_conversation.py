@@ -383,7 +383,7 @@ def test_an_error_in_the_middle_of_an_answer_keeps_what_was_said(
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(chat.target, "forward", fail)
+        patch.setattr(chat.talk._engine._target, "forward", fail)
         with pytest.raises(RuntimeError, match="out of memory"):
             next(answer)
     assert said_of(chat.talk.turns) == [("hee", text_of(seen))]
