@@ -145,6 +145,8 @@ def append_path(tree: TokenTree, token_ids: Sequence[int]) -> TokenTree:
     Lossless whatever the tokens are: an appended node is a proposal that is certain of its token,
     tried after all that was drawn at its parent, so it may depend on what was drawn.
     """
+    if not token_ids:
+        return tree  # whose nodes stay on the device
     nodes, node = tree.on_host(), 0
     for at, token in enumerate(token_ids):
         children = tree.growmap.children[node]
