@@ -103,7 +103,7 @@ def test_they_are_what_the_decoding_rule_accepts_by(
     p, q, support = LAWS[law]
     draws, found = found_for(law)
     monkeypatch.setattr(torch, "rand", reject)
-    monkeypatch.setattr(verify, "draw", lambda probs, uniform: 0)
+    monkeypatch.setattr(verify, "_bonus", lambda residual, uniform: 0)
     for (tokens, _), row in zip(draws, found.tolist(), strict=True):
         columns = torch.tensor([0, *(list(support).index(token) for token in tokens)])
         tree = TokenTree(
