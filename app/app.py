@@ -1,8 +1,9 @@
-"""The Textual app of the chat: decode thread, log and command palette."""
+"""The Textual app of the chat: decode thread, log, command palette, and its run."""
 
 import asyncio
 import logging
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from logging.handlers import RotatingFileHandler
@@ -16,14 +17,14 @@ from textual.screen import Screen
 from sequoia_core.files import make_private_folder, private_file
 
 from .config.actions import Action
-from .config.paths import log_folder
+from .config.paths import log_folder, record_file
 from .config.preferences import Preferences
 from .config.settings import Settings
 from .engine.decode_thread import DecodeThread
 from .engine.messages import EngineFactory
 from .screens.chat.screen import ChatScreen
-from .store.recorder import Recorder
-from .store.unsent import NOT_SENT
+from .store.recorder import Recorder, open_record
+from .store.unsent import NOT_SENT, take_unsent
 from .ui.base_app import BaseApp
 
 __all__ = ["SequoiaApp", "Settings"]
@@ -39,7 +40,6 @@ class SequoiaApp(BaseApp):
     """The chat. Its recorder is closed with it; `unsent` is the first text of the prompt."""
 
     TITLE = "Sequoia"
-    CSS_PATH = Path(__file__).parent / "styles" / "chat.tcss"
     CONTEXTS = (
         "app", "prompt", "chat", "help", "race", "search", "sessions", "settings", "choice", "key",
         "tree", "heat",
@@ -72,13 +72,10 @@ class SequoiaApp(BaseApp):
             self.collections.start()
         # importing what decodes holds the interpreter lock: the prompt is drawn first
         self.chat.call_after_refresh(self.decoder.start)
-        self.use_accessible(self.chat.session.settings.accessible)
-        for problem in self.theme_problems:
-            self.chat.pages.note(problem, error=True)
+        self.begin(accessible=self.chat.session.settings.accessible)
         if self._unsent:
             self.chat.prompt.put(self._unsent)
             self.chat.prompt.hint(NOT_SENT)
-        self.watch_themes()
 
     async def on_event(self, event: events.Event) -> None:
         """Note when a key or button was pressed, for the garbage collector."""
@@ -119,8 +116,8 @@ class SequoiaApp(BaseApp):
         else:
             super().show_copied(text)
 
-    def show_saved(self, text: str, *, failed: bool = False) -> None:
-        self.chat.pages.note(text, error=failed)
+    def show_note(self, text: str, *, error: bool = False) -> None:
+        self.chat.pages.note(text, error=error)
 
     def offers(self, action: Action, screen: Screen[object]) -> bool:
         """Whether the palette over a screen has an action: only the chat's own changes the chat."""
@@ -128,6 +125,27 @@ class SequoiaApp(BaseApp):
 
     def choose_theme(self, name: str) -> None:
         self.chat.action_run_line(f"/set theme {name}")
+
+
+def run_chat(
+    engine_factory: EngineFactory, settings: Settings, flags: Mapping[str, Any]
+) -> SequoiaApp:
+    """Run a chat until it is left, and say what could not be recorded of it.
+
+    `flags` are those of the settings that were given on the command line.
+    """
+    recorder = open_record(record_file(), record=settings.record)
+    try:
+        unsent = take_unsent() if settings.record else ""
+        app = SequoiaApp(engine_factory, settings, recorder, Preferences(flags), unsent)
+        with suppress(BrokenPipeError):  # the server of a browser's window was killed
+            app.run()
+    finally:
+        recorder.close()
+    if recorder.unsaved:
+        with suppress(OSError):
+            sys.stderr.write(f"sequoia: {recorder.unsaved}\n")
+    return app
 
 
 class _PrivateLog(RotatingFileHandler):

@@ -13,7 +13,6 @@ import typer
 from sequoia_core.errors import ParameterError
 
 from ..config import model_choice
-from ..config.paths import record_file
 from ..engine import build
 from .options import flag, with_settings
 
@@ -48,22 +47,13 @@ def open_chat(flags: Mapping[str, Any]) -> None:
     if remark:
         sys.stderr.write(remark + "\n")
     with quick_imports():
-        from ..app import SequoiaApp
-        from ..config.preferences import Preferences
-    from ..store.recorder import open_record
-    from ..store.unsent import keep_unsent, take_unsent
+        from ..app import run_chat
+        from ..store.unsent import keep_unsent
 
-    recorder = open_record(record_file(), record=settings.record)
-    try:
-        app = SequoiaApp(
-            lambda progress: build.build_chat(settings, progress, insight=settings.insight),
-            settings, recorder, Preferences(flags), take_unsent() if settings.record else "",
-        )  # fmt: skip
-        app.run()
-    finally:
-        recorder.close()
-    if recorder.unsaved:
-        sys.stderr.write(f"sequoia: {recorder.unsaved}\n")
+    app = run_chat(
+        lambda progress: build.build_chat(settings, progress, insight=settings.insight),
+        settings, flags,
+    )  # fmt: skip
     if app.return_code:
         keep_unsent(app.unsent, record=settings.record)
     if app.decoder.alive:
@@ -96,7 +86,7 @@ def replay(
     player = Player(loading.timeline, speed)
     player.playing = not paused
     with quick_imports():
-        from .replay_app import ReplayApp
+        from ..screens.replay import ReplayApp
 
     app = ReplayApp(loading, reader.description, player, settings)
     app.run()

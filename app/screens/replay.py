@@ -1,18 +1,21 @@
-"""The replay screen: plays a recorded chat."""
+"""The replay of a recorded chat: its screen, and the app around it."""
 
 from collections.abc import Sequence
 from time import monotonic
 
 from textual import on
+from textual.screen import Screen
 from typing_extensions import override
 
 from sequoia_core.events import PairDescription
 
 from ..config.actions import bindings, key_row
+from ..config.settings import Settings
 from ..present.accessible import is_accessible
 from ..state.player import Player, TraceLoader
 from ..state.step_cursor import StepCursor
 from ..state.timeline import Item, ItemKind, View
+from ..ui.base_app import BaseApp
 from ..widgets.bars import PlayerPosition, SeekBar
 from ..widgets.entries import AnswerEntry
 from ..widgets.header import Header
@@ -168,3 +171,29 @@ class ReplayScreen(StepScreen):
 
     def action_help(self) -> None:
         self.app.push_screen(ReplayHelp())
+
+
+class ReplayApp(BaseApp):
+    """Plays a recorded chat with the theme, mode and keys of the settings."""
+
+    TITLE = "Sequoia replay"
+    CONTEXTS = ("app", "replay", "help")
+
+    def __init__(
+        self, loading: TraceLoader, pair: PairDescription, player: Player, settings: Settings
+    ) -> None:
+        super().__init__(settings.theme)
+        self._loading, self._settings = loading, settings
+        self.replay = ReplayScreen(loading, pair, player)
+
+    def get_default_screen(self) -> Screen[None]:
+        return self.replay
+
+    def on_mount(self) -> None:
+        self.begin(accessible=self._settings.accessible)
+        for problem in self.use_keys(self._settings.keys):
+            self.show_note(problem, error=True)
+        self.replay.key_bar.keys = self.keys
+
+    def on_unmount(self) -> None:
+        self._loading.close()

@@ -77,8 +77,7 @@ class SettingsChanger:
         return ()
 
     def _use_keys(self, wanted: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-        own = {name: keys for name, keys in wanted.items() if not name.startswith("replay.")}
-        problems = self.app.use_keys(own)
+        problems = self.app.use_keys(wanted)
         self.changed()
         return problems
 

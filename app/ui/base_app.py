@@ -25,7 +25,7 @@ from sequoia_core.errors import ParameterError, SequoiaError, suggest
 from sequoia_core.files import write_whole
 
 from ..config import themes
-from ..config.actions import Action, actions, bindings
+from ..config.actions import ACTIONS, Action, actions, bindings
 from ..config.keymap import Keys, remapped
 from ..config.paths import config_file
 from ..present.accessible import ACCESSIBLE, PlainFrames
@@ -39,6 +39,7 @@ WATCH_SECONDS = 1.0
 _COPIED_SECONDS = 4.0
 _WIDE = 100
 _NEVER = 100_000  # more columns than a terminal has
+_STYLES = Path(__file__).parents[1] / "styles"
 _ONLINE = re.compile(r"@font-face \{[^}]*\}\s*|<!--.*?-->\s*", re.DOTALL)
 _FAMILY = "font-family: Fira Code, monospace;"
 _LOCAL_FAMILY = (
@@ -60,7 +61,8 @@ class BaseApp(App[None]):
 
     BINDINGS = bindings("app")
     CONTEXTS: ClassVar[tuple[str, ...]] = ("app",)  # of its actions
-    CSS = (Path(__file__).parents[1] / "styles" / "looks.tcss").read_text(encoding="utf-8")
+    CSS_PATH = _STYLES / "chat.tcss"
+    CSS = (_STYLES / "looks.tcss").read_text(encoding="utf-8")
     VERTICAL_BREAKPOINTS = [(0, "-tiny"), (12, "-short"), (30, "-tall"), (42, "-roomy")]  # noqa: RUF012
 
     def __init__(self, theme: str) -> None:
@@ -78,6 +80,16 @@ class BaseApp(App[None]):
             self.register_theme(each)
         self._begin_with_theme(theme)
         self.use_accessible(False)
+
+    def begin(self, *, accessible: bool) -> None:
+        """Say what is wrong with the themes, and read them again whenever their files change."""
+        self.use_accessible(accessible)
+        for problem in self.theme_problems:
+            self.show_note(problem, error=True)
+        self.set_interval(WATCH_SECONDS, self.reload_themes)
+
+    def show_note(self, text: str, *, error: bool = False) -> None:
+        self.notify(text, severity="error" if error else "information", markup=False)
 
     # The terminal, and unexpected errors
 
@@ -139,9 +151,6 @@ class BaseApp(App[None]):
         filters = [self._no_color] if self.no_color else super().get_line_filters()
         return [*filters, self._plain_frames] if self.accessible else filters
 
-    def watch_themes(self) -> None:
-        self.set_interval(WATCH_SECONDS, self.reload_themes)
-
     def reload_themes(self) -> None:
         """Read themes whose files changed; that of a broken file stays."""
         changes = self._theme_folders.changes()
@@ -169,12 +178,9 @@ class BaseApp(App[None]):
         try:
             write_whole(path, self.export_screenshot(title=self.title.lower()), private=True)
         except OSError as error:
-            self.show_saved(f"no picture: {path}: {error.strerror}", failed=True)
+            self.show_note(f"no picture: {path}: {error.strerror}", error=True)
         else:
-            self.show_saved(f"picture: {path}")
-
-    def show_saved(self, text: str, *, failed: bool = False) -> None:
-        self.notify(text, severity="error" if failed else "information", markup=False)
+            self.show_note(f"picture: {path}")
 
     def copy_to_clipboard(self, text: str, what: str = "") -> None:
         """Copy a text: by the terminal at once, by programs in the background.
@@ -201,8 +207,13 @@ class BaseApp(App[None]):
     # Keys
 
     def use_keys(self, wanted: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-        """Use other keys, by id of their action; one line for each action that keeps its own."""
-        self.keys, problems = remapped(actions(*self.CONTEXTS), wanted)
+        """Use other keys, by id of their action; one line for each action that keeps its own.
+
+        Those of contexts that only another app has are ignored.
+        """
+        others = {each.context for each in ACTIONS}.difference(self.CONTEXTS)
+        own = {name: keys for name, keys in wanted.items() if name.partition(".")[0] not in others}
+        self.keys, problems = remapped(actions(*self.CONTEXTS), own)
         self.set_keymap(self.keys.keymap())
         return problems
 

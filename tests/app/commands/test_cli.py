@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -388,9 +388,7 @@ class FakeScreen:
 @pytest.fixture
 def screen(monkeypatch: pytest.MonkeyPatch) -> list[FakeScreen]:
     """The screens that were opened."""
-    module = ModuleType("app.app")
-    vars(module)["SequoiaApp"] = FakeScreen
-    monkeypatch.setitem(sys.modules, "app.app", module)
+    monkeypatch.setattr("app.app.SequoiaApp", FakeScreen)
     monkeypatch.setattr(FakeScreen, "opened", [])
     return FakeScreen.opened
 

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from textual.widgets import Static
 
 from app.app import SequoiaApp
-from app.commands.replay_app import ReplayApp
 from app.config import actions
 from app.config.actions import Action
 from app.config.keymap import Keys, key_name, remapped
 from app.config.settings import Settings
+from app.screens.replay import ReplayApp
 from app.widgets.prompt import _ACTIONS
 from tests.app.driving import driving
 

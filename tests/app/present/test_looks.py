@@ -213,7 +213,7 @@ def test_what_was_looked_up_is_said() -> None:
 
 def test_both_apps_are_of_one_kind() -> None:
     from app.app import SequoiaApp
-    from app.commands.replay_app import ReplayApp
+    from app.screens.replay import ReplayApp
 
     assert issubclass(SequoiaApp, BaseApp)
     assert issubclass(ReplayApp, BaseApp)

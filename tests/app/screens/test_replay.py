@@ -16,9 +16,9 @@ from textual.pilot import Pilot
 from typer.testing import CliRunner
 
 from app import cli
-from app.commands.replay_app import ReplayApp
 from app.config.settings import Settings
 from app.screens.help import ReplayHelp
+from app.screens.replay import ReplayApp
 from app.state.answer import Answer
 from app.state.player import SPEEDS, Player, TraceLoader
 from app.state.timeline import PAUSE_SECONDS, PROMPT_SECONDS, ItemKind, Timeline
@@ -544,7 +544,7 @@ def test_what_is_wrong_with_a_file_is_one_line(tmp_path: Path) -> None:
 def test_no_model_code_is_loaded_for_it() -> None:
     heavy = {"torch", "transformers", "numpy", "tokenizers", "jinja2", "huggingface_hub", "aiohttp"}
     code = (
-        "import sys, app.commands.replay_app, app.commands.chat, app.config.settings; "
+        "import sys, app.screens.replay, app.commands.chat, app.config.settings; "
         "import sequoia_core.recording.trace_file; "
         f"print(*({heavy!r} & set(sys.modules)))"
     )

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from textual.pilot import Pilot
 
-from app.commands.replay_app import ReplayApp
 from app.config.settings import Settings
+from app.screens.replay import ReplayApp
 from app.state.player import Player, TraceLoader
 from sequoia_core.events import Step
 from sequoia_core.recording.trace_file import TraceReader
