@@ -6,6 +6,7 @@ transformers nor textual, so that help is instant; commands import what they nee
 
 import io
 import sys
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
@@ -15,8 +16,15 @@ from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.model.malloc_trim import keep_to_one_arena
 
 from .commands.chat import leave, open_chat
-from .commands.group import HOMES, CommandGroup, load_command
-from .commands.options import ALL_SETTINGS, DEBUG, flag, with_settings
+from .commands.options import ALL_SETTINGS, DEBUG, CommandGroup, flag, with_settings
+
+HOMES = {
+    "ask": "ask", "replay": "chat", "models": "listings", "doctor": "doctor",
+    "calibrate": "calibrate", "bench": "bench", "distill": "distill", "accept": "reproduce",
+    "search": "search", "web": "web", "growmap": "listings", "config": "listings",
+    "reproduce": "reproduce",
+}  # fmt: skip
+"""The module of each command, or group of commands, of that name."""
 
 
 class _Commands(CommandGroup):
@@ -30,7 +38,7 @@ class _Commands(CommandGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name in HOMES and cmd_name not in self.commands:
-            self.commands[cmd_name] = load_command(cmd_name)
+            self.commands[cmd_name] = _load(cmd_name)
         return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: Any) -> Any:
@@ -51,6 +59,15 @@ class _Commands(CommandGroup):
 
             typer.echo(f"sequoia: {visible(' '.join(line.split()))}", err=True)
             raise typer.Exit(2 if isinstance(error, ParameterError) else 1) from None
+
+
+def _load(name: str) -> Any:
+    found = getattr(import_module(f"{__package__}.commands.{HOMES[name]}"), name)
+    if isinstance(found, typer.Typer):
+        return typer.main.get_command(found)
+    alone = typer.Typer(add_completion=False)
+    alone.command(name)(found)
+    return typer.main.get_command(alone)
 
 
 app = typer.Typer(

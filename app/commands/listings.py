@@ -13,8 +13,7 @@ from sequoia_core.tree.growmap import GrowMap
 
 from ..config.paths import config_file
 from .console import print_table
-from .group import command_group
-from .options import flag
+from .options import command_group, flag
 
 if TYPE_CHECKING:
     from rich.tree import Tree

@@ -1,14 +1,18 @@
-"""Options of commands: how one is declared, and those that are made from the settings."""
+"""Options and groups of commands: how they are declared, and the answer to a wrong name."""
 
 import functools
 import inspect
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, get_origin
 
 import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
-from sequoia_core.errors import ParameterError
+from sequoia_core.errors import ParameterError, close_names, suggest
 from sequoia_core.files import read_text
 
 from ..config.settings import SETTINGS, Group
@@ -58,8 +62,6 @@ _SETTINGS["system_file"] = option(
 ALL_SETTINGS = tuple(_SETTINGS)
 MODEL_OPTIONS = ("pair", "target", "draft", "dtype", "weights", "device", "offload")
 """Those that say what is loaded."""
-
-
 _DEBUG = option(bool, "Show a traceback on errors.", default=False, names="--debug")
 
 
@@ -128,3 +130,59 @@ def _read_system(flags: dict[str, Any]) -> None:
         raise ParameterError(f"--system-file {file}: {error.strerror or error}") from None
     except ValueError as error:
         raise ParameterError(f"--system-file {file}: not a text: {error}") from None
+
+
+class CommandGroup(TyperGroup):
+    """Commands; a wrong name is answered with a close one, or with all there are."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            root, hints = ctx.parent is None, _hints()
+            known = self.list_commands(ctx)
+            close = close_names(name, known, hints["commands"] if root else None)
+            hint = f"did you mean {close[0]!r}?" if close else f"there is {', '.join(known)}"
+            if root:
+                hint = hints["elsewhere"].get(name, hint)
+            ctx.fail(f"No such command {name!r}; {hint}")
+        return super().resolve_command(ctx, args)
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        with _option_hints():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _option_hints():
+            return super().invoke(ctx)
+
+
+def command_group(name: str, text: str) -> typer.Typer:
+    return typer.Typer(
+        name=name, cls=CommandGroup, help=text, no_args_is_help=True, add_completion=False
+    )
+
+
+@contextmanager
+def _option_hints() -> Iterator[None]:
+    """Add to the error for an unknown option what may have been meant."""
+    try:
+        yield
+    except TyperException as found:
+        error: Any = found
+        if getattr(error, "possibilities", None) is not None:
+            name, command = error.option_name, error.ctx.command
+            names = (n for each in command.params for n in (*each.opts, *each.secondary_opts))
+            known = [each for each in names if each.startswith("--")]
+            hints = _hints()
+            also = {other: meant for other, meant in hints["options"].items() if meant in known}
+            hint = hints["settings"].get(name) or suggest(
+                name, known, also=also, most=2,
+                otherwise=f"`{error.ctx.command_path} --help` lists all",
+            )  # fmt: skip
+            error.message, error.possibilities = f"No such option: {name}; {hint}", None
+        raise
+
+
+@functools.cache
+def _hints() -> dict[str, dict[str, str]]:
+    return tomllib.loads(Path(__file__).with_name("hints.toml").read_text(encoding="utf-8"))

@@ -11,8 +11,7 @@ from sequoia_core.events import Progress
 
 from ..config.output_files import output_file, output_result
 from .experiment import ExperimentOptions, experiment_command
-from .group import command_group
-from .options import Command, flag
+from .options import Command, command_group, flag
 from .paper import paper
 from .search import search
 

@@ -10,9 +10,8 @@ import pytest
 import typer
 from typer.core import TyperGroup
 
-from app.cli import app
+from app.cli import HOMES, app
 from app.commands.chat import quick_imports
-from app.commands.group import HOMES
 
 ROOT = Path(__file__).parents[3]
 
@@ -29,7 +28,7 @@ def loaded_by(code: str) -> set[str]:
 def test_no_command_is_imported_before_it_is_asked_for() -> None:
     loaded = loaded_by("import app.cli, typer; typer.main.get_command(app.cli.app)")
     assert {name for name in loaded if name.startswith("app.commands.")} == {
-        f"app.commands.{name}" for name in ("chat", "group", "options")
+        f"app.commands.{name}" for name in ("chat", "options")
     }
     assert "sequoia_core.text.template_renderer" not in loaded  # of an engine
 
