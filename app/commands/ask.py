@@ -20,94 +20,75 @@ from ..config import model_choice
 from ..config.output_files import output_file
 from ..config.settings import Settings
 from ..engine import build
+from ..state.answer import Answer
+from ..state.sanitize import visible
 from .console import progress_line
 from .options import ALL_SETTINGS, flag, with_settings
 
 
-class AnswerSummary:
-    """The text and figures of an answer, from its events."""
+def figures_json(answer: Answer) -> str:
+    assert answer.finished is not None
+    totals, chosen = answer.finished.totals, answer.trees[-1].tree
+    plain_ms = _plain_ms(totals)
+    figures = {
+        "mode": chosen.mode,
+        "text": answer.verbatim,
+        "token_ids": list(answer.token_ids),
+        "finish_reason": answer.finished.reason,
+        "tokens": totals.tokens,
+        "steps": totals.steps,
+        "baseline_steps": totals.baseline_steps,
+        "tokens_per_step": totals.tokens_per_step,
+        "seconds": totals.seconds,
+        "tokens_per_second": totals.tokens_per_second,
+        "ar_ms": plain_ms,
+        "speedup": None if plain_ms is None else totals.speedup,
+        "growmap": _shape(chosen),
+        "growmaps": [{"step": each.since, **_shape(each.tree)} for each in answer.trees],
+        "looked_up": _looked_up(answer),
+    }
+    return json.dumps(figures, ensure_ascii=False, allow_nan=False)
 
-    def __init__(self, mode: str) -> None:
-        self.mode, self.text = mode, ""
-        self._token_ids: list[int] = []
-        self._trees: list[dict[str, Any]] = []
-        self._looked_up = self._steps = 0
-        self._reason: events.FinishReason | None = None
-        self._totals = events.Totals()
 
-    def take(self, event: events.Event) -> None:
-        """Add one event; raises SequoiaError if the answer failed."""
-        match event:
-            case events.TreeChosen(mode=mode, nodes=nodes, depth=depth):
-                self.mode, adaptive = mode, event.growmap == ADAPTIVE
-                shape = {"nodes": nodes, "depth": depth, "adaptive": adaptive}
-                self._trees.append({"step": self._steps + 1, **shape})
-            case events.TextDelta(text=text):
-                self.text += text
-            case events.Step(token_ids=token_ids):
-                self._steps += 1
-                self._token_ids += token_ids
-                kept = (event.nodes[at] for at in event.path[1 : len(token_ids) + 1])
-                self._looked_up += sum(node.origin is events.Origin.LOOKUP for node in kept)
-            case events.Finished(reason=reason, totals=totals):
-                self._reason, self._totals = reason, totals
-            case events.Failed(message=message):
-                raise SequoiaError(message)
+def figures_line(answer: Answer) -> str:
+    """Its figures for a person."""
+    assert answer.finished is not None
+    totals, chosen, tree = answer.finished.totals, answer.trees[-1].tree, "plain decoding"
+    if chosen.depth:
+        tree = f"tree {chosen.nodes} nodes, depth {chosen.depth}"
+    if chosen.growmap == ADAPTIVE:
+        tree = f"adaptive {tree} at most"
+    if len(answer.trees) > 1:
+        tree += f", the last of {len(answer.trees)}"
+    parts = [
+        f"{totals.tokens} tokens in {totals.seconds:.2f} s",
+        f"{totals.tokens_per_second:.1f} tokens/s",
+        f"{totals.tokens_per_step:.2f} tokens/step",
+    ]
+    if (plain_ms := _plain_ms(totals)) is not None:
+        parts.append(f"{totals.speedup:.2f}x plain ({plain_ms:.1f} ms/token)")
+    parts.append(tree)
+    if looked_up := _looked_up(answer):
+        parts.append(f"{looked_up} tokens looked up")
+    return " · ".join(parts)
 
-    @property
-    def _tree(self) -> dict[str, Any]:
-        """The shape it ended with."""
-        last = self._trees[-1] if self._trees else {"nodes": 1, "depth": 0, "adaptive": False}
-        return {name: value for name, value in last.items() if name != "step"}
 
-    @property
-    def _plain_ms(self) -> float | None:
-        """Of a token without speculation; None if that was not measured."""
-        totals = self._totals
-        measured = totals.tokens > 0 and totals.plain_seconds > 0
-        return 1e3 * totals.plain_seconds / totals.tokens if measured else None
+def _shape(tree: events.TreeChosen) -> dict[str, Any]:
+    return {"nodes": tree.nodes, "depth": tree.depth, "adaptive": tree.growmap == ADAPTIVE}
 
-    def as_json(self) -> str:
-        totals = self._totals
-        figures = {
-            "mode": self.mode,
-            "text": self.text,
-            "token_ids": self._token_ids,
-            "finish_reason": self._reason,
-            "tokens": totals.tokens,
-            "steps": totals.steps,
-            "baseline_steps": totals.baseline_steps,
-            "tokens_per_step": totals.tokens_per_step,
-            "seconds": totals.seconds,
-            "tokens_per_second": totals.tokens_per_second,
-            "ar_ms": self._plain_ms,
-            "speedup": None if self._plain_ms is None else totals.speedup,
-            "growmap": self._tree,
-            "growmaps": self._trees,
-            "looked_up": self._looked_up,
-        }
-        return json.dumps(figures, ensure_ascii=False, allow_nan=False)
 
-    def figures(self) -> str:
-        """One line of text."""
-        totals, shape, tree = self._totals, self._tree, "plain decoding"
-        if shape["depth"]:
-            tree = f"tree {shape['nodes']} nodes, depth {shape['depth']}"
-        if shape["adaptive"]:
-            tree = f"adaptive {tree} at most"
-        if len(self._trees) > 1:
-            tree += f", the last of {len(self._trees)}"
-        parts = [
-            f"{totals.tokens} tokens in {totals.seconds:.2f} s",
-            f"{totals.tokens_per_second:.1f} tokens/s",
-            f"{totals.tokens_per_step:.2f} tokens/step",
-        ]
-        if self._plain_ms is not None:
-            parts.append(f"{totals.speedup:.2f}x plain ({self._plain_ms:.1f} ms/token)")
-        parts.append(tree)
-        if self._looked_up:
-            parts.append(f"{self._looked_up} tokens looked up")
-        return " · ".join(parts)
+def _plain_ms(totals: events.Totals) -> float | None:
+    """Of a token without speculation; None if that was not measured."""
+    measured = totals.tokens > 0 and totals.plain_seconds > 0
+    return 1e3 * totals.plain_seconds / totals.tokens if measured else None
+
+
+def _looked_up(answer: Answer) -> int:
+    """Emitted tokens that prompt lookup proposed."""
+    kept = (
+        step.nodes[at] for step in answer.steps for at in step.path[1 : len(step.token_ids) + 1]
+    )
+    return sum(node.origin is events.Origin.LOOKUP for node in kept)
 
 
 def read_prompt(words: Iterable[str], stdin: TextIO) -> str:
@@ -152,7 +133,7 @@ def ask(
     with progress_line(quiet) as progress:
         chat = build.build_chat(settings, progress, insight=settings.insight and file is not None)
     say(chat.description.remark)
-    answer = AnswerSummary(settings.mode)
+    answer = Answer(text)
     try:
         reply = chat.reply(text, params, lambda: False)
         if file is not None:
@@ -163,20 +144,21 @@ def ask(
                 say(event.message)
             if isinstance(event, events.TextDelta) and not as_json:
                 _write(sys.stdout, event.text)
-            answer.take(event)
+            answer.add(event)
     finally:
-        if not as_json and answer.text and not answer.text.endswith("\n"):
+        written = answer.verbatim
+        if not as_json and written and not written.endswith("\n"):
             _write(sys.stdout, "\n")
+    if answer.failure is not None:
+        raise SequoiaError(answer.failure)
     if as_json:
-        _write(sys.stdout, answer.as_json() + "\n")
+        _write(sys.stdout, figures_json(answer) + "\n")
     else:
-        say(answer.figures())
+        say(figures_line(answer))
 
 
 def _write(stream: TextIO, text: str) -> None:
     if stream is sys.stderr or stream.isatty():
-        from ..state.sanitize import visible
-
         text = visible(text)
     stream.write(text)
     stream.flush()
