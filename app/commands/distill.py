@@ -5,19 +5,16 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+
+from sequoia_core.distill.options import DistillStatus, options_for
 
 from ..config import model_choice
 from ..config.settings import Settings
 from .console import stop
 from .options import flag, option, with_settings
-
-if TYPE_CHECKING:
-    from sequoia_core.distill.options import DistillStatus
-
-    Show = Callable[[DistillStatus], None]
 
 _LINES_PER_STAGE = 10
 _KINDS, _LOSSES = Literal["conditioned", "independent"], Literal["kl", "tv", "mix"]
@@ -55,7 +52,6 @@ def distill(
     out = out.expanduser()
     try:
         with _progress() as show:
-            from sequoia_core.distill.options import options_for
             from sequoia_core.distill.pipeline import WORK, Distillation
 
             for status in Distillation(options_for(out / WORK, values, resume), out).run():
@@ -67,12 +63,12 @@ def distill(
 
 
 @contextmanager
-def _progress() -> "Iterator[Show]":
+def _progress() -> Iterator[Callable[[DistillStatus], None]]:
     """A bar if standard error is a terminal, else a line after each tenth of a stage."""
     seen: dict[str, Any] = {}
     if not _on_terminal():
 
-        def write(status: "DistillStatus") -> None:
+        def write(status: DistillStatus) -> None:
             tenth = int(status.fraction * _LINES_PER_STAGE)
             if seen.get(status.stage) != tenth:
                 seen[status.stage] = tenth
@@ -90,7 +86,7 @@ def _progress() -> "Iterator[Show]":
     columns = (stage, BarColumn(), TaskProgressColumn(), Remaining(), figures)
     with Progress(*columns, console=Console(stderr=True)) as bar:
 
-        def draw(status: "DistillStatus") -> None:
+        def draw(status: DistillStatus) -> None:
             if status.stage not in seen:
                 seen[status.stage] = bar.add_task(status.stage, total=1.0, figures="")
             bar.update(seen[status.stage], completed=status.fraction, figures=describe(status))
@@ -102,7 +98,7 @@ def _on_terminal() -> bool:
     return sys.stderr.isatty()
 
 
-def describe(status: "DistillStatus") -> str:
+def describe(status: DistillStatus) -> str:
     """The known figures of a status."""
     figures = {
         "{:.0f} tok/s": status.rate or None,

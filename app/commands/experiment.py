@@ -13,6 +13,7 @@ from sequoia_core.config import DRAFT_TOP_P, SamplingParams
 from sequoia_core.data.passages import PROMPT_TOKENS, TOTAL_TOKENS, DataSpec
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Progress
+from sequoia_core.reproduce.experiment import Experiment, Report
 
 from ..config.output_files import output_picture
 from ..engine import build
@@ -21,10 +22,8 @@ from .options import MODEL_OPTIONS, Command, flag, with_settings
 
 if TYPE_CHECKING:
     from sequoia_core.model.loading.pair import Pair
-    from sequoia_core.reproduce.experiment import Experiment, Report
 
-    Prepare = Callable[..., Experiment]
-
+Prepare = Callable[..., Experiment]
 _MODELS, _DATA, _SAMPLING, _TREE, _RESULTS = "Models", "Data", "Sampling", "Tree", "Results"
 _DRAFT = "The draft: hub id or directory."
 _OFFLOADING = "As --offload cpu; as --offload disk without a GPU."
@@ -108,7 +107,7 @@ def offload_place(flags: dict[str, Any]) -> str:
     return "disk" if device.type == "cpu" else "cpu"
 
 
-def experiment_command(*names: str, **defaults: Any) -> "Callable[[Prepare], Command]":
+def experiment_command(*names: str, **defaults: Any) -> Callable[[Prepare], Command]:
     """Make a command of a function that prepares an experiment, which is then run and printed.
 
     The function gets `ExperimentOptions`, a progress callback and its own options. After Ctrl+C the
@@ -124,7 +123,7 @@ def experiment_command(*names: str, **defaults: Any) -> "Callable[[Prepare], Com
         if each.name in names or each.name in _ALWAYS
     }
 
-    def decorate(prepare: "Prepare") -> Command:
+    def decorate(prepare: Prepare) -> Command:
         @with_settings(*MODEL_OPTIONS, **added)
         @functools.wraps(prepare)
         def run(flags: dict[str, Any], **given: Any) -> None:
@@ -149,7 +148,7 @@ def experiment_command(*names: str, **defaults: Any) -> "Callable[[Prepare], Com
     return decorate
 
 
-def _partial_report(experiment: "Experiment") -> "Report":
+def _partial_report(experiment: Experiment) -> Report:
     if experiment.file is not None:
         kept = f"{len(experiment.file.rows)} results are kept in {experiment.file.path}"
         stop(f"interrupted; {kept}, and the same command continues from there")
@@ -159,7 +158,7 @@ def _partial_report(experiment: "Experiment") -> "Report":
         stop("interrupted before the first prompt was done")
 
 
-def print_report(report: "Report", picture: Path | None, *, as_json: bool) -> None:
+def print_report(report: Report, picture: Path | None, *, as_json: bool) -> None:
     """Draw a report, and print it as tables or as JSON."""
     if picture is not None:
         report.draw(picture)

@@ -12,13 +12,12 @@ from sequoia_core.tree.files import find_growmap, growmap_names
 from sequoia_core.tree.growmap import GrowMap
 
 from ..config.paths import config_file
+from . import doctor
 from .console import print_table
 from .options import command_group, flag
 
 if TYPE_CHECKING:
     from rich.tree import Tree
-
-    from .doctor import Memory
 
 _DRAWN_WHOLE = 128
 _DRAWN_AT_MOST, _DEEPEST_DRAWN = 10_000, 200
@@ -49,9 +48,7 @@ def models(
     as_json: Annotated[bool, flag("--json", "Print a JSON list instead.")] = False,
 ) -> None:
     """List the known pairs and say which fit this machine."""
-    from .doctor import model_memory
-
-    memory = model_memory()
+    memory = doctor.model_memory()
     values = [_values(entry, memory) for entry in catalogue()]
     if as_json:
         typer.echo(json.dumps(values, ensure_ascii=False, indent=2))
@@ -84,7 +81,7 @@ def models(
     )
 
 
-def _values(entry: PairEntry, memory: "Memory") -> dict[str, Any]:
+def _values(entry: PairEntry, memory: doctor.Memory) -> dict[str, Any]:
     plan = entry.plan(memory.on_gpu)
     return {
         "name": entry.name,

@@ -6,8 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from sequoia_core.config import Offload
+from sequoia_core.data.passages import TOTAL_TOKENS, check_source
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.events import Progress
+from sequoia_core.reproduce.experiment import Experiment, ResultFile
+from sequoia_core.reproduce.paper_facts import (
+    PaperChoice,
+    Room,
+    other_cells,
+    paper_facts,
+    published_cells,
+    why_not,
+)
 
 from ..config import model_choice
 from ..config.output_files import output_file
@@ -18,9 +28,7 @@ from .options import flag
 
 if TYPE_CHECKING:
     from sequoia_core.model.loading.pair import Pair
-    from sequoia_core.reproduce.experiment import Experiment
     from sequoia_core.reproduce.paper import PaperPlan
-    from sequoia_core.reproduce.paper_facts import PaperChoice, Room
 
 EMBEDDED = "embedded"
 _VERSION = 1
@@ -39,22 +47,14 @@ def paper(
     pairs: Annotated[list[str] | None, flag("--pairs", _PAIRS, None, "NAME")] = None,
     datasets: Annotated[list[str] | None, flag("--dataset", _DATASETS, None, "NAME|PATH")] = None,
     folder: Annotated[Path | None, flag("--dst", _FOLDER, None, "FOLDER")] = None,
-) -> "Experiment":
+) -> Experiment:
     """Run a whole published table: pairs, data sets and temperatures 0 and 0.6.
 
     With the tree and plainly, next to the paper's figures. What this machine cannot hold is skipped
     with the reason. Each cell is kept when it is done, and the same command continues from there.
     With --pairs embedded, or --target and --model, the same table for that pair.
     """
-    from sequoia_core.data.passages import check_source
-    from sequoia_core.reproduce.experiment import ResultFile
     from sequoia_core.reproduce.paper import CellRow, PaperExperiment, PaperPlan
-    from sequoia_core.reproduce.paper_facts import (
-        PaperChoice,
-        other_cells,
-        paper_facts,
-        published_cells,
-    )
 
     from ..config.load import load_settings
 
@@ -101,9 +101,7 @@ def _pair_name(settings: Settings) -> str:
 
 def published_pair(name: str, flags: dict[str, Any]) -> Settings:
     """The settings for one of the table's pairs; raises SequoiaError if it does not fit here."""
-    from sequoia_core.data.passages import TOTAL_TOKENS
     from sequoia_core.model.device import choose_devices
-    from sequoia_core.reproduce.paper_facts import paper_facts, why_not
 
     from ..config.load import load_settings
 
@@ -122,12 +120,11 @@ def published_pair(name: str, flags: dict[str, Any]) -> Settings:
     return settings
 
 
-def room(settings: Settings) -> "Room":
+def room(settings: Settings) -> Room:
     """What this machine has for models."""
     from huggingface_hub import constants, get_token, try_to_load_from_cache
 
     from sequoia_core.model.device import choose_devices, choose_dtype, devices_name, free_bytes
-    from sequoia_core.reproduce.paper_facts import Room
 
     devices = choose_devices(settings.device)
     cache = Path(constants.HF_HUB_CACHE)
@@ -142,7 +139,7 @@ def room(settings: Settings) -> "Room":
     )
 
 
-def head_of(settings: Settings, choice: "PaperChoice", plan: "PaperPlan") -> dict[str, object]:
+def head_of(settings: Settings, choice: PaperChoice, plan: "PaperPlan") -> dict[str, object]:
     """What every cell of a result file has in common."""
     from sequoia_core.model.device import choose_devices, device_name
 

@@ -2,21 +2,19 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from sequoia_core.config import DRAFT_TOP_P, Mode
 from sequoia_core.data.passages import check_source
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Progress
+from sequoia_core.reproduce.experiment import Experiment
 
 from ..config.output_files import output_file, output_result
 from .experiment import ExperimentOptions, experiment_command
 from .options import Command, command_group, flag
 from .paper import paper
 from .search import search
-
-if TYPE_CHECKING:
-    from sequoia_core.reproduce.experiment import Experiment
 
 _VECTOR = Path("acceptance-rate-vector.pt")  # the release's name, in the working folder
 _MODES = (
@@ -60,7 +58,7 @@ def accept(
     ] = False,
     depth: Annotated[int, flag("--D --depth", "Levels of the tree below its root.")] = 1,
     mode: Annotated[Literal["greedy"], flag("--Mode", "", hidden=True)] = "greedy",  # noqa: ARG001
-) -> "Experiment":
+) -> Experiment:
     """Measure how often the k-th child is accepted, by rank.
 
     By decoding with a star of children at every step, or with --static by one pass over each text.
@@ -94,7 +92,7 @@ def _testbed(rule: Mode) -> Command:
         mode: Annotated[
             Literal["greedy", "tree", "baseline", "benchmark"], flag("--Mode", _MODES, "Tree")
         ] = "greedy",
-    ) -> "Experiment":
+    ) -> Experiment:
         if options.draft_top_p != DRAFT_TOP_P and rule in (Mode.GREEDY, Mode.TOPK):
             raise ParameterError(
                 "--DP does nothing here: children are the draft's most probable tokens"
@@ -143,7 +141,7 @@ def robustness(
         str,
         flag("--growmap", "The tree of all rules: a file or a name.", "Tree", "FILE|NAME"),
     ] = "smollm2-135m/stochastic-16x4",
-) -> "Experiment":
+) -> Experiment:
     """Tokens per step of sequoia, specinfer and topk over temperature and top-p, on one fixed tree.
 
     Nothing is timed, so the machine may be busy. Results are written to --dst line by line; the

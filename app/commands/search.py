@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from sequoia_core.errors import ParameterError
+from sequoia_core.reproduce.experiment import Report, ReportTable
 
 from ..config.output_files import output_picture, output_result
 from .console import progress_line
@@ -11,7 +12,6 @@ from .experiment import AsJson, Destination, Picture, print_report
 from .options import flag
 
 if TYPE_CHECKING:
-    from sequoia_core.reproduce.experiment import Report
     from sequoia_core.tree.budget_search import Candidate, SearchConfig, SearchResult
 
 _DST = Path("growmap.json")
@@ -88,9 +88,7 @@ def _parsed_times(text: str) -> dict[int, float]:
     return paired(nodes, times)
 
 
-def _report(config: "SearchConfig", result: "SearchResult", dst: Path) -> "Report":
-    from sequoia_core.reproduce.experiment import Report, ReportTable
-
+def _report(config: "SearchConfig", result: "SearchResult", dst: Path) -> Report:
     def draw(file: Path) -> None:
         from sequoia_core.figures.charts import draw_search
 
