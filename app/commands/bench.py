@@ -8,13 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sequoia_core.bench import COUNT, TEMPERATURES, TOKENS, TREE_SIZES, BenchPlan, report
-from sequoia_core.bench.findings import BenchFindings
-from sequoia_core.data.prompts import prompt_texts
+from sequoia_core.bench import COUNT, TEMPERATURES, TOKENS, TREE_SIZES, BenchPlan
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Progress
 from sequoia_core.model.loading.memory_plan import size_text
@@ -27,6 +25,9 @@ from .console import progress_line, stop
 from .doctor import model_memory, processor
 from .options import ALL_SETTINGS, MODEL_OPTIONS, option, with_settings
 from .terminal import TerminalError, measure_chat_memory
+
+if TYPE_CHECKING:
+    from sequoia_core.bench.findings import BenchFindings
 
 SCREEN_ROUNDS = 7
 SIZES = ",".join(map(str, TREE_SIZES))
@@ -75,6 +76,8 @@ def bench(
         if temperature:
             drawn["temperature"] = temperature[-1]
         with progress_line() as progress:
+            from sequoia_core.data.prompts import prompt_texts
+
             from .screen_bench import measure_screen
 
             prompts = prompt_texts(given["prompts"], given["count"])
@@ -107,7 +110,7 @@ def _compare(
 ) -> None:
     with progress_line() as progress, _interruptible():
         pair = build.load_chosen(settings, progress)
-        from sequoia_core.bench import session
+        from sequoia_core.bench import report, session
 
         findings = session.measure(pair, plan, progress)
         findings = _with_chat_memory(findings, plan, flags, progress)
@@ -127,8 +130,8 @@ def _compare(
 
 
 def _with_chat_memory(
-    findings: BenchFindings, plan: BenchPlan, flags: Mapping[str, Any], progress: Progress
-) -> BenchFindings:
+    findings: "BenchFindings", plan: BenchPlan, flags: Mapping[str, Any], progress: Progress
+) -> "BenchFindings":
     """Measure the whole chat too if memory is wanted; a failure is a line of the report."""
     if not plan.memory or findings.interrupted:
         return findings
