@@ -2,14 +2,13 @@
 
 import asyncio
 import json
-import shlex
 import signal
 import socket
 import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +47,7 @@ class EngineProcess:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             listener.bind(str(self.path))
             listener.listen()
-            with passed_on(flags) as given:
-                descriptors = (listener.fileno(), given)
-                # a new session: Ctrl+C reaches only the server, which ends the others in order
-                self._process = await asyncio.create_subprocess_exec(
-                    *self._command, *map(str, descriptors),
-                    stdin=PIPE, stdout=PIPE, pass_fds=descriptors, start_new_session=True,
-                )  # fmt: skip
+            self._process = await _start(self._command, flags, listener.fileno())
 
     async def watch(self, report: Report) -> None:
         """Pass on its reports until it ends; then raises SequoiaError."""
@@ -90,7 +83,7 @@ class Window(AppService):
         self, command: Sequence[str], flags: Mapping[str, Any], websocket: WebSocketResponse
     ) -> None:
         super().__init__(
-            shlex.join(command),
+            "",  # a shell's command; `_open_app_process` runs none
             write_bytes=websocket.send_bytes,
             write_str=websocket.send_str,
             close=websocket.close,  # type: ignore[arg-type]  # the result is unused
@@ -104,13 +97,8 @@ class Window(AppService):
         return {name: value for name, value in built.items() if name not in _SERVERS_OWN}
 
     async def _open_app_process(self, width: int = 80, height: int = 24) -> Process:
-        """As the base class, but without a shell, and not ended by Ctrl+C in the terminal."""
-        with passed_on(self._flags) as given:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._argv, str(given),
-                stdin=PIPE, stdout=PIPE, stderr=PIPE, pass_fds=(given,), start_new_session=True,
-                env=self._build_environment(width, height),
-            )  # fmt: skip
+        environment = self._build_environment(width, height)
+        self._process = await _start(self._argv, self._flags, stderr=PIPE, env=environment)
         self._stdin = self._process.stdin
         return self._process
 
@@ -131,16 +119,23 @@ def window_command(engine: Path) -> tuple[str, ...]:
     return (sys.executable, "-m", f"{_PACKAGE}.web.window", str(engine))
 
 
-@contextmanager
-def passed_on(flags: Mapping[str, Any]) -> Iterator[int]:
-    """A descriptor from which a child reads settings; everybody can read a command line.
+async def _start(
+    command: Sequence[str], flags: Mapping[str, Any], *descriptors: int, **more: Any
+) -> Process:
+    """Start a process; `descriptors` and that of its settings are appended to the command.
 
-    It belongs to a file without a name: a pipe that nobody reads yet would block when full.
+    Everybody can read a command line, so the settings are in a file without a name: a pipe that
+    nobody reads yet would block when full. In a session of its own, Ctrl+C does not reach it: the
+    server ends it in order.
     """
     with tempfile.TemporaryFile() as file:
         file.write(json.dumps(dict(flags), default=str).encode())
         file.seek(0)
-        yield file.fileno()
+        given = (*descriptors, file.fileno())
+        return await asyncio.create_subprocess_exec(
+            *command, *map(str, given),
+            stdin=PIPE, stdout=PIPE, pass_fds=given, start_new_session=True, **more,
+        )  # fmt: skip
 
 
 async def _end(process: Process) -> None:
