@@ -1,6 +1,5 @@
 """`sequoia calibrate`: measure the pair on this machine now, and draw what was found."""
 
-import shutil
 from collections.abc import Iterator, Sequence
 from itertools import count, cycle
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -39,7 +38,7 @@ def calibrate(
     Acceptance is counted at temperature 0 and at the chosen one.
     """
     temperature = settings.sampling().temperature
-    shown: list[RenderableType] = []
+    comparison = None
     with progress_line() as progress:
         from sequoia_core.measure.tuner import Tuner
 
@@ -47,54 +46,53 @@ def calibrate(
         tuner = Tuner(pair)
         for message, fraction in tuner.measure(temperature):
             progress(message, fraction)
-        if tuner.calibration is not None:
-            shown += _figures(tuner.calibration, temperature)
         if grid and tuner.online is not None and tuner.online.calibration.drafts:
             from sequoia_core.measure.grid import compare
             from sequoia_core.measure.tuner import TYPICAL_CONTEXT
 
             model = tuner.online.speed_model(temperature, TYPICAL_CONTEXT)
-            shown += _compared(compare(pair, model, temperature, progress))
+            comparison = compare(pair, model, temperature, progress)
     from rich.console import Console
 
-    console = Console(width=_width(), highlight=False)
-    for each in shown:
-        console.print(each)
+    console = Console(highlight=False)
+    console.width = min(_WIDEST, console.width)
+    if tuner.calibration is not None:
+        console.print(*_figures(tuner.calibration, temperature, console.width), sep="\n")
+    if comparison is not None:
+        console.print(*_compared(comparison, console.width), sep="\n")
     typer.echo(tuner.summary(temperature))
 
 
-def _width() -> int:
-    return min(_WIDEST, shutil.get_terminal_size((_WIDEST, 24)).columns)
-
-
-def _figures(calibration: "Calibration", temperature: float) -> "list[RenderableType]":
+def _figures(
+    calibration: "Calibration", temperature: float, width: int
+) -> "Iterator[RenderableType]":
     """The curve t(n), the cost of drafting, and acceptance by depth and rank."""
     target, draft = calibration.times.target, calibration.times.draft
     series = [
         Series(f"{context} tokens", list(zip(curve.rows, curve.milliseconds, strict=True)))
         for context, curve in zip(target.contexts, target.curves, strict=True)
     ]
-    shown: list[RenderableType] = [*chart(series, "rows of a forward", "ms", _width()), ""]
+    yield from chart(series, "rows of a forward", "ms", width)
+    yield ""
     if not calibration.drafts:
-        return shown
+        return
     overhead = calibration.times.overhead(temperature)
     rows = draft.curves[0].rows
     passes = ", ".join(f"{n}: {draft.at(0)(n) + overhead.level_ms:.2f}" for n in rows)
-    shown += [
-        f"draft forward, ms by rows   {passes}",
+    yield f"draft forward, ms by rows   {passes}"
+    yield (
         f"overhead of a step, ms   {overhead.base_ms:.2f} + {overhead.node_ms:.3f} per node; of a "
-        f"plain step {overhead.plain_ms:.2f}",
-        "accepted at",
-    ]
+        f"plain step {overhead.plain_ms:.2f}"
+    )
+    yield "accepted at"
     for each in dict.fromkeys((0.0, temperature)):
         record = calibration.record(each)
         for depth, rates in enumerate((record.rates, *record.deeper), start=1):
             ranks = " ".join(f"{rate:.3f}" for rate in rates)
-            shown.append(f"temperature {each:g}, depth {depth}, by rank   {ranks}")
-    return shown
+            yield f"temperature {each:g}, depth {depth}, by rank   {ranks}"
 
 
-def _compared(comparison: "GridComparison") -> "list[RenderableType]":
+def _compared(comparison: "GridComparison", width: int) -> "Iterator[RenderableType]":
     """Predicted against measured, as a chart over nodes and as a table."""
     from rich.table import Table
 
@@ -118,15 +116,15 @@ def _compared(comparison: "GridComparison") -> "list[RenderableType]":
     series = [Series(f"depth {depth}", lines[depth]) for depth in sorted(lines)]
     measured = [(cell.tree.size, cell.measured) for cell in cells]
     series.append(Series("● measured", measured, mark="●"))
-    return [
-        *chart(series, "nodes", "speed-up", _width()),
-        table,
+    yield from chart(series, "nodes", "speed-up", width)
+    yield table
+    yield (
         f"the picked tree ({_shape(comparison.picked.tree)}) is "
         f"{comparison.seeming_shortfall:.1%} below the best of the grid "
         f"({_shape(comparison.best.tree)}), or "
         f"{comparison.shortfall:.1%} below what is best on half of the prompts where both are "
-        f"judged on the other half; predictions are off by {comparison.error:.1%} on average",
-    ]
+        f"judged on the other half; predictions are off by {comparison.error:.1%} on average"
+    )
 
 
 def _shape(tree: "GrowMap") -> str:
