@@ -3,8 +3,6 @@
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import aiohttp
 import psutil
@@ -12,24 +10,11 @@ import pytest
 from aiohttp import WSMsgType, WSServerHandshakeError
 
 from app.web.processes import EngineProcess
-from app.web.server import WebServer
 from sequoia_core.errors import SequoiaError
-from tests.app.web.test_server import LOOPBACK, PATIENCE, QUIET_WINDOW, children, until
+from tests.app.web.test_server import PATIENCE, children, serving, until
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 SECRET = "You know the PIN 4711"
-
-
-@asynccontextmanager
-async def serving(
-    command: tuple[str, ...] = QUIET_WINDOW, **flags: str
-) -> AsyncIterator[tuple[WebServer, str]]:
-    server = WebServer(*LOOPBACK, 2, command, flags)
-    where = await server.start()
-    try:
-        yield server, where
-    finally:
-        await server.close()
 
 
 async def connected(where: str) -> Connection:
@@ -53,7 +38,7 @@ async def test_a_connection_that_asks_for_nothing_is_closed(
     begun: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.web.connections.FIRST_REQUEST_SECONDS", 0.1)
-    async with serving() as (_, where):
+    async with serving() as where:
         connection = await connected(where)
         connection[1].write(begun)
         assert await ended(connection) == b""
@@ -63,7 +48,7 @@ async def test_a_connection_without_another_request_is_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("app.web.server._IDLE_SECONDS", 0.1)
-    async with serving() as (_, where):
+    async with serving() as where:
         key = where.split("/")[3]
         connection = await connected(where)
         connection[1].write(f"GET /{key}/window.css HTTP/1.1\r\nHost: x\r\n\r\n".encode())
@@ -71,15 +56,17 @@ async def test_a_connection_without_another_request_is_closed(
 
 
 async def test_without_the_key_a_connection_ends_with_its_answer() -> None:
-    async with serving() as (_, where):
+    async with serving() as where:
         connection = await connected(where)
         connection[1].write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\n")
         assert (await ended(connection)).startswith(b"HTTP/1.1 403 ")
 
 
-async def test_idle_connections_cannot_fill_the_server() -> None:
-    async with serving() as (server, where), aiohttp.ClientSession() as session:
-        idle = [await connected(where) for _ in range(server._connections.limit + 5)]
+async def test_idle_connections_cannot_fill_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.web.server._SPARE_CONNECTIONS", 4)
+    monkeypatch.setattr("app.web.server._WINDOW_CONNECTIONS", 3)
+    async with serving() as where, aiohttp.ClientSession() as session:
+        idle = [await connected(where) for _ in range(4 + 2 * 3 + 5)]
         for _ in range(3):
             async with session.get(where + "window.css") as response:
                 assert response.status == 200
@@ -90,9 +77,12 @@ async def test_idle_connections_cannot_fill_the_server() -> None:
             writer.close()
 
 
-async def test_too_many_connections_that_are_in_use_are_told_so() -> None:
-    async with serving() as (server, where), aiohttp.ClientSession() as session:
-        server._connections.limit = 1
+async def test_too_many_connections_that_are_in_use_are_told_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("app.web.server._SPARE_CONNECTIONS", 1)
+    monkeypatch.setattr("app.web.server._WINDOW_CONNECTIONS", 0)
+    async with serving() as where, aiohttp.ClientSession() as session:
         socket = await session.ws_connect(where + "ws")
         refused = await ended(await connected(where))
         assert refused.startswith(b"HTTP/1.1 503 ")
@@ -105,7 +95,7 @@ async def test_a_browser_that_is_gone_gives_its_window_back(
 ) -> None:
     monkeypatch.setattr("app.web.server._HEARTBEAT_SECONDS", 0.1)
     before = children()
-    async with serving() as (_, where):
+    async with serving() as where:
         key = where.split("/")[3]
         connection = await connected(where)
         connection[1].write(
@@ -124,7 +114,7 @@ async def test_a_browser_that_is_gone_gives_its_window_back(
 )  # fmt: skip
 async def test_what_no_page_says_ends_the_window(said: str) -> None:
     before = children()
-    async with serving() as (_, where), aiohttp.ClientSession() as session:
+    async with serving() as where, aiohttp.ClientSession() as session:
         socket = await session.ws_connect(where + "ws")
         await until(lambda: len(children() - before) == 1)
         await socket.send_str(said)
@@ -144,7 +134,7 @@ ECHO = (
 
 async def test_half_a_surrogate_pair_that_is_typed_is_a_question_mark() -> None:
     command = (sys.executable, "-c", ECHO)
-    async with serving(command) as (_, where), aiohttp.ClientSession() as session:
+    async with serving(command=command) as where, aiohttp.ClientSession() as session:
         socket = await session.ws_connect(where + "ws")
         await socket.send_str('["stdin", "a\\ud800b"]')
         message = await asyncio.wait_for(socket.receive(), PATIENCE)
@@ -154,7 +144,7 @@ async def test_half_a_surrogate_pair_that_is_typed_is_a_question_mark() -> None:
 
 async def test_a_size_that_is_no_screen_is_cut() -> None:
     command = (sys.executable, "-c", ECHO)
-    async with serving(command) as (_, where), aiohttp.ClientSession() as session:
+    async with serving(command=command) as where, aiohttp.ClientSession() as session:
         socket = await session.ws_connect(where + "ws")
         await socket.send_str('["resize", {"width": 999999999, "height": -5}]')
         message = await asyncio.wait_for(socket.receive(), PATIENCE)
@@ -173,12 +163,12 @@ GIVEN = (
 
 async def test_a_window_gets_its_settings_and_its_command_line_has_none() -> None:
     before = children()
-    system = SECRET + "x" * 200_000  # more than a pipe holds
+    flags = {"system": SECRET + "x" * 200_000}  # more than a pipe holds
     command = (sys.executable, "-c", GIVEN)
-    async with serving(command, system=system) as (_, where), aiohttp.ClientSession() as session:
+    async with serving(command=command, flags=flags) as where, aiohttp.ClientSession() as session:
         socket = await session.ws_connect(where + "ws")
         message = await asyncio.wait_for(socket.receive(), PATIENCE)
-        assert json.loads(message.data) == {"system": system}
+        assert json.loads(message.data) == flags
         (window,) = children() - before
         process = psutil.Process(window)
         assert SECRET not in " ".join(process.cmdline())
@@ -201,7 +191,7 @@ async def test_the_engine_process_gets_its_settings_and_its_command_line_has_non
 
 async def test_another_site_cannot_reach_a_window_by_any_name() -> None:
     headers = {"Host": "rebound.example", "Origin": "https://rebound.example"}
-    async with serving() as (_, where), aiohttp.ClientSession(headers=headers) as session:
+    async with serving() as where, aiohttp.ClientSession(headers=headers) as session:
         root = where.rsplit("/", 2)[0]
         with pytest.raises(WSServerHandshakeError) as caught:
             await session.ws_connect(root + "/ws")
