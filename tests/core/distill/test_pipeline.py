@@ -113,6 +113,16 @@ def test_a_draft_decodes_with_its_target(whole: tuple[Mapping[str, Any], Path]) 
     assert texts[0] == texts[1]
 
 
+def test_all_files_of_a_draft_have_the_mode_that_the_umask_gives(
+    whole: tuple[Mapping[str, Any], Path],
+) -> None:
+    _, out = whole
+    plain = out.parent / "plain"
+    plain.touch()
+    names = ("model.safetensors", "config.json", "README.md")
+    assert {(out / name).stat().st_mode for name in names} == {plain.stat().st_mode}
+
+
 def test_another_seed_is_another_text_and_the_same_seed_the_same(
     target: str, tmp_path: Path
 ) -> None:
