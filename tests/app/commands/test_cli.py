@@ -114,7 +114,8 @@ def test_growmap_show_draws_every_node_at_its_place() -> None:
     lines = result.stdout.splitlines()
     assert "nodes       8" in lines
     assert "depth       3" in lines
-    assert "per level   1 3 3 1" in lines
+    per_level = [tree.depths.count(depth) for depth in range(tree.depth + 1)]
+    assert f"per level   {' '.join(map(str, per_level))}" in lines
     expected = tree.expected_tokens(tree.acceptance_rates)
     assert f"expected    {expected:.3f} tokens per step" in lines
     drawn = lines[lines.index("0  root") :]
