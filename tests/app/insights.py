@@ -1,4 +1,4 @@
-"""The standard answer as a sampling engine would have told of it: draws, rankings, residuals.
+"""The standard answer as a sampling engine would give it: draws, rankings, residuals.
 
 Figures are made up but agree with each other, so that what is said of them can be checked.
 """
@@ -75,7 +75,7 @@ def _with_draw(index: int, at: int, node: TreeNode) -> TreeNode:
     return replace(node, accept_prob=accept_prob, draw=draw)
 
 
-def told(events: Iterable[Event] = ()) -> tuple[Event, ...]:
+def explained_answer(events: Iterable[Event] = ()) -> tuple[Event, ...]:
     """An answer, the standard one if none is given, whose steps say why."""
     answer = tuple(events) or make_answer()
     return tuple(with_insight(event) if isinstance(event, Step) else event for event in answer)

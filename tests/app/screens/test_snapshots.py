@@ -1,4 +1,4 @@
-"""Pictures of the chat that a person has looked at; how they are taken is told by `picturing`."""
+"""Pictures of the chat that a person has looked at; `picturing` takes them."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from syrupy.assertion import SnapshotAssertion
 from app.app import SequoiaApp, Settings
 from app.config.themes import ThemeFolders, packaged_folder
 from tests.app.driving import Driver
-from tests.app.insights import MemoryRecord, told
+from tests.app.insights import MemoryRecord, explained_answer
 from tests.app.picturing import Stage
 from tests.fakes import BrokenEngine, make_answer, replay
 
@@ -46,14 +46,14 @@ async def test_paused(stage: Stage) -> None:
 
 async def test_paused_in_the_second_view(stage: Stage) -> None:
     """The acceptance map; where there is no room beside the chat, the tree in its place."""
-    async with stage.chat(replay(told(), before=stage.hold(17))) as chat:
+    async with stage.chat(replay(explained_answer(), before=stage.hold(17))) as chat:
         await decode(chat)
         await chat.pilot.press("f2", "f4")
 
 
 async def test_third_view(stage: Stage) -> None:
     """The chat alone; where there is no room beside it, the heat map in its place."""
-    async with stage.chat(replay(told())) as chat:
+    async with stage.chat(replay(explained_answer())) as chat:
         await chat.ask()
         await chat.pilot.press("f4", "f4")
 
@@ -81,7 +81,7 @@ async def test_looking_back_at_the_answer_before(stage: Stage) -> None:
 
 
 async def test_tinted(stage: Stage) -> None:
-    async with stage.chat(replay(told())) as chat:
+    async with stage.chat(replay(explained_answer())) as chat:
         await chat.ask()
         await chat.pilot.press("f6")
 
@@ -127,6 +127,6 @@ async def test_palette(stage: Stage) -> None:
 
 async def test_every_theme(snapshot: SnapshotAssertion) -> None:
     themes = [theme.name for theme in ThemeFolders([packaged_folder()]).changes().themes]
-    async with Stage((100, 30), snapshot, themes).chat(replay(told())) as chat:
+    async with Stage((100, 30), snapshot, themes).chat(replay(explained_answer())) as chat:
         await chat.ask()
         await chat.pilot.press("f6", "left")

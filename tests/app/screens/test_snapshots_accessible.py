@@ -6,7 +6,7 @@ import pytest
 
 from app.config.settings import Settings
 from app.store.recorder import DatabaseRecorder
-from tests.app.insights import told
+from tests.app.insights import explained_answer
 from tests.app.picturing import Stage
 from tests.app.records import record_chats
 from tests.app.screens.test_snapshots_race import end
@@ -23,7 +23,7 @@ ACCESSIBLE = Settings(accessible=True, temperature=0.0)
     ids=["finished", "tree", "heat", "help"],
 )
 async def test_accessible(stage: Stage, keys: tuple[str, ...]) -> None:
-    async with stage.chat(replay(told()), ACCESSIBLE) as chat:
+    async with stage.chat(replay(explained_answer()), ACCESSIBLE) as chat:
         await chat.ask()
         await chat.pilot.press(*keys)
 
@@ -34,7 +34,7 @@ async def test_settings(stage: Stage) -> None:
 
 
 async def test_why(stage: Stage) -> None:
-    async with stage.chat(replay(told()), ACCESSIBLE) as chat:
+    async with stage.chat(replay(explained_answer()), ACCESSIBLE) as chat:
         await chat.ask()
         chat.app.chat.action_why()
 

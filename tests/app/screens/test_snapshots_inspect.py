@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.app.insights import told
+from tests.app.insights import explained_answer
 from tests.app.picturing import Stage
 from tests.fakes import replay
 
@@ -11,7 +11,7 @@ from tests.fakes import replay
     "keys", [(), ("up",) * 7, ("down",)], ids=["accepted", "rejected", "bonus"]
 )
 async def test_why(stage: Stage, keys: tuple[str, ...]) -> None:
-    async with stage.chat(replay(told())) as chat:
+    async with stage.chat(replay(explained_answer())) as chat:
         await chat.ask()
         chat.app.chat.action_why()
         await chat.pilot.press(*keys)

@@ -16,18 +16,18 @@ from sequoia_core.events import (
     Step,
 )
 from tests.app.driving import Driver, driving
-from tests.app.insights import MemoryRecord, told
+from tests.app.insights import MemoryRecord, explained_answer
 from tests.fakes import make_answer, replay
 from tests.replay_engine import ReplayEngine
 
 
 def recorded(*answers: Sequence[Event]) -> ReplayEngine:
     """An engine that gives these answers in turn."""
-    return replay(*(answers or (told(),)))
+    return replay(*(answers or (explained_answer(),)))
 
 
 def short(text: str) -> tuple[Event, ...]:
-    return told(make_answer(text))
+    return explained_answer(make_answer(text))
 
 
 def lines_of(chat: Driver) -> list[str]:

@@ -1,4 +1,4 @@
-"""A stored picture holds all that is seen, and what differs is told; see `pictures`."""
+"""A stored picture holds all that is seen, and a difference is described; see `pictures`."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -13,7 +13,7 @@ from rich.style import Style
 
 from app.app import Settings
 from tests.app.driving import Driver, driving
-from tests.app.insights import told
+from tests.app.insights import explained_answer
 from tests.app.pictures import Picture, View, differences, drawn, picture, read, view, written
 from tests.app.picturing import views
 from tests.app.screens.test_snapshots_race import GREEDY, end
@@ -113,7 +113,7 @@ Show = Callable[[str], AbstractAsyncContextManager[Driver]]
 
 @asynccontextmanager
 async def answered(theme: str) -> AsyncIterator[Driver]:
-    async with driving(replay(told()), Settings(theme=theme), size=(160, 50)) as chat:
+    async with driving(replay(explained_answer()), Settings(theme=theme), size=(160, 50)) as chat:
         await chat.ask()
         await chat.pilot.press("f6", "left")
         yield chat

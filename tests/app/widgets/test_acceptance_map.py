@@ -16,10 +16,10 @@ from sequoia_core.events import (
     Step,
     TreeChosen,
 )
-from tests.app.insights import told
+from tests.app.insights import explained_answer
 from tests.fakes import PARENTS_16, TREE_16
 
-STEPS = [event for event in told() if isinstance(event, Step)]
+STEPS = [event for event in explained_answer() if isinstance(event, Step)]
 
 
 def filled(steps: Sequence[Step], tree: TreeChosen = TREE_16) -> Answer:

@@ -8,10 +8,10 @@ from msgspec.structs import replace
 from app.present.tree_rows import BONUS_NODE, NodeVerdict, tree_rows
 from app.widgets.why_panel import explain_node
 from sequoia_core.events import Outcome, Step
-from tests.app.insights import told
+from tests.app.insights import explained_answer
 from tests.fakes import make_answer, make_step
 
-STEPS = [event for event in told() if isinstance(event, Step)]
+STEPS = [event for event in explained_answer() if isinstance(event, Step)]
 PLAIN = [event for event in make_answer() if isinstance(event, Step)]
 EVERY = st.sampled_from(STEPS)
 
@@ -19,15 +19,15 @@ EVERY = st.sampled_from(STEPS)
 @given(step=EVERY, data=st.data())
 def test_every_row_of_a_tree_can_be_explained(step: Step, data: st.DataObject) -> None:
     row = data.draw(st.sampled_from(tree_rows(step)))
-    told = explain_node(step, row.node)
-    assert told.verdict is row.verdict
-    assert told.token == row.token
-    assert told.headline
-    assert told.place
-    assert told.quantities or told.reason
-    assert told.rankings
+    explained = explain_node(step, row.node)
+    assert explained.verdict is row.verdict
+    assert explained.token == row.token
+    assert explained.headline
+    assert explained.place
+    assert explained.quantities or explained.reason
+    assert explained.rankings
     if row.verdict is NodeVerdict.ROOT:
-        assert "given" in told.reason
+        assert "given" in explained.reason
 
 
 @given(step=EVERY, data=st.data())
@@ -65,9 +65,9 @@ def test_the_bonus_says_what_it_was_drawn_from() -> None:
     leaf = next(s for s in STEPS if not any(n.parent == s.path[-1] for n in s.nodes))
     assert "own distribution" in explain_node(leaf, BONUS_NODE).reason
     cut = next(s for s in STEPS if any(n.parent == s.path[-1] for n in s.nodes))
-    told = explain_node(cut, BONUS_NODE)
-    assert "rejected: drawn from what that left" in told.reason
-    assert "drawn from this" in told.rankings
+    explained = explain_node(cut, BONUS_NODE)
+    assert "rejected: drawn from what that left" in explained.reason
+    assert "drawn from this" in explained.rankings
 
 
 def test_a_node_that_was_not_reached_says_whose_doing_that_is() -> None:
@@ -96,18 +96,18 @@ def test_greedy_decoding_names_the_token_it_wanted() -> None:
     assert greedy.insight is not None
     opinion = greedy.insight.opinion(step.nodes[rejected].parent)
     assert opinion is not None
-    told = explain_node(greedy, rejected)
-    assert told.reason.startswith("Greedy decoding takes the target's most")
-    assert told.rankings.keys() == {"target", "draft"}
-    told = explain_node(greedy, step.path[1])
-    assert told.reason.startswith("It is the target's most probable token")
+    explained = explain_node(greedy, rejected)
+    assert explained.reason.startswith("Greedy decoding takes the target's most")
+    assert explained.rankings.keys() == {"target", "draft"}
+    explained = explain_node(greedy, step.path[1])
+    assert explained.reason.startswith("It is the target's most probable token")
 
 
 def test_an_older_step_says_that_it_knows_no_more() -> None:
     for row in tree_rows(PLAIN[1]):
-        told = explain_node(PLAIN[1], row.node)
-        assert "not recorded" in told.heading
-        assert not told.rankings
+        explained = explain_node(PLAIN[1], row.node)
+        assert "not recorded" in explained.heading
+        assert not explained.rankings
 
 
 def test_a_large_tree_says_what_was_left_out() -> None:
