@@ -124,10 +124,9 @@ bench: $(BENCH_STAMP)  ## everything side by side; PROMPTS=FILE.jsonl COUNT=10 P
 		$(if $(TOKENS),--tokens $(TOKENS)) $(foreach each,$(TEMPERATURE),--temperature $(each)) \
 		$(if $(PEER_DRAFT),--peer-draft $(PEER_DRAFT)) --markdown $(or $(TO),docs/benchmarks.md)
 
-# one tree for both, since the one that learns may choose another in each run
 bench-screen: setup  ## what drawing costs, in a real terminal; seven rounds, minutes
-	$(BIN)/sequoia bench --screen $(if $(PROMPTS),--prompts $(PROMPTS)) --count $(or $(COUNT),3) \
-		--temperature $(or $(TEMPERATURE),0) --growmap smollm2-135m/greedy-8x3 --lookup off
+	$(BIN)/python -m tests.app.screen_bench $(if $(PROMPTS),--prompts $(PROMPTS)) \
+		--count $(or $(COUNT),3) --temperature $(or $(TEMPERATURE),0)
 
 soak: setup  ## 10,000 steps while somebody types: nothing lost, memory flat, keys seen; minutes
 	$(BIN)/python -m tests.app.soak

@@ -4,7 +4,7 @@ import json
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +29,6 @@ from .terminal import TerminalError, measure_chat_memory
 if TYPE_CHECKING:
     from sequoia_core.bench.findings import BenchFindings
 
-SCREEN_ROUNDS = 7
 SIZES = ",".join(map(str, TREE_SIZES))
 _COMPARED = {*MODEL_OPTIONS, "temperature"}
 """Shared options that a comparison uses; the others it sets itself."""
@@ -49,9 +48,6 @@ OPTIONS = {
     "conditions": option(
         bool, "Also measure AVX2 alone, a busy machine and a long prompt.", default=True
     ),
-    "screen": option(
-        bool, "Instead, time the chat with and without its screen.", default=False, names="--screen"
-    ),
     "json_file": option(Path, "Write every run's figures there."),
     "markdown": option(Path, "Write a document with pictures there."),
 }
@@ -63,28 +59,14 @@ def bench(
     flags: dict[str, Any],
     temperature: list[float] | None,
     tree_sizes: str,
-    screen: bool,
     json_file: Path | None,
     markdown: Path | None,
     **given: Any,
 ) -> None:
     """Time this engine's ways to decode and other projects' decoders side by side."""
-    if screen:
-        idle = {"peer_draft": given["peer_draft"], "json_file": json_file, "markdown": markdown}
-        _refuse([name for name, value in idle.items() if value is not None], "--screen")
-        drawn = {**flags, "max_new_tokens": given["tokens"]}
-        if temperature:
-            drawn["temperature"] = temperature[-1]
-        with progress_line() as progress:
-            from sequoia_core.data.prompts import prompt_texts
-
-            from .screen_bench import measure_screen
-
-            prompts = prompt_texts(given["prompts"], given["count"])
-            figures = measure_screen(prompts, drawn, SCREEN_ROUNDS, progress)
-        typer.echo(figures)
-        return
-    _refuse([name for name in flags if name not in _COMPARED], "the comparison")
+    for name in flags.keys() - _COMPARED:
+        option_name = name.replace("_", "-")
+        raise ParameterError(f"--{option_name} does nothing for the comparison; leave it out")
     before = flags.pop("temperature", None)  # given before the command
     temperature = temperature or (None if before is None else [before])
     models = model_choice.chosen_models(settings)
@@ -154,13 +136,6 @@ def _interruptible() -> Iterator[None]:
         stop("stopped before all systems had decoded a prompt; nothing is kept")
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _refuse(idle: Sequence[str], what: str) -> None:
-    """Refuse options that would silently do nothing."""
-    for name in idle:
-        option = f"--{name.replace('_', '-')}"
-        raise ParameterError(f"{option} does nothing for {what}; leave it out")
 
 
 def _sizes(given: str) -> tuple[int, ...]:

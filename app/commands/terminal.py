@@ -1,8 +1,7 @@
-"""A program on a pseudo-terminal: how long a key takes to be shown, and the chat's memory."""
+"""A program on a pseudo-terminal, and the memory of the chat in one."""
 
 import os
 import pty
-import random
 import signal
 import subprocess
 import sys
@@ -23,7 +22,6 @@ from sequoia_core.errors import SequoiaError
 RARE = [chr(code) for code in range(0x13A0, 0x13F0)]
 """Characters of one cell that occur in no answer, so that their echo can be recognised."""
 _BACKSPACE = "\x7f"
-_PAUSES = 0.05, 0.3  # seconds between an echo and the next key, at least and at most
 _POLL_SECONDS = 0.2
 
 SIZE = 160, 50
@@ -122,22 +120,6 @@ class Terminal:
         with self._changed:
             self._ended = True
             self._changed.notify_all()
-
-
-def typing_latencies(terminal: Terminal, keys: int, chance: random.Random) -> list[float]:
-    """Seconds from single keys to their echo, at irregular times; each key is deleted again."""
-    latencies: list[float] = []
-    for at in range(keys):
-        key = RARE[at % len(RARE)]
-        latencies.append(terminal.echo(key, key, timeout=10))
-        terminal.type(_BACKSPACE)
-        time.sleep(chance.uniform(*_PAUSES))
-    return latencies
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The value at or below which a share of all lies."""
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
 def measure_chat_memory(flags: Mapping[str, Any]) -> int:

@@ -23,7 +23,7 @@ from statistics import median
 import psutil
 
 from app.app import SequoiaApp
-from app.commands.terminal import Terminal, TerminalError, percentile, typing_latencies
+from app.commands.terminal import Terminal, TerminalError
 from app.config.settings import Settings
 from app.store.archive import Archive
 from app.store.recorder import DatabaseRecorder
@@ -32,6 +32,7 @@ from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.config import SamplingParams
 from sequoia_core.events import Event, Progress, Step
 from tests.app.records import steps_in
+from tests.app.typing_latency import percentile, typing_latencies
 from tests.fakes import ANSWER, PAIR, answer_events, make_answer
 from tests.replay_engine import ReplayEngine, Trace
 

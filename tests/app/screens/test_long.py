@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from textual.geometry import Offset
 from textual.selection import SELECT_ALL, Selection
 
-from app.commands.terminal import Terminal, TerminalError, percentile, typing_latencies
+from app.commands.terminal import Terminal, TerminalError
 from app.widgets.transcript import Transcript
 from tests.app.driving import Driver, driving
 from tests.app.soak import Order, soak
+from tests.app.typing_latency import percentile, typing_latencies
 from tests.fakes import make_answer, replay
 
 LONG = "\n\n".join(f"Paragraph {at} of a long answer that goes on." for at in range(60))

@@ -1,8 +1,9 @@
-"""The cost of drawing: the same answers with the full screen in a terminal, and without it.
+"""The cost of drawing, `make bench-screen`: the same answers with the full screen and without it.
 
 Each run is a process on a pseudo-terminal. Its clock is in the decode thread.
 """
 
+import argparse
 import json
 import random
 import sys
@@ -15,20 +16,22 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
+from app.app import SequoiaApp
+from app.commands.terminal import SIZE, Terminal, TerminalError
+from app.config.load import load_settings
+from app.config.settings import Settings
+from app.engine.build import build_chat
+from app.store.recorder import DatabaseRecorder
+from app.widgets.prompt import Prompt
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.config import SamplingParams
+from sequoia_core.data.prompts import prompt_texts
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Event, Progress, Step
 from sequoia_core.measure.spread import Spread
+from tests.app.typing_latency import percentile, typing_latencies
 
-from ..app import SequoiaApp
-from ..config.load import load_settings
-from ..config.settings import Settings
-from ..engine.build import build_chat
-from ..store.recorder import DatabaseRecorder
-from ..widgets.prompt import Prompt
-from .terminal import SIZE, Terminal, TerminalError, percentile, typing_latencies
-
+ROUNDS = 7
 _POLL_SECONDS = 0.1
 _END_SECONDS = 30.0
 NO_SCREEN, SCREEN = "headless", "screen"
@@ -47,7 +50,7 @@ class AnswerClock:
         self.seconds = 0.0
         self._reply = engine.reply
         engine.reply = self._timed_reply  # type: ignore[method-assign]
-        engine.tune = lambda should_stop: iter(())  # type: ignore[method-assign]  # noqa: ARG005
+        engine.tune = lambda should_stop: iter(())  # type: ignore[method-assign]
 
     def _timed_reply(
         self, prompt: str, params: SamplingParams, should_stop: Callable[[], bool]
@@ -127,7 +130,7 @@ def _run_in_terminal(
         folder = Path(temporary)
         order = json.dumps([kind, prompts, {name: str(value) for name, value in flags.items()}])
         (folder / _ORDER).write_text(order, encoding="utf-8")  # not in the list of processes
-        with Terminal([sys.executable, "-m", __spec__.name, temporary], SIZE) as terminal:
+        with Terminal([sys.executable, "-m", __spec__.name, "--run", temporary], SIZE) as terminal:
             if typed is not None:
                 typed += _type_meanwhile(terminal, folder / _ASKED)
             code = terminal.wait()
@@ -169,5 +172,26 @@ def _child(folder: Path) -> None:
     (folder / _RESULT).write_text(json.dumps([clock.tokens, clock.seconds]), encoding="utf-8")
 
 
+def main() -> None:
+    """One tree for both, since the one that learns may choose another in each run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--prompts")
+    parser.add_argument("--count", type=int, default=3)
+    parser.add_argument("--temperature", type=float, default=0.0)
+    parser.add_argument("--run", type=Path, help="folder with the order of a single run")
+    given = parser.parse_args()
+    if given.run is not None:
+        _child(given.run)
+        return
+    flags = {
+        "temperature": given.temperature,
+        "growmap": "smollm2-135m/greedy-8x3",
+        "lookup": "off",
+        "max_new_tokens": 128,
+    }
+    prompts = prompt_texts(given.prompts, given.count)
+    print(measure_screen(prompts, flags, ROUNDS, lambda message, _fraction: print(message)))
+
+
 if __name__ == "__main__":
-    _child(Path(sys.argv[1]))
+    main()
