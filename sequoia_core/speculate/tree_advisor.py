@@ -11,7 +11,7 @@ from sequoia_core.tree.growmap import GrowMap
 
 MEASURED = "measured"  # name of the fixed shape that is predicted to be the fastest on this machine
 TRYING = "trying whether a tree pays by now"  # a reason while plain decoding is the rule
-PACKAGED = ("smollm2-135m/greedy-3x1", "smollm2-135m/stochastic-3x1")
+PACKAGED = ("smollm2-135m/greedy-6x2", "smollm2-135m/stochastic-6x2")
 DEFAULT_CHAIN = 3  # drafted tokens of a chain when no growmap is named
 
 

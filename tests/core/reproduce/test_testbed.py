@@ -254,7 +254,7 @@ def test_neither_a_whole_draft_nor_a_cut_one_runs_out_of_tokens() -> None:
 def test_a_tree_is_named_packaged_or_measured(pair: Pair) -> None:
     assert pairs_growmap(pair, "chain/4", 0.6) == find_growmap("chain/4")
     packaged = [pairs_growmap(pair, None, heat).name for heat in (0.0, 0.6)]
-    assert packaged == ["smollm2-135m/greedy-3x1", "smollm2-135m/stochastic-3x1"]
+    assert packaged == ["smollm2-135m/greedy-6x2", "smollm2-135m/stochastic-6x2"]
     with pytest.raises(ParameterError, match="sequoia calibrate"):
         pairs_growmap(pair, "auto", 0.6)
 
