@@ -1,4 +1,4 @@
-"""Results of a benchmark as plain values, their statistics, and goals to compare them with."""
+"""Results of a benchmark as plain values, and their statistics."""
 
 from __future__ import annotations
 
@@ -19,11 +19,7 @@ from sequoia_core.measure.spread import Spread
 if TYPE_CHECKING:
     from sequoia_core.model.interface import LanguageModel
 
-EMBEDDED_TARGET = "SmolLM2-135M-Instruct"  # name of the target that the goals are for
 PREFILL_TOKENS = 1400
-MOST_MEMORY = 420e6
-MOST_CHAT_MEMORY = 500e6
-_NONE = "not measured"
 
 
 @dataclass(slots=True)
@@ -70,7 +66,7 @@ def _summary(name: str, runs: Sequence[Run], baseline: Sequence[Run]) -> SystemS
     texts = zip(runs, baseline, strict=True)
     return SystemSummary(
         name=name,
-        tokens_per_second=_speed(runs),
+        tokens_per_second=Spread.of([run.tokens_per_second for run in runs]),
         ratio=ratio(runs, baseline),
         tokens_per_step=median(run.tokens / run.steps for run in runs),
         first_ms=1e3 * median(run.first_seconds for run in runs),
@@ -80,13 +76,9 @@ def _summary(name: str, runs: Sequence[Run], baseline: Sequence[Run]) -> SystemS
     )
 
 
-def _speed(runs: Sequence[Run]) -> Spread:
-    return Spread.of([run.tokens_per_second for run in runs])
-
-
 def speeds(comparison: SpeedComparison) -> dict[str, Spread]:
     """Tokens per second by system."""
-    return {name: _speed(runs) for name, runs in comparison.runs.items()}
+    return {each.name: each.tokens_per_second for each in summarize(comparison)}
 
 
 def ratio(
@@ -117,12 +109,6 @@ def ranked_trees(comparisons: Sequence[SpeedComparison]) -> list[tuple[str, floa
 def best_tree(comparisons: Sequence[SpeedComparison]) -> str | None:
     """The first of `ranked_trees`; None without a draft."""
     return next((name for name, _ in ranked_trees(comparisons)), None)
-
-
-def fastest(comparison: SpeedComparison, systems: Sequence[str]) -> str:
-    """The one of these systems with the highest median speed; the first if none took part."""
-    known = [name for name in systems if name in comparison.runs]
-    return max(known, key=lambda name: _speed(comparison.runs[name]).middle, default=systems[0])
 
 
 class Divergence(NamedTuple):
@@ -183,91 +169,3 @@ def _described(name: str, divergences: Sequence[Divergence | None]) -> str:
         f"logits are {margins[len(margins) // 2]:.3f} apart (median; largest {margins[-1]:.3f}, "
         f"at logits of about {found[0].highest:.0f})"
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    what: str
-    measured: str
-    wanted: str = ""  # "" where there is no goal
-    reached: bool | None = None  # None where it was not measured, or there is no goal
-
-
-def scores(findings: BenchFindings) -> Iterator[Score]:
-    """Every goal, for the embedded pair on two cores; other pairs have results without goals."""
-    embedded = findings.pair.target == EMBEDDED_TARGET and findings.pair.device == "cpu"
-    for score in _all_scores(findings):
-        yield score if embedded else Score(score.what, score.measured)
-
-
-def _all_scores(findings: BenchFindings) -> Iterator[Score]:
-    tree = best_tree(findings.comparisons) or names.ADAPTIVE_LOOKUP
-    for comparison in findings.comparisons:
-        for faster, slower, wanted, what in _speed_goals(comparison, tree):
-            yield _ratio(f"{what}, {comparison.label}", comparison, faster, slower, wanted)
-    for comparison in findings.comparisons:
-        same = [each.same_text for each in summarize(comparison) if each.name in names.TREES]
-        if comparison.params.temperature == 0.0 and same:
-            fewest, prompts = min(same), len(comparison.runs[names.PLAIN])
-            what = "texts equal to plain decoding's, T = 0, the fewest of all trees"
-            every = f"{prompts} of {prompts}"
-            yield Score(what, f"{fewest} of {prompts}", every, fewest == prompts)
-    what = "AVX2 only: plain / plain by PyTorch in float32"
-    yield _ratio(what, findings.avx2, names.AVX2, names.FLOAT32_AVX2, 8.0)
-    what = "peak memory of an answer, without a screen"
-    yield _at_most(what, findings.memory.get(tree), MOST_MEMORY)
-    what = "memory of the whole chat, once it has measured the machine"
-    yield _at_most(what, findings.chat_memory, MOST_CHAT_MEMORY)
-    what = f"reading {findings.prefill_tokens:,} tokens / the same by PyTorch"
-    reading = (names.PLAIN, names.PYTORCH, 1.6, lambda run: 1 / run.first_seconds)
-    yield _ratio(what, findings.prefill, *reading)
-    for name, wanted in ((names.PLAIN, 0.55), (tree, None), (names.LLAMA_CPP, None)):
-        what = f"{name}: with a process that keeps one core busy / alone"
-        yield _ratio(what, findings.busy, names.busy(name), name, wanted)
-
-
-def _speed_goals(
-    comparison: SpeedComparison, tree: str
-) -> list[tuple[str, str, float | None, str]]:
-    """The faster system, the slower one, the ratio that is wanted, and how it is called."""
-    plain, temperature = names.PLAIN, comparison.params.temperature
-    wanted = {0.0: 1.65, 0.6: 1.5}.get(temperature)
-    best = (tree, plain, wanted, f"best tree ({tree}) / plain")
-    if temperature:
-        return [best]
-    llama = fastest(comparison, names.LLAMA_CPP_PLAIN)
-    quick = fastest(comparison, names.LLAMA_CPP_REQUANTISED)
-    drafting = fastest(comparison, names.LLAMA_CPP_SPECULATING)
-    return [
-        (plain, llama, 2.0, f"plain / {llama}, same file"),
-        (plain, quick, None, f"plain / {quick}"),
-        (plain, names.HF_PLAIN, 9.0, f"plain / {names.HF_PLAIN}"),
-        (plain, names.PYTORCH, None, "plain / plain by PyTorch"),
-        best,
-        (tree, llama, 3.3, f"best tree / {llama}, same file"),
-        (tree, drafting, None, f"best tree / {drafting}"),
-    ]
-
-
-def _ratio(
-    what: str, comparison: SpeedComparison | None, faster: str, slower: str, wanted: float | None,
-    speed: Callable[[Run], float] = attrgetter("tokens_per_second"),
-) -> Score:  # fmt: skip
-    goal = "" if wanted is None else f"{wanted:g}x"
-    if comparison is None or not {faster, slower} <= comparison.runs.keys():
-        return Score(what, _NONE, goal)
-    found = ratio(comparison.runs[faster], comparison.runs[slower], speed)
-    reached = None if wanted is None else found.middle >= wanted
-    return Score(what, found.text(2, "x"), goal, reached)
-
-
-def _at_most(what: str, used: int | None, most: float) -> Score:
-    goal = f"at most {megabytes(most)}"
-    if used is None:
-        return Score(what, _NONE, goal)
-    return Score(what, megabytes(used), goal, used <= most)
-
-
-def megabytes(size: float) -> str:
-    """`427 MB`."""
-    return f"{size / 1e6:.0f} MB"

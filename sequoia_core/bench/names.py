@@ -26,11 +26,6 @@ OPENVINO_SPECULATIVE = "OpenVINO GenAI speculative"
 
 TREES = (CHAIN, PACKAGED, PACKAGED_LOOKUP, TREE, LOOKUP, ADAPTIVE, ADAPTIVE_LOOKUP)
 """This engine's ways to speculate."""
-LLAMA_CPP_PLAIN = (LLAMA_CPP, LLAMA_SERVER)  # plain decoding of the target's own file by llama.cpp
-LLAMA_CPP_REQUANTISED = (LLAMA_CPP_Q4_0, LLAMA_SERVER_Q4_0)
-"""Plain decoding of the file requantised to Q4_0, which is another model."""
-LLAMA_CPP_SPECULATING = (LLAMA_CPP_LOOKUP, LLAMA_SERVER_LOOKUP, LLAMA_CPP_DRAFT)
-"""llama.cpp's own speculative decoding."""
 
 
 def busy(name: str) -> str:

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
+from operator import attrgetter
 from pathlib import Path
 
-from sequoia_core.bench.findings import (
-    BenchFindings,
-    megabytes,
-    ranked_trees,
-    scores,
-    speeds,
-    summarize,
-)
-from sequoia_core.bench.runs import SpeedComparison
+from sequoia_core.bench.findings import BenchFindings, ranked_trees, ratio, speeds, summarize
+from sequoia_core.bench.runs import Run, SpeedComparison
 from sequoia_core.bench.systems import INSTALL
 from sequoia_core.figures import charts
 from sequoia_core.files import encode
@@ -72,7 +66,6 @@ def as_values(findings: BenchFindings, setting: BenchSetting) -> dict[str, objec
         "comparisons": [
             values(each) | {"tree_sizes": encode(each.sizes)} for each in findings.comparisons
         ],
-        "goals": encode(list(scores(findings))),
         "conditions": {name: values(each) if each else None for name, each in made.items()},
         "interrupted": findings.interrupted,
         "chat_memory": findings.chat_memory,
@@ -92,7 +85,7 @@ def for_terminal(findings: BenchFindings) -> str:
         lines += ["", f"{_heading(comparison)}:", "", *_systems(comparison), "", bars(drawn), ""]
     for title, body in _sections(findings):
         lines += [f"{title}:", "", *body, ""]
-    return "\n".join([*lines, *goals_table(findings), "", *_absences(findings)])
+    return "\n".join([*lines, *_absences(findings)])
 
 
 def bars(shown: Mapping[str, Spread]) -> str:
@@ -128,7 +121,6 @@ def write_document(findings: BenchFindings, setting: BenchSetting, file: Path) -
 def document_lines(findings: BenchFindings, setting: BenchSetting) -> Iterator[str]:
     pictures = charts.can_draw()
     yield from ("# Benchmarks", "", *_preface(findings, setting), "")
-    yield from ("## Goals", "", *goals_table(findings), "")
     if pictures:
         yield from (f"![Tokens per second by system](img/{SYSTEMS_PICTURE})", "")
     for comparison in findings.comparisons:
@@ -163,22 +155,14 @@ def _sections(findings: BenchFindings) -> Iterator[tuple[str, list[str]]]:
         yield "Which tree", _ranking(findings, ranked)
     if findings.prefill:
         length = findings.prefill_tokens
-        reading = {
-            name: Spread.of([length / run.first_seconds for run in runs])
-            for name, runs in findings.prefill.runs.items()
-        }
-        yield f"Reading a prompt of {length:,} tokens", _speed_table(reading)
+        reading = _speed_table(findings.prefill, lambda run: length / run.first_seconds)
+        yield f"Reading a prompt of {length:,} tokens", reading
     if findings.busy:
-        yield "With a process that keeps one core busy", _speed_table(speeds(findings.busy))
+        yield "With a process that keeps one core busy", _speed_table(findings.busy)
     if findings.avx2:
-        yield "With AVX2 only", _speed_table(speeds(findings.avx2))
-    if findings.memory:
-        note = (
-            "Peak memory of a process of its own, interpreter and libraries included. Both models' "
-            f"weights in bfloat16 are {megabytes(findings.weights)}."
-        )
-        rows = [(name, megabytes(peak)) for name, peak in findings.memory.items()]
-        yield "Memory", [note, "", *_table(["system", "peak"], rows)]
+        yield "With AVX2 only", _speed_table(findings.avx2)
+    if findings.memory or findings.chat_memory:
+        yield "Memory", _memory(findings)
     if findings.divergences:
         yield "Where texts differ", [f"- {line}" for line in findings.divergences]
 
@@ -196,8 +180,27 @@ def _ranking(findings: BenchFindings, ranked: Sequence[tuple[str, float]]) -> li
     return [*_table(["tree", *heads, "mean"], rows), "", note]
 
 
-def _speed_table(shown: Mapping[str, Spread]) -> list[str]:
-    return _table(["system", "tokens/s"], [(name, speed.text(1)) for name, speed in shown.items()])
+def _speed_table(
+    comparison: SpeedComparison, speed: Callable[[Run], float] = attrgetter("tokens_per_second")
+) -> list[str]:
+    baseline = next(iter(comparison.runs.values()))
+    rows = [
+        (name, Spread.of([*map(speed, runs)]).text(1), ratio(runs, baseline, speed).text(2, "x"))
+        for name, runs in comparison.runs.items()
+    ]
+    return _table(["system", "tokens/s", "ratio"], rows)
+
+
+def _memory(findings: BenchFindings) -> list[str]:
+    held = dict(findings.memory)
+    if findings.chat_memory is not None:
+        held["the chat with its screen, after an answer"] = findings.chat_memory
+    note = (
+        "Peak memory of a process of its own, interpreter and libraries included. Both models' "
+        f"weights in bfloat16 are {findings.weights / 1e6:.0f} MB."
+    )
+    rows = [(name, f"{size / 1e6:.0f} MB") for name, size in held.items()]
+    return [note, "", *_table(["system", "memory"], rows)]
 
 
 def _sizes(findings: BenchFindings) -> list[str]:
@@ -209,15 +212,6 @@ def _sizes(findings: BenchFindings) -> list[str]:
         for size in found[0]
     ]
     return _table(["nodes", *heads], rows)
-
-
-def goals_table(findings: BenchFindings) -> list[str]:
-    verdicts = {None: "", True: "yes", False: "no"}
-    rows = [
-        (score.what, score.measured, score.wanted, verdicts[score.reached])
-        for score in scores(findings)
-    ]
-    return _table(["", "measured", "wanted", "reached"], rows)
 
 
 def _systems(comparison: SpeedComparison) -> list[str]:

@@ -133,10 +133,11 @@ class BenchSession:
     def _one(
         self, systems: Mapping[str, Decode], prompts: Sequence[list[int]], params: SamplingParams
     ) -> SpeedComparison | None:
-        """A comparison in one way of sampling; None after an interrupt."""
+        """A comparison in one way of sampling; None after an interrupt, or if no system is left."""
         if self.findings.interrupted:
             return None
-        return self._compare(systems, prompts, [params])[0]
+        (found,) = self._compare(systems, prompts, [params])
+        return found if found.runs else None
 
     def _measure_conditions(self, systems: Mapping[str, Decode]) -> None:
         if not self._plan.conditions:

@@ -31,6 +31,7 @@ from sequoia_core.measure.calibration import Band, Calibration
 from sequoia_core.measure.tuner import OnlineAdvisor
 from sequoia_core.model.cpu import cpu_threads
 from sequoia_core.model.loading.pair import Pair, load_pair
+from tests.core.bench_runs import FixedSystem
 from tests.core.checkpoints import save_model, tiny_tokenizer
 from tests.core.measuring import TIMES, calibration_of, make_step, record_of
 
@@ -270,6 +271,16 @@ def test_an_interrupt_leaves_out_what_follows(
     assert findings.busy is None
     assert findings.memory == {}
     assert "was interrupted" in for_terminal(findings)
+
+
+def test_a_condition_under_which_every_system_breaks_down_has_no_figures(folder: Path) -> None:
+    plan = plan_in(folder)
+    measuring = BenchSession(
+        ModelFactory(sources_of(plan), pair_of(plan)), [[3, 5]], lambda *_: None
+    )
+    systems = {"a": FixedSystem("a", 10, [], fails_at=0)}
+    assert measuring._one(systems, [[3]], SamplingParams(0.0)) is None
+    assert measuring.findings.absent == {"a": "it fell over"}
 
 
 class FakeProcess(WorkerProcess):
