@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     MakeSampler = Callable[[SamplingParams, torch.device, Mode], Sampler]
 
 MOST_LEVELS = 12  # largest depth of the sweep's trees
-ASSUMED_COSTS = StepCosts(lambda _rows: 1.0, lambda _rows: 0.1, 0.0, 1.0)
-"""Decides depths until forwards have been timed: a draft forward at a tenth of the target's."""
 
 _PLAIN = TreeChoice(Mode.AR)
 _FIXED = TreeChoice(Mode.SEQUOIA, adaptive=False)
@@ -116,7 +114,8 @@ class SizedAdvisor(TreeAdvisor):
     @override
     def advise(self, temperature: float, context_length: int, chain: bool) -> Advice:
         known = self._tuned.advise(temperature, context_length, False)  # a sweep is over trees
-        costs = self._tuned.costs(temperature, context_length) or ASSUMED_COSTS
+        costs = self._tuned.costs(temperature, context_length)
+        assert costs is not None  # a pair with a draft is measured before it is compared
         branching = max(map(len, (known.rates, *known.deeper)))
         table = expected_tokens_table(
             known.rates, self._nodes, min(self._nodes - 1, MOST_LEVELS), branching, known.deeper

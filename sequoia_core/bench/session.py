@@ -22,15 +22,7 @@ from sequoia_core.bench.findings import (
 )
 from sequoia_core.bench.own_systems import sized_systems
 from sequoia_core.bench.process import WorkerProcess, start_systems
-from sequoia_core.bench.runs import (
-    WARM_UP_TOKENS,
-    Decode,
-    NoSpeedError,
-    PeerError,
-    Run,
-    SpeedComparison,
-    compare,
-)
+from sequoia_core.bench.runs import WARM_UP_TOKENS, Decode, PeerError, Run, SpeedComparison, compare
 from sequoia_core.bench.systems import AVX2, BASELINES, OWN, PEERS, ModelFactory, Sources
 from sequoia_core.config import SamplingParams
 from sequoia_core.data.prompts import prompt_texts
@@ -170,20 +162,14 @@ class BenchSession:
         own = [replace(each, here=False) for each in OWN if each.name in wanted]
         with start_systems(self._factory, own) as started:
             for name, process in started.processes.items():
-                self._ask_memory(name, process, answer=True)
-        for name, process in processes.items():
-            self._ask_memory(name, process)
-
-    def _ask_memory(self, name: str, process: WorkerProcess, *, answer: bool = False) -> None:
-        """Ask a process for its peak, perhaps after an answer."""
-        try:
-            if answer:
                 self._progress(f"Measuring memory: {name}", None)
-                with suppress(NoSpeedError):
+                with suppress(PeerError):  # a process that has ended says so when it is asked
                     process.decode(self._prompts[0], self._greedy)
-            self.findings.memory[name] = int(process.ask(peak_memory=True))
-        except PeerError as error:
-            self.findings.absent[f"{name}, memory"] = str(error)
+            for name, process in {**started.processes, **processes}.items():
+                try:
+                    self.findings.memory[name] = int(process.ask(peak_memory=True))
+                except PeerError as error:
+                    self.findings.absent[f"{name}, memory"] = str(error)
 
 
 def calibrate(factory: ModelFactory, temperatures: Sequence[float], progress: Progress) -> None:

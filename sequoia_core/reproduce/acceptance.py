@@ -11,11 +11,7 @@ from typing_extensions import override
 
 from sequoia_core.data.passages import PROMPT_TOKENS, DataSpec, load_passages
 from sequoia_core.events import Progress
-from sequoia_core.measure.acceptance import (
-    AcceptancePlan,
-    AcceptanceVector,
-    count_acceptance,
-)
+from sequoia_core.measure.acceptance import AcceptancePlan, AcceptanceVector, count_acceptance
 from sequoia_core.reproduce.experiment import (
     Experiment,
     Report,
