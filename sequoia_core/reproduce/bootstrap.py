@@ -26,10 +26,6 @@ class Interval:
     value: float
     high: float
 
-    def text(self) -> str:
-        """`2.13 (1.98 to 2.30)`."""
-        return self.spread().text(2)
-
     def spread(self) -> Spread:
         return Spread(self.low, self.value, self.high)
 

@@ -215,7 +215,7 @@ def outcome_row(cell: PaperCell, outcome: CellResult | str) -> tuple[str, ...]:
     if isinstance(outcome, CellResult):
         tree = outcome.tree
         here = (
-            f"{outcome.tokens_per_step.text()} · {outcome.speedup.text(2, 'x')} · "
+            f"{outcome.tokens_per_step.spread().text(2)} · {outcome.speedup.text(2, 'x')} · "
             f"{outcome.tree_ms.middle:.1f} ms, plain {outcome.plain_ms.middle:.1f}"
         )
     else:

@@ -241,7 +241,7 @@ class DecodingExperiment(Experiment):
 def _figures_table(figures: dict[str, SystemFigures]) -> ReportTable:
     systems = figures.values()
     rows = [
-        ("tokens/step", *(each.tokens_per_step.text() for each in systems)),
+        ("tokens/step", *(each.tokens_per_step.spread().text(2) for each in systems)),
         ("ms/token", *(each.ms_per_token.text(1) for each in systems)),
         ("ms/step", *(each.ms_per_step.text(1) for each in systems)),
         ("first step, ms", *(f"{each.first_ms:.0f}" for each in systems)),
