@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from operator import attrgetter
 from pathlib import Path
 
+from jinja2 import Environment, StrictUndefined
+
 from sequoia_core.bench.findings import BenchFindings, ranked_trees, ratio, speeds, summarize
 from sequoia_core.bench.runs import Run, SpeedComparison
 from sequoia_core.bench.systems import INSTALL
@@ -78,14 +80,14 @@ def as_values(findings: BenchFindings, setting: BenchSetting) -> dict[str, objec
 def for_terminal(findings: BenchFindings) -> str:
     lines = [f"{_pair(findings)}, {findings.threads} threads", findings.tuned]
     lines += [INTERRUPTED] if findings.interrupted else []
+    for title, body in _sections(findings):
+        lines += ["", f"{title}:", "", *body]
     for comparison in findings.comparisons:
         drawn = speeds(comparison)
         if len(comparison.sizes) > 1:
             drawn |= {f"{size} nodes": speed for size, speed in comparison.sizes.items()}
-        lines += ["", f"{_heading(comparison)}:", "", *_systems(comparison), "", bars(drawn), ""]
-    for title, body in _sections(findings):
-        lines += [f"{title}:", "", *body, ""]
-    return "\n".join([*lines, *_absences(findings)])
+        lines += ["", f"Tokens/s, {comparison.label}:", "", bars(drawn)]
+    return "\n".join(lines)
 
 
 def bars(shown: Mapping[str, Spread]) -> str:
@@ -115,42 +117,32 @@ def write_document(findings: BenchFindings, setting: BenchSetting, file: Path) -
         charts.draw_bars(folder / SYSTEMS_PICTURE, systems, found, axis)
         sizes = {each.label: each.sizes for each in findings.comparisons}
         charts.draw_sizes(folder / SIZES_PICTURE, sizes)
-    file.write_text("\n".join(document_lines(findings, setting)) + "\n", encoding="utf-8")
+    file.write_text(document(findings, setting), encoding="utf-8")
 
 
-def document_lines(findings: BenchFindings, setting: BenchSetting) -> Iterator[str]:
-    pictures = charts.can_draw()
-    yield from ("# Benchmarks", "", *_preface(findings, setting), "")
-    if pictures:
-        yield from (f"![Tokens per second by system](img/{SYSTEMS_PICTURE})", "")
-    for comparison in findings.comparisons:
-        yield from (f"## {_heading(comparison)}", "", *_systems(comparison), "")
-    yield from ("## Speed by the size of a fixed tree", "")
-    if pictures:
-        yield from (f"![Tokens per second by tree size](img/{SIZES_PICTURE})", "")
-    yield from (*_sizes(findings), "")
-    for title, body in _sections(findings):
-        yield from (f"## {title}", "", *body, "")
-    if absences := list(_absences(findings)):
-        yield from ("## Not measured", "", *absences)
-
-
-def _preface(findings: BenchFindings, setting: BenchSetting) -> Iterator[str]:
-    yield from ("Written by the command below; every figure is of that run.", "")
-    yield from ("```", setting.command, "```", "")
-    if findings.interrupted:
-        yield from (INTERRUPTED, "")
-    threads = f"{findings.threads} threads for every system"
-    yield f"- {date.today().isoformat()}, {setting.machine}; {threads}"
-    yield f"- {', '.join(f'{name} {number}' for name, number in versions().items())}"
-    peers = f"PyTorch and Hugging Face in {findings.peer_dtype}"
-    yield f"- {_pair(findings)}; {peers}; {setting.prompts}"
-    legend = Path(__file__).with_name("legend.md").read_text(encoding="utf-8")
-    yield from (f"- {findings.tuned}", "", legend.rstrip())
+def document(findings: BenchFindings, setting: BenchSetting) -> str:
+    """As Markdown, with the pictures that `write_document` draws."""
+    source = Path(__file__).with_name("document.md").read_text(encoding="utf-8")
+    jinja = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    text = jinja.from_string(source).render(
+        findings=findings,
+        setting=setting,
+        pair=_pair(findings),
+        versions=versions(),
+        today=date.today(),
+        interrupted=INTERRUPTED,
+        pictures=(SYSTEMS_PICTURE, SIZES_PICTURE) if charts.can_draw() else (),
+        sections=_sections(findings),
+    )
+    return text.rstrip() + "\n"
 
 
 def _sections(findings: BenchFindings) -> Iterator[tuple[str, list[str]]]:
-    """Heading and lines of every part that was measured, after the comparisons."""
+    """Heading and lines of every part that was measured, and why others were not."""
+    for comparison in findings.comparisons:
+        yield f"Temperature {comparison.params.temperature:g}", _systems(comparison)
+    if len(findings.comparisons[0].sizes) > 1:
+        yield "Speed by the size of a fixed tree", _sizes(findings)
     if ranked := ranked_trees(findings.comparisons):
         yield "Which tree", _ranking(findings, ranked)
     if findings.prefill:
@@ -165,6 +157,11 @@ def _sections(findings: BenchFindings) -> Iterator[tuple[str, list[str]]]:
         yield "Memory", _memory(findings)
     if findings.divergences:
         yield "Where texts differ", [f"- {line}" for line in findings.divergences]
+    absent = dict(findings.absent)
+    if not charts.can_draw():
+        absent["pictures"] = f"matplotlib is not installed; install it with: {INSTALL}"
+    if absent:
+        yield "Not measured", [f"- {name}: {why}" for name, why in absent.items()]
 
 
 def _ranking(findings: BenchFindings, ranked: Sequence[tuple[str, float]]) -> list[str]:
@@ -237,19 +234,9 @@ def _systems(comparison: SpeedComparison) -> list[str]:
     return [note, "", *_table(heads, rows)]
 
 
-def _absences(findings: BenchFindings) -> Iterator[str]:
-    yield from (f"- {name}: {why}" for name, why in findings.absent.items())
-    if not charts.can_draw():
-        yield f"- pictures: matplotlib is not installed; install it with: {INSTALL}"
-
-
 def _pair(findings: BenchFindings) -> str:
     pair = findings.pair
     return f"{pair.target} <- {pair.draft or 'no draft'}, {pair.device} {pair.dtype}"
-
-
-def _heading(comparison: SpeedComparison) -> str:
-    return f"Temperature {comparison.params.temperature:g}"
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

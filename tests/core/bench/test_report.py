@@ -17,7 +17,7 @@ from sequoia_core.bench.report import (
     BenchSetting,
     as_values,
     bars,
-    document_lines,
+    document,
     for_terminal,
     write_document,
 )
@@ -225,7 +225,7 @@ def test_the_same_figures_give_the_same_picture(findings: BenchFindings, tmp_pat
 
 
 def written(findings: BenchFindings) -> str:
-    return "\n".join(document_lines(findings, SETTING))
+    return document(findings, SETTING)
 
 
 @pytest.mark.parametrize("say", [for_terminal, written])
