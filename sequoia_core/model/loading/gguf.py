@@ -1,13 +1,13 @@
-"""A Llama in a GGUF file, seen as a Hugging Face configuration and weights.
+"""A Llama in a GGUF file, opened as one of a Hugging Face directory is.
 
 llama.cpp rotates neighbouring elements of a head where Hugging Face rotates its two halves. Every
 file has the rows of q_proj and k_proj in that order, which is undone here.
 """
 
+import re
 from collections.abc import Mapping
-from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import gguf
 import numpy as np
@@ -15,26 +15,16 @@ import torch
 from torch import Tensor
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.loading.gguf_metadata import (
-    BIASED,
-    ROPE_DIVISORS,
-    StrictReader,
-    hf_settings,
-)
+from sequoia_core.model.config import ModelConfig
+from sequoia_core.model.loading.gguf_metadata import ROPE_DIVISORS, StrictReader, hf_settings
+from sequoia_core.model.loading.gguf_tokenizer import gguf_tokenizer
+from sequoia_core.model.loading.loader import Checkpoint
 from sequoia_core.model.loading.model_files import first_line
-from sequoia_core.model.loading.weights import Bytes, StoredMatrix, Weights
-from sequoia_core.model.weight_shapes import EMBEDDING, FINAL_NORM, HEAD, layer_name
+from sequoia_core.model.loading.tokenizer import stated_eos_ids
+from sequoia_core.model.loading.weights import Bytes, StoredMatrix, Weights, check_weights
+from sequoia_core.model.weight_shapes import expected_shapes
 
-OUTER_NAMES = {
-    "token_embd.weight": EMBEDDING, "output_norm.weight": FINAL_NORM, "output.weight": HEAD,
-}  # fmt: skip
-LAYER_NAMES = {
-    "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}  # fmt: skip
-ROTARY_BUFFER = "attn_rot_embd"  # in old files, made from the metadata; llama.cpp ignores it
+ROTARY_BUFFER = ".attn_rot_embd.weight"  # in old files; llama.cpp makes it from the metadata
 
 _DAMAGE = (
     ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError, OSError
@@ -85,14 +75,8 @@ class GgufWeights(Weights):
         return StoredMatrix(int(tensor.tensor_type), shape, data, interleaved)
 
 
-class GgufModel(NamedTuple):
-    settings: dict[str, Any]  # see `hf_settings`
-    weights: GgufWeights
-    tokenizer: dict[str, Any]  # entries with names in `tokenizer.`
-
-
-def open_gguf(path: Path) -> GgufModel:
-    """Read a GGUF file's head. Raises ModelLoadError if it is damaged, or is no Llama."""
+def open_gguf(path: Path) -> Checkpoint:
+    """Open a GGUF file. Raises ModelLoadError if it is damaged, or is no Llama."""
     try:
         reader = StrictReader(path)
     except _DAMAGE as error:
@@ -102,7 +86,8 @@ def open_gguf(path: Path) -> GgufModel:
     stored = {tensor.name: tensor for tensor in reader.tensors}
     try:
         settings = hf_settings(reader, stored)
-        renamed = _renamed(stored, settings)
+        config = ModelConfig.from_hf(settings)
+        tensors = _renamed(stored, config)
         names = (name for name in reader.fields if name.startswith("tokenizer."))
         tokenizer = {name: reader.entry(name) for name in names}
     except KeyError as error:
@@ -111,9 +96,18 @@ def open_gguf(path: Path) -> GgufModel:
         raise ModelLoadError(f"{path}: an entry is damaged ({first_line(error)})") from None
     except ModelLoadError as error:
         raise ModelLoadError(f"{path}: {error}") from None
-    query_heads, key_heads = settings["num_attention_heads"], settings["num_key_value_heads"]
-    weights = GgufWeights(renamed, {"q_proj": query_heads, "k_proj": key_heads}, path)
-    return GgufModel(settings, weights, tokenizer)
+    heads = {"q_proj": config.num_heads, "k_proj": config.num_kv_heads}
+    weights = GgufWeights(tensors, heads, path)
+    check_weights(config, weights)
+    return Checkpoint(
+        # SmolLM2-135M-Instruct.Q4_1.gguf -> SmolLM2-135M-Instruct
+        name=re.sub(r"[.-](I?Q\d\w*|B?F(16|32)|fp(16|32))$", "", path.stem, flags=re.IGNORECASE),
+        config=config,
+        settings=settings,
+        weights=weights,
+        tokenizer=lambda: gguf_tokenizer(tokenizer, str(path)),
+        eos_token_ids=stated_eos_ids(settings),
+    )
 
 
 def halves_from_pairs(weight: Tensor, heads: int) -> Tensor:
@@ -122,33 +116,25 @@ def halves_from_pairs(weight: Tensor, heads: int) -> Tensor:
     return pairs.transpose(1, 2).reshape(weight.shape)
 
 
-def _renamed(stored: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+def _renamed(stored: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
     """Tensors under Hugging Face names, and the length of each bias that the file lacks."""
-    layers = {name.split(".")[1] for name in stored if name.startswith("blk.")}
-    if (stated := settings["num_hidden_layers"]) != len(layers):
+    layers = len({name.split(".")[1] for name in stored if name.startswith("blk.")})
+    if config.num_layers != layers:
         raise ModelLoadError(
-            f"llama.block_count is {stated!r:.80}, but {len(layers)} layers are stored"
+            f"llama.block_count is {config.num_layers}, but {layers} layers are stored"
         )
-    with_bias = {part for parts in BIASED.values() for part in parts}
-    found: dict[str, Any] = {}
+    stored_names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, layers)
+    shapes = expected_shapes(config)
+    names = {stored_names.get_name(name, (".weight", ".bias")): name for name in shapes}
+    found: dict[str, Any] = {
+        name: shape[0] for name, shape in shapes.items() if name.endswith(".bias")
+    }
     for name, tensor in stored.items():
-        match name.split("."):
-            case _ if name in OUTER_NAMES:
-                found[OUTER_NAMES[name]] = tensor
-            case ["blk", layer, part, "weight" | "bias" as kind] if part in (
-                LAYER_NAMES if kind == "weight" else with_bias
-            ):
-                found[layer_name(layer, f"{LAYER_NAMES[part]}.{kind}")] = tensor
-            case ["blk", _, part, "weight"] if part == ROTARY_BUFFER:
-                pass
-            case _ if name != ROPE_DIVISORS:
-                raise ModelLoadError(
-                    f"tensor {name!r:.80} is stored, but a Llama computes nothing with it; "
-                    "the model is of another kind"
-                )
-    biased = [part for name, parts in BIASED.items() if settings[name] for part in parts]
-    for layer, part in product(sorted(layers), biased):
-        module = layer_name(layer, LAYER_NAMES[part])
-        if f"{module}.bias" not in found and f"{module}.weight" in found:
-            found[f"{module}.bias"] = int(found[f"{module}.weight"].shape[-1])
+        if name in names:
+            found[names[name]] = tensor
+        elif name != ROPE_DIVISORS and not name.endswith(ROTARY_BUFFER):
+            raise ModelLoadError(
+                f"tensor {name!r:.80} is stored, but a Llama computes nothing with it; "
+                "the model is of another kind"
+            )
     return found

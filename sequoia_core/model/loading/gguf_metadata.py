@@ -1,5 +1,6 @@
 """The metadata of a GGUF file as a Hugging Face configuration."""
 
+import fnmatch
 import math
 import reprlib
 import struct
@@ -14,7 +15,7 @@ import numpy as np
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.config import shown
 
-MOST_ENTRIES = 1 << 16  # of metadata and of tensors; the largest Llama has about 1,200
+MOST_ENTRIES = 1 << 12  # of metadata and of tensors; the largest Llama has about 1,200
 MOST_ITEMS = 1 << 21  # of arrays other than numbers; a vocabulary of 256k has under a million
 
 _ENTRIES = tomllib.loads((Path(__file__).parent / "gguf_metadata.toml").read_text("utf-8"))
@@ -22,12 +23,6 @@ _READ, _ONLY_VALUES = {*_ENTRIES["read"], *_ENTRIES["no_effect"]}, _ENTRIES["onl
 
 OTHER_PREFIXES = {"rope", "attention", *gguf.MODEL_ARCH_NAMES.values()} - {"llama"}
 """Of entries about a model of another architecture, or of no architecture."""
-
-BIASED = {
-    "attention_bias": ("attn_q", "attn_k", "attn_v", "attn_output"),
-    "mlp_bias": ("ffn_gate", "ffn_up", "ffn_down"),
-}
-"""Products that may have a bias, by the entry of `config.json`; one missing of a group is 0."""
 
 ROPE_DIVISORS = "rope_freqs.weight"  # becomes a part of the configuration
 
@@ -94,16 +89,10 @@ class StrictReader(gguf.GGUFReader):  # type: ignore[misc]  # the package ships 
         return strings, at - start
 
     def _build_fields(self, offs: int, count: int) -> Any:
-        return super()._build_fields(offs, _few(count))
-
-    def _build_tensor_info(self, offs: int, count: int) -> Any:
-        return super()._build_tensor_info(offs, _few(count))
-
-
-def _few(count: int) -> int:
-    if count > MOST_ENTRIES:
-        raise ValueError(f"{count} entries, where no model has more than {MOST_ENTRIES}")
-    return int(count)
+        most = max(count, self.entry("GGUF.tensor_count"))
+        if most > MOST_ENTRIES:
+            raise ValueError(f"{most} entries, where no model has more than {MOST_ENTRIES}")
+        return super()._build_fields(offs, count)
 
 
 def _check_tensors(reader: StrictReader) -> None:
@@ -141,8 +130,6 @@ def hf_settings(reader: StrictReader, stored: Mapping[str, Any]) -> dict[str, An
         )
     rope_theta = optional("llama.rope.freq_base", 10000.0)
     ends = (optional(f"tokenizer.ggml.{each}_token_id") for each in ("eos", "eot", "eom"))
-    named = [name.split(".") for name in stored]
-    with_bias = {parts[2] for parts in named if len(parts) == 4 and parts[::3] == ["blk", "bias"]}
     return {
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
@@ -158,7 +145,9 @@ def hf_settings(reader: StrictReader, stored: Mapping[str, Any]) -> dict[str, An
         "max_position_embeddings": entry("llama.context_length"),
         "sliding_window": optional("llama.attention.sliding_window") or None,
         "tie_word_embeddings": "output.weight" not in stored,
-        **{name: not with_bias.isdisjoint(parts) for name, parts in BIASED.items()},
+        # some products of a group may lack theirs
+        "attention_bias": bool(fnmatch.filter(stored, "blk.*.attn_*.bias")),
+        "mlp_bias": bool(fnmatch.filter(stored, "blk.*.ffn_*.bias")),
         "rope_parameters": {
             "rope_theta": rope_theta,
             **_rope_scaling(optional, stored, rope_theta, head_dim),

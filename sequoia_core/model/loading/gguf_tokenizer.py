@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gguf import TokenType
+
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.loading.sentencepiece_bpe import (
-    PieceType,
     VocabularyPiece,
     added_tokens,
     sentencepiece_backend,
@@ -82,7 +83,7 @@ def _pieces(stated: Mapping[str, Any]) -> list[VocabularyPiece]:
             raise ModelLoadError(f"{_PREFIX}{key} is missing")
     # llama.cpp's name of a token without text
     texts = [text or f"[EMPTY_{token}]" for token, text in enumerate(stated["tokens"])]
-    types = [PieceType(number) for number in stated["token_type"]]
+    types = [TokenType(number) for number in stated["token_type"]]
     scores = stated.get("scores", [0.0] * len(texts))
     ends = {key: stated[key] for key in _ENDS if stated.get(key) is not None}
     for key, token in ends.items():
@@ -91,7 +92,7 @@ def _pieces(stated: Mapping[str, Any]) -> list[VocabularyPiece]:
     end_texts = _TABLES["tokens"]["end_texts"]
     special = {*ends.values(), *(at for at, text in enumerate(texts) if text in end_texts)}
     types = [
-        PieceType.CONTROL if kind is PieceType.NORMAL and token in special else kind
+        TokenType.CONTROL if kind is TokenType.NORMAL and token in special else kind
         for token, kind in enumerate(types)
     ]
     known: dict[str, int] = {}

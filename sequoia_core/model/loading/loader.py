@@ -68,7 +68,9 @@ def open_checkpoint(source: str, progress: Progress = no_progress) -> Checkpoint
         if path.is_file():
             if path.suffix.lower() != ".gguf":
                 raise ModelLoadError(f"{path}: give the model's folder, a .gguf file or a hub id")
-            return _open_gguf(path)
+            from sequoia_core.model.loading.gguf import open_gguf
+
+            return open_gguf(path)
     except OSError as error:
         raise ModelLoadError(f"{path}: {error.strerror or first_line(error)}") from None
     if not HUB_ID.fullmatch(source) or path.suffix.lower() == ".gguf" or source[0] in "./~":
@@ -85,7 +87,10 @@ def open_directory(directory: Path) -> Checkpoint:
     _refuse(directory, foreign_settings(settings))
     weights = _unpacked(open_weights(directory), settings.get("quantization"), directory)
     _refuse(weights.origin, foreign_tensors(weights))
-    config = _config(settings, directory)
+    try:
+        config = ModelConfig.from_hf(settings)
+    except ModelLoadError as error:
+        raise ModelLoadError(f"{directory}: {error}") from None
     if head_is_stored(config, weights):
         config = replace(config, tie_word_embeddings=False)
     check_weights(config, weights)
@@ -106,13 +111,6 @@ def _refuse(origin: object, reason: str) -> None:
         raise ModelLoadError(f"{origin}: {reason}")
 
 
-def _config(settings: Mapping[str, Any], origin: Path) -> ModelConfig:
-    try:
-        return ModelConfig.from_hf(settings)
-    except ModelLoadError as error:
-        raise ModelLoadError(f"{origin}: {error}") from None
-
-
 def _unpacked(weights: Weights, quantization: object, directory: Path) -> Weights:
     """Weights in one of the formats that our own drafts are stored in, or as they are."""
     if quantization is None:
@@ -131,25 +129,6 @@ def _stored_dtype(settings: Mapping[str, Any], weights: Weights) -> torch.dtype 
     matrix = next(weights.matrices(), None)
     found = weights.dtype(matrix) if matrix is not None else None
     return found if found in DTYPES.values() else None
-
-
-def _open_gguf(path: Path) -> Checkpoint:
-    from sequoia_core.model.loading.gguf import open_gguf
-    from sequoia_core.model.loading.gguf_tokenizer import gguf_tokenizer
-
-    model = open_gguf(path)
-    config = _config(model.settings, path)
-    check_weights(config, model.weights)
-    # SmolLM2-135M-Instruct.Q4_1.gguf -> SmolLM2-135M-Instruct
-    name = re.sub(r"[.-](I?Q\d\w*|B?F(16|32)|fp(16|32))$", "", path.stem, flags=re.IGNORECASE)
-    return Checkpoint(
-        name=name,
-        config=config,
-        settings=model.settings,
-        weights=model.weights,
-        tokenizer=lambda: gguf_tokenizer(model.tokenizer, str(path)),
-        eos_token_ids=stated_eos_ids(model.settings),
-    )
 
 
 def embedded_target_path() -> Path:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+from gguf import TokenType
 
 from sequoia_core.errors import ModelLoadError
 
@@ -17,27 +18,16 @@ if TYPE_CHECKING:
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
 
-class PieceType(IntEnum):
-    """Of a token; the same numbers in sentencepiece and in GGUF."""
-
-    NORMAL = 1
-    UNKNOWN = 2
-    CONTROL = 3
-    USER_DEFINED = 4
-    UNUSED = 5
-    BYTE = 6
-
-
 class VocabularyPiece(NamedTuple):
     text: str  # with `SPACE` for spaces
     score: float  # higher ones are merged first
-    type: PieceType
+    type: TokenType  # the same numbers in sentencepiece and in GGUF
 
 
 def added_tokens(pieces: Sequence[VocabularyPiece]) -> list[AddedToken]:
     from tokenizers import AddedToken
 
-    special = {PieceType.USER_DEFINED: False, PieceType.CONTROL: True, PieceType.UNKNOWN: True}
+    special = {TokenType.USER_DEFINED: False, TokenType.CONTROL: True, TokenType.UNKNOWN: True}
     return [
         AddedToken(piece.text, normalized=False, special=special[piece.type])
         for piece in pieces
@@ -58,7 +48,7 @@ def read_sentencepiece(file: Path, legacy: bool) -> Tokenizer:
     if training.treat_whitespace_as_suffix or not rules.escape_whitespaces:
         raise ModelLoadError("white space as suffix or unescaped is not supported")
     return sentencepiece_backend(
-        [VocabularyPiece(each.piece, each.score, PieceType(each.type)) for each in model.pieces],
+        [VocabularyPiece(each.piece, each.score, TokenType(each.type)) for each in model.pieces],
         space_prefix=rules.add_dummy_prefix,
         legacy=legacy,
         squeeze=rules.remove_extra_whitespaces,
@@ -79,7 +69,7 @@ def sentencepiece_backend(
 
     vocab = {piece.text: token for token, piece in enumerate(pieces)}
     merges = _merges_by_score(pieces) if merges is None else list(merges)
-    unknown = (piece.text for piece in pieces if piece.type is PieceType.UNKNOWN)
+    unknown = (piece.text for piece in pieces if piece.type is TokenType.UNKNOWN)
     backend = Tokenizer(
         models.BPE(vocab, merges, unk_token=next(unknown, None), fuse_unk=True, byte_fallback=True)
     )
@@ -116,7 +106,7 @@ def _normalizer(
 
 def _merges_by_score(pieces: Sequence[VocabularyPiece]) -> list[tuple[str, str]]:
     """All pairs of pieces that form a piece, highest score first, as sentencepiece merges them."""
-    normal = {piece.text: piece.score for piece in pieces if piece.type is PieceType.NORMAL}
+    normal = {piece.text: piece.score for piece in pieces if piece.type is TokenType.NORMAL}
     scores: dict[float, str] = {}
     pairs: list[tuple[float, int, str, str]] = []
     for text, score in normal.items():

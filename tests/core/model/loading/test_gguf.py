@@ -17,11 +17,9 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.gguf import halves_from_pairs, open_gguf
 from sequoia_core.model.loading.loader import embedded_target_path
-from sequoia_core.model.loading.weights import check_weights
 from tests.core.checkpoints import reference_logits, save_gguf, tiny_llama
 from tests.core.models import fresh_logits
 
@@ -38,9 +36,7 @@ LLAMA3 = {
 
 def gguf_logits(file: Path) -> torch.Tensor:
     model = open_gguf(file)
-    config = ModelConfig.from_hf(model.settings)
-    check_weights(config, model.weights)
-    llama = Llama(config, model.weights, torch.device("cpu"), torch.float32)
+    llama = Llama(model.config, model.weights, torch.device("cpu"), torch.float32)
     return fresh_logits(llama, TOKENS)
 
 
@@ -290,9 +286,8 @@ def test_entries_and_tensors_of_published_files_that_change_nothing_are_accepted
 
 def test_a_window_of_attention_less_than_the_context_is_refused(tmp_path: Path) -> None:
     save_gguf(tmp_path / "model.gguf", tiny_llama(), llama__attention__sliding_window=32)
-    settings = open_gguf(tmp_path / "model.gguf").settings
     with pytest.raises(ModelLoadError, match="sliding_window is 32, less than the context"):
-        ModelConfig.from_hf(settings)
+        open_gguf(tmp_path / "model.gguf")
 
 
 def header(entries: bytes = b"", kv_count: int = 0, tensor_count: int = 0) -> bytes:
@@ -379,7 +374,6 @@ def test_flipped_bytes_give_one_line_or_a_model_that_is_read_whole(
         file.write_bytes(damaged)
         with contextlib.suppress(ModelLoadError):  # anything else would be a traceback
             model = open_gguf(file)
-            check_weights(ModelConfig.from_hf(model.settings), model.weights)
             for name in model.weights:
                 assert tuple(model.weights[name].shape) == model.weights.shape(name)
 

@@ -12,9 +12,7 @@ import pytest
 import torch
 
 from sequoia_core.errors import ModelLoadError, SequoiaError
-from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.loading.gguf import open_gguf
-from sequoia_core.model.loading.weights import check_weights
 from sequoia_core.model.native.library import Pool, instruction_sets
 from sequoia_core.model.native.llama import NativeLlama
 from tests.core.checkpoints import save_gguf, tiny_llama
@@ -31,11 +29,9 @@ Damage = Callable[[random.Random, bytearray, int], None]
 def computed(file: Path, instruction_set: str | None = None) -> torch.Tensor:
     """Logits of a few rows and of a small tree, as far as the file's model has the tokens."""
     model = open_gguf(file)
-    config = ModelConfig.from_hf(model.settings)
-    check_weights(config, model.weights)
-    native = NativeLlama(config, model.weights, POOL, instruction_set=instruction_set)
+    native = NativeLlama(model.config, model.weights, POOL, instruction_set=instruction_set)
     cache = native.new_cache()
-    ids = torch.tensor([1, 2, 3, 1, 2]) % config.vocab_size
+    ids = torch.tensor([1, 2, 3, 1, 2]) % model.config.vocab_size
     native.extend(ids, cache)
     mask = torch.ones(3, 8, dtype=torch.bool).tril(5)
     mask[2, 6] = False
