@@ -3,7 +3,6 @@
 import ctypes
 import os
 import weakref
-from collections.abc import Callable
 from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_size_t, c_uint32, c_void_p
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +18,6 @@ SOURCES = Path(__file__).parent / "cpp"
 _REMEDY = "run: make native" if SOURCES.exists() else "install sequoia-chat anew"
 INSTRUCTION_SET_VARIABLE = "SEQUOIA_NATIVE_ISA"  # to use instead of the processor's best
 UNPROVEN = "amx_int8"  # run by no hardware yet: used only if it is named
-
 
 _KINDS: dict[str, Any] = {
     "p": c_void_p, "i": c_int32, "u": c_uint32, "f": c_float, "n": c_size_t, "s": c_char_p,
@@ -108,19 +106,25 @@ def load_library() -> ctypes.CDLL:
     return library
 
 
-def check(status: int) -> None:
-    """Raise ModelLoadError with the library's message if a call's status is not 0."""
-    if status:
-        raise ModelLoadError(f"native forward: {load_library().sequoia_error().decode()}")
+def call(name: str, *arguments: Any) -> None:
+    """Call a function that returns a status; raises ModelLoadError with the library's message."""
+    if getattr(load_library(), f"sequoia_{name}")(*arguments):
+        raise _error()
 
 
-def made(owner: object, pointer: int | None, free: Callable[[int], None]) -> int:
-    """The pointer that a constructor returned, freed when its owner is garbage."""
-    check(0 if pointer else 1)
-    assert pointer
+def made(kind: str, owner: object, *arguments: Any) -> int:
+    """The pointer to a new pool, model or cache, which is freed when its owner is garbage."""
+    library = load_library()
+    pointer: int | None = getattr(library, f"sequoia_{kind}_new")(*arguments)
+    if not pointer:
+        raise _error()
     # not when the interpreter ends: a daemon thread may still compute with it then
-    weakref.finalize(owner, free, pointer).atexit = False
+    weakref.finalize(owner, getattr(library, f"sequoia_{kind}_free"), pointer).atexit = False
     return pointer
+
+
+def _error() -> ModelLoadError:
+    return ModelLoadError(f"native forward: {load_library().sequoia_error().decode()}")
 
 
 def instruction_sets() -> list[str]:
@@ -145,8 +149,8 @@ class Pool:
     """Threads that all models of a process share; the caller's is one of them."""
 
     def __init__(self, threads: int) -> None:
-        library, self.threads = load_library(), threads
-        self.handle = made(self, library.sequoia_pool_new(threads), library.sequoia_pool_free)
+        self.threads = threads
+        self.handle = made("pool", self, threads)
 
 
 @lru_cache(maxsize=1)

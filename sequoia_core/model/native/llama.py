@@ -18,21 +18,8 @@ from torch import Tensor
 from sequoia_core.errors import NumberError
 from sequoia_core.model.interface import Draws, Summary
 from sequoia_core.model.kv_cache import check_room
-from sequoia_core.model.native.library import (
-    ReadingStruct,
-    SegmentStruct,
-    check,
-    forced_instruction_set,
-    load_library,
-    made,
-)
-from sequoia_core.model.native.matrices import (
-    cache_is_half,
-    fill_matrices,
-    fill_vectors,
-    model_matrices,
-    shape_struct,
-)
+from sequoia_core.model.native import library, matrices
+from sequoia_core.model.native.library import ReadingStruct, SegmentStruct
 
 if TYPE_CHECKING:
     from array import array
@@ -51,30 +38,28 @@ class NativeCache:
     """A `KVCache`; a conditioned draft's reads the target's cache, or zeros without one."""
 
     def __init__(self, model: NativeLlama, target: NativeCache | None = None) -> None:
-        self._library = library = load_library()
-        new = library.sequoia_cache_new(model.handle)
-        self.handle: int = made(self, new, library.sequoia_cache_free)
+        self.handle: int = library.made("cache", self, model.handle)
         self.target = target
         self._keeps_root_only = model.config.feature_layers != ()
         self._feature_shape = (len(model.kept_layers), model.config.hidden_size)
 
     @property
     def length(self) -> int:
-        return int(self._library.sequoia_cache_length(self.handle))
+        return int(library.load_library().sequoia_cache_length(self.handle))
 
     @property
     def nbytes(self) -> int:
-        return int(self._library.sequoia_cache_bytes(self.handle))
+        return int(library.load_library().sequoia_cache_bytes(self.handle))
 
     def keep(self, committed: int, rows: Sequence[int]) -> None:
         """See `KVCache.keep`, and `ConditionedCache.keep` for a conditioned draft."""
         kept = list(rows[:1] if self._keeps_root_only else rows)
         array = (c_int32 * len(kept))(*kept)
-        check(self._library.sequoia_cache_keep(self.handle, committed, array, len(kept)))
+        library.call("cache_keep", self.handle, committed, array, len(kept))
 
     def truncate(self, length: int) -> None:
         """Forget all tokens from `length` on; pages that are not needed are freed."""
-        check(self._library.sequoia_cache_truncate(self.handle, length))
+        library.call("cache_truncate", self.handle, length)
 
     def release(self) -> None:
         self.truncate(self.length)
@@ -82,8 +67,7 @@ class NativeCache:
     def features(self, first: int, stop: int) -> Tensor:
         """Outputs of the model's kept layers for tokens, float32 [stop - first, F, hidden]."""
         found = torch.empty((stop - first, *self._feature_shape))
-        size = (first, stop - first)
-        check(self._library.sequoia_cache_features(self.handle, *size, found.data_ptr()))
+        library.call("cache_features", self.handle, first, stop - first, found.data_ptr())
         return found
 
 
@@ -117,24 +101,24 @@ class NativeLlama:
         self.vocab_size = config.head_vocab_size  # `V`, or fewer for a draft with a trimmed head
         self.context_window = config.context_window
         self.prompt_rows = FIRST_PROMPT_ROWS  # no result depends on it: a row's bits are the same
-        self._library = library = load_library()
         self._kept_alive = pool, embedding_of
         conditioned = bool(config.feature_layers)
         self.kept_layers = (config.num_layers - 1,) if conditioned else tuple(feature_layers)
-        matrices = model_matrices(config, weights, matrix_format)
-        shape = shape_struct(config, self.kept_layers, half_cache=cache_is_half(matrices))
-        name = instruction_set or forced_instruction_set()
+        stored = matrices.model_matrices(config, weights, matrix_format)
+        half_cache = matrices.cache_is_half(stored)
+        shape = matrices.shape_struct(config, self.kept_layers, half_cache=half_cache)
+        name = instruction_set or library.forced_instruction_set()
+        instructions = name.encode() if name else None
         lender = embedding_of.handle if embedding_of else None
-        new = library.sequoia_model_new(
-            byref(shape), pool.handle, name.encode() if name else None, lender
+        self.handle: int = library.made(
+            "model", self, byref(shape), pool.handle, instructions, lender
         )
-        self.handle: int = made(self, new, library.sequoia_model_free)
-        fill_matrices(self.handle, matrices)
-        fill_vectors(self.handle, config, weights)
+        matrices.fill_matrices(self.handle, stored)
+        matrices.fill_vectors(self.handle, config, weights)
 
     @property
     def weight_bytes(self) -> int:
-        return int(self._library.sequoia_model_bytes(self.handle))
+        return int(library.load_library().sequoia_model_bytes(self.handle))
 
     def new_cache(self, target_cache: KVCache | None = None) -> NativeCache:
         assert target_cache is None or isinstance(target_cache, NativeCache)
@@ -264,14 +248,13 @@ class NativeLlama:
         positions: int | None = None,
         reading: ReadingStruct | None = None,
     ) -> None:
-        check(
-            self._library.sequoia_forward(
-                self.handle,
-                (SegmentStruct * len(segments))(*segments),
-                len(segments),
-                ids,
-                positions,
-                None if logits is None else logits.data_ptr(),
-                None if reading is None else byref(reading),
-            )
+        library.call(
+            "forward",
+            self.handle,
+            (SegmentStruct * len(segments))(*segments),
+            len(segments),
+            ids,
+            positions,
+            None if logits is None else logits.data_ptr(),
+            None if reading is None else byref(reading),
         )

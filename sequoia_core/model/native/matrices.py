@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from ctypes import c_float, c_int32
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -26,7 +26,7 @@ from sequoia_core.model.loading.weights import (
     unread_format,
 )
 from sequoia_core.model.malloc_trim import release_file_pages
-from sequoia_core.model.native.library import ModelShapeStruct, check, load_library
+from sequoia_core.model.native.library import ModelShapeStruct, call
 
 if TYPE_CHECKING:
     from sequoia_core.model.config import ModelConfig
@@ -165,36 +165,33 @@ def shape_struct(
 
 
 def fill_matrices(model: int, matrices: Matrices) -> None:
-    library = load_library()
     for place, matrix in matrices.items():
-        size = (matrix.file_format, *matrix.shape)
-        check(library.sequoia_model_declare(model, *place, *size))
-    check(library.sequoia_model_allocate(model))
+        call("model_declare", model, *place, matrix.file_format, *matrix.shape)
+    call("model_allocate", model)
     for place, matrix in matrices.items():
         data, rotary = matrix.data(), int(matrix.interleaved_rotary)
         assert len(data) == matrix.shape[0]
         for first in range(0, len(data), FILL_ROWS):
             block = data[first : first + FILL_ROWS]
             rows = (first, len(block), block.ctypes.data, block.shape[1])
-            check(library.sequoia_model_fill(model, *place, *rows, rotary))
+            call("model_fill", model, *place, *rows, rotary)
             release_file_pages(data)
 
 
 def fill_vectors(model: int, config: ModelConfig, weights: Mapping[str, Tensor]) -> None:
     """Copy biases and norms into a model; biases are in the order of Hugging Face's files."""
-    library = load_library()
 
-    def fill(put: Callable[..., int], layer: int, number: int, name: str, *more: int) -> None:
+    def fill(kind: str, layer: int, number: int, name: str, *more: int) -> None:
         flat = weights[name].float().contiguous()
-        check(put(model, layer, number, flat.data_ptr(), flat.numel(), *more))
+        call(f"model_set_{kind}", model, layer, number, flat.data_ptr(), flat.numel(), *more)
 
     for layer in range(config.num_layers):
         for part, module in enumerate(LAYER_PARTS):
             if config.has_bias(module):
                 name = names.layer_name(layer, f"{module}.bias")
-                fill(library.sequoia_model_set_bias, layer, part, name, 0)
+                fill("bias", layer, part, name, 0)
         for number, name in enumerate(VECTORS[:2]):
-            fill(library.sequoia_model_set_vector, layer, number, names.layer_name(layer, name))
+            fill("vector", layer, number, names.layer_name(layer, name))
     for number, name in enumerate(VECTORS[2:], 2):
         if name in weights:
-            fill(library.sequoia_model_set_vector, 0, number, name)
+            fill("vector", 0, number, name)

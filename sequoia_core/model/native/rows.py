@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sequoia_core.model.interface import LabelledDraws
-from sequoia_core.model.native.library import LabelsStruct, LogitsStruct, check, load_library
+from sequoia_core.model.native.library import LabelsStruct, LogitsStruct, call
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 class NativeRows:
     def __init__(self, pool: Pool) -> None:
-        self._library, self._pool = load_library(), pool
+        self._pool = pool
 
     def probs(self, logits: Tensor, temperature: float) -> Tensor:
         """As `full_probs`, for a temperature above 0: float32 [n, V]."""
         probs = torch.empty_like(logits)
         rows = byref(_struct(logits, temperature))
-        check(self._library.sequoia_distributions(self._pool.handle, rows, probs.data_ptr()))
+        call("distributions", self._pool.handle, rows, probs.data_ptr())
         return probs
 
     def ordered_draws(self, probs: Tensor, uniforms: Sequence[float], count: int) -> list[int]:
@@ -37,9 +37,7 @@ class NativeRows:
         rows, width = probs.shape
         drawn = (c_int32 * (rows * count))()
         given = (c_double * len(uniforms))(*uniforms)
-        check(
-            self._library.sequoia_draw_ordered(probs.data_ptr(), rows, width, count, given, drawn)
-        )
+        call("draw_ordered", probs.data_ptr(), rows, width, count, given, drawn)
         return drawn[:]
 
     def top(self, values: Tensor, count: int) -> Tensor:
@@ -71,7 +69,7 @@ class NativeRows:
     def _label(self, logits: Tensor, **given: Any) -> None:
         labels = LabelsStruct(**given)
         rows = byref(_struct(logits, 1.0))
-        check(self._library.sequoia_label(self._pool.handle, rows, byref(labels)))
+        call("label", self._pool.handle, rows, byref(labels))
 
 
 def _struct(logits: Tensor, temperature: float) -> LogitsStruct:

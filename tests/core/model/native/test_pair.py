@@ -241,7 +241,7 @@ def test_the_fingerprint_follows_library_and_instruction_set(
 ) -> None:
     prints = {load_pair(str(target)).fingerprint}
     with monkeypatch.context() as patch:
-        patch.setattr(library, "forced_instruction_set", lambda: "another")
+        patch.setattr(library, "instruction_sets", lambda: ["another"])
         prints.add(load_pair(str(target)).fingerprint)
     with monkeypatch.context() as patch:
         patch.setattr(forward, "library_digest", lambda: "another")

@@ -31,17 +31,17 @@ FORWARDS = 100
 
 LEFT_BEHIND = """
 import ctypes, threading
-from sequoia_core.model.native.library import SegmentStruct, check
+from sequoia_core.model.native.library import SegmentStruct, call
 from tests.core.model.native.test_pool import two_threads
 model = two_threads()
 cache, ready = model.new_cache(), threading.Event()
 segment = SegmentStruct(size=ctypes.sizeof(SegmentStruct), rows=40, cache=cache.handle)
 ids = (ctypes.c_int64 * 40)(*range(40))
 def work():  # PyTorch's own operations do not bear the end of the interpreter
-    library, rows = model._library, ctypes.byref(segment)
+    rows = ctypes.byref(segment)
     while True:
-        check(library.sequoia_forward(model.handle, rows, 1, ids, None, None, None))
-        check(library.sequoia_cache_truncate(cache.handle, 0))
+        call("forward", model.handle, rows, 1, ids, None, None, None)
+        call("cache_truncate", cache.handle, 0)
         ready.set()
 threading.Thread(target=work, daemon=True).start()
 ready.wait()
