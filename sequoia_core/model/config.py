@@ -11,13 +11,6 @@ from typing import Any
 
 from sequoia_core.errors import ModelLoadError
 
-ROPE_ENTRIES = {
-    "default": set[str](),
-    "linear": {"factor"},
-    "llama3": {"factor", "low_freq_factor", "high_freq_factor"},
-}
-"""Entries read for each rope type, besides its type, base and original window."""
-
 
 @functools.cache
 def known_entries() -> dict[str, Any]:
@@ -173,13 +166,13 @@ def _rope(config: Mapping[str, Any]) -> tuple[RopeScaling | None, float, float]:
     theta = rope["rope_theta"] if "rope_theta" in rope else config.get("rope_theta")
     theta = 10000.0 if theta is None else float(theta)
     kind = rope["rope_type"] if "rope_type" in rope else rope.get("type", "default")
-    if kind not in ROPE_ENTRIES:
+    known = known_entries()
+    kinds = known["rope_types"]
+    if kind not in kinds:
         raise ModelLoadError(
-            f"config: rope type {reprlib.repr(kind)} is not supported "
-            f"({', '.join(ROPE_ENTRIES)} are)"
+            f"config: rope type {reprlib.repr(kind)} is not supported ({', '.join(kinds)} are)"
         )
-    read = {"rope_type", "type", "rope_theta", "original_max_position_embeddings", "finetuned"}
-    for entry in rope.keys() - read - ROPE_ENTRIES[kind]:
+    for entry in rope.keys() - {*known["rope"], *kinds[kind]}:
         neutral = 1.0 if entry in ("factor", "attention_factor", "partial_rotary_factor") else None
         if rope[entry] not in (None, neutral):
             raise ModelLoadError(

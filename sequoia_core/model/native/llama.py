@@ -132,40 +132,31 @@ class NativeLlama:
         cache: KVCache,
         parents: Tensor | None = None,  # noqa: ARG002
     ) -> Tensor:
-        logits = torch.empty((len(token_ids), self.vocab_size))
-        self._run(token_ids, position_ids, mask, cache, logits)
-        return logits
-
-    def extend(self, token_ids: Tensor, cache: KVCache) -> None:
-        """See `LanguageModel.extend`; sets `prompt_rows` to what takes `PROMPT_SECONDS`."""
-        check_room(cache.length + len(token_ids), self.context_window)
-        for chunk in torch.split(token_ids, PREFILL_ROWS):
-            first, began = cache.length, perf_counter()
-            self._run(chunk, torch.arange(first, first + len(chunk)), None, cache, None)
-            if len(chunk) >= FEWEST_PROMPT_ROWS:
-                seconds = max(perf_counter() - began, 1e-6)
-                rows = int(len(chunk) * PROMPT_SECONDS / seconds)
-                self.prompt_rows = min(max(rows, FEWEST_PROMPT_ROWS), 2 * PREFILL_ROWS)
-
-    def _run(
-        self,
-        token_ids: Tensor,
-        position_ids: Tensor,
-        mask: Tensor | None,
-        cache: KVCache,
-        logits: Tensor | None,
-    ) -> None:
         rows, length = len(token_ids), cache.length
         ids, positions = token_ids.contiguous(), position_ids.contiguous()
         assert ids.dtype == positions.dtype == torch.int64
         assert len(positions) == rows
-        segment = self._segment(cache, rows, 0 if logits is None else rows)
+        segment = self._segment(cache, rows, rows)
         if mask is not None:
             assert mask.dtype == torch.bool
             assert mask.shape == (rows, length + rows), (mask.shape, rows, length)
             mask = mask.contiguous()  # alive until the call has ended
             segment.mask = mask.data_ptr()
+        logits = torch.empty((rows, self.vocab_size))
         self._call([segment], ids.data_ptr(), logits, positions.data_ptr())
+        return logits
+
+    def extend(self, token_ids: Tensor, cache: KVCache) -> None:
+        """See `LanguageModel.extend`; sets `prompt_rows` to what takes `PROMPT_SECONDS`."""
+        check_room(cache.length + len(token_ids), self.context_window)
+        assert token_ids.dtype == torch.int64
+        for chunk in torch.split(token_ids.contiguous(), PREFILL_ROWS):
+            began = perf_counter()
+            self._call([self._segment(cache, len(chunk), 0)], chunk.data_ptr(), None)
+            if len(chunk) >= FEWEST_PROMPT_ROWS:
+                seconds = max(perf_counter() - began, 1e-6)
+                rows = int(len(chunk) * PROMPT_SECONDS / seconds)
+                self.prompt_rows = min(max(rows, FEWEST_PROMPT_ROWS), 2 * PREFILL_ROWS)
 
     def read_tree(
         self, rows: TreeRows, parents: array[int], temperature: float, cache: KVCache
