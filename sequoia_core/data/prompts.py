@@ -1,7 +1,5 @@
 """Rows of data sets: built-in prompts, files, folders of `datasets`, and named sets of the hub."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from functools import partial

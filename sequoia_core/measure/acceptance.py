@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,14 +23,12 @@ from sequoia_core.decode.step import Sampler
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Step
 from sequoia_core.model.interface import KVCache, LanguageModel
+from sequoia_core.model.loading.pair import Pair
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.sampling import shaped_probs
 from sequoia_core.speculate.tree_advisor import BundledAdvisor
 from sequoia_core.tree.choice import MOST_NODES, TreeChoice
 from sequoia_core.tree.growmap import GrowMap
-
-if TYPE_CHECKING:
-    from sequoia_core.model.loading.pair import Pair
 
 CHUNK = 32  # positions verified at once: each takes a few rows of the vocabulary
 ONE_PASS = 512

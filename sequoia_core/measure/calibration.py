@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import takewhile, zip_longest
+from itertools import zip_longest
 from pathlib import Path
+from typing import Literal
 
 import platformdirs
 
@@ -24,7 +25,6 @@ FOREVER = math.inf  # without fading: the steps are one sample, of a text that d
 PRIOR = 24.0  # weight, in trials, of the assumption that a depth is like the one above it
 RECENT = 32.0  # steps over which a change of the rates is looked for
 SURPRISE = 3.0  # standard deviations from the expected number that mean a change
-VERSION = 5
 BORROWED_TRIALS = 32.0  # weight, in trials, of a neighbouring band's rates until there are own ones
 
 _log = logging.getLogger(__name__)
@@ -39,8 +39,8 @@ class Tally:
 
     def __post_init__(self) -> None:
         fit = len(self.hits) == len(self.trials) and all(
-            math.isfinite(tried) and 0.0 <= hit <= tried + 1e-6
-            for hit, tried in zip(self.hits, self.trials, strict=False)
+            0.0 < tried < math.inf and 0.0 <= hit <= tried + 1e-6
+            for hit, tried in zip(self.hits, self.trials, strict=True)
         )
         if not fit:
             raise ParameterError("a record of accepted ranks holds more hits than trials")
@@ -56,10 +56,8 @@ class Tally:
 
     def rates(self, above: tuple[float, ...] = ()) -> tuple[float, ...]:
         """a_1, a_2, ... as counted, shrunk to those of the depth above if trials are few."""
-        pairs = zip(self.hits, self.trials, strict=True)
-        counted = takewhile(lambda pair: pair[1] > 0, pairs)
         rates = []
-        for pair, prior in zip_longest(counted, above):
+        for pair, prior in zip_longest(zip(self.hits, self.trials, strict=True), above):
             hits, trials = pair or (0.0, 0.0)
             if prior is not None:
                 hits, trials = hits + PRIOR * prior, trials + PRIOR
@@ -69,12 +67,9 @@ class Tally:
 
     def capped(self, trials: float) -> Tally:
         """The same rates from at most so many trials."""
-        shares = [min(1.0, trials / made) if made else 1.0 for made in self.trials]
-        hits, tried = (
-            tuple(share * each for share, each in zip(shares, counts, strict=True))
-            for counts in (self.hits, self.trials)
-        )
-        return Tally(hits, tried)
+        kept = tuple(min(made, trials) for made in self.trials)
+        counts = zip(self.hits, self.trials, kept, strict=True)
+        return Tally(tuple(hits * (left / made) for hits, made, left in counts), kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +155,7 @@ class Calibration:
 
     times: MachineTimes
     records: Mapping[Band, AcceptanceRecord]
-    version: int = VERSION
+    version: Literal[5] = 5
     drafts: bool = True  # else nothing is accepted, and the draft's times are the target's
 
     def __post_init__(self) -> None:
@@ -193,7 +188,7 @@ class Calibration:
         except (OSError, ValueError, ParameterError) as error:
             _log.info("%s is of another version or damaged; it is measured again: %s", path, error)
             return None
-        return found if found.version == VERSION else None
+        return found
 
     def save(self, fingerprint: str) -> None:
         """Write the figures whole or not at all; a folder that cannot be written is no error."""

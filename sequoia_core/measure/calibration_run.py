@@ -1,12 +1,9 @@
 """Measures a pair on this machine: times of its forwards, and decoding with a few trees."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Iterator
 from statistics import median
-from typing import TYPE_CHECKING, NamedTuple
 
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.data.prompts import PROMPTS
@@ -16,13 +13,11 @@ from sequoia_core.errors import ParameterError
 from sequoia_core.events import Step
 from sequoia_core.measure.calibration import FOREVER, AcceptanceRecord, Band, Calibration
 from sequoia_core.measure.timings import ForwardTimer, MachineTimes, Overhead, drafted_rows
+from sequoia_core.model.loading.pair import Pair
 from sequoia_core.speculate.tree_advisor import BundledAdvisor
 from sequoia_core.text.chat_template import ChatTemplate
 from sequoia_core.tree.choice import ROOT, TreeChoice
 from sequoia_core.tree.growmap import GrowMap
-
-if TYPE_CHECKING:
-    from sequoia_core.model.loading.pair import Pair
 
 CONTEXTS = (64, 512, 1024, 2048)
 TARGET_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128)
@@ -39,12 +34,6 @@ SHAPES = (ROOT, GrowMap.k_ary([8]), GrowMap.chain(4))
 """With `WIDE` they separate the overhead of a level from that of a node."""
 
 
-class _Task(NamedTuple):
-    temperature: float
-    tree: GrowMap
-    prompt: int
-
-
 class CalibrationRun:
     """Everything a calibration needs, at temperature 0 and at another, with caches of its own.
 
@@ -55,7 +44,8 @@ class CalibrationRun:
     def __init__(self, pair: Pair, temperature: float = TEMPERATURE) -> None:
         self.temperature = temperature
         self._pair = pair
-        self._steps: dict[_Task, list[Step]] = {}
+        self._steps: dict[float, list[Step]] = {0.0: [], temperature: []}  # by temperature
+        self._answers = 0  # whose steps these are
         window = min(model.context_window for model in (pair.target, pair.draft) if model)
         target_rows, draft_rows = (
             [n for n in sizes if n <= max(window // 2, 2)] for sizes in (TARGET_ROWS, DRAFT_ROWS)
@@ -74,30 +64,30 @@ class CalibrationRun:
             self._timed = True
         trees = [*((tree, 1) for tree in SHAPES), (WIDE, len(PROMPTS))]
         tasks = [
-            _Task(temperature, tree, prompt)
+            (temperature, tree, prompt)
             for temperature in (0.0, self.temperature)
             for tree, prompts in (trees if self._pair.draft else trees[:1])
             for prompt in range(prompts)
         ]
-        for at, task in enumerate(tasks):
-            spent = math.fsum(step.timings.total_ms for step in self._at(task.temperature))
-            slow = task.prompt > 0 and spent > 1e3 * DECODING_SECONDS
-            if task not in self._steps and not slow:
-                tokens = ANSWER_TOKENS if task.tree is WIDE else SHAPE_TOKENS
-                params = SamplingParams(task.temperature, seed=task.prompt, max_new_tokens=tokens)
-                steps = []
-                for step in decode_steps(self._pair, task.tree, PROMPTS[task.prompt], params):
+        for temperature, tree, prompt in tasks[self._answers :]:
+            spent = math.fsum(step.timings.total_ms for step in self._steps[temperature])
+            steps = []
+            if prompt == 0 or spent <= 1e3 * DECODING_SECONDS:
+                tokens = ANSWER_TOKENS if tree is WIDE else SHAPE_TOKENS
+                params = SamplingParams(temperature, seed=prompt, max_new_tokens=tokens)
+                for step in decode_steps(self._pair, tree, PROMPTS[prompt], params):
                     steps.append(step)
-                    yield "Decoding with several trees", 0.4 + 0.6 * at / len(tasks)
-                self._steps[task] = steps
+                    yield "Decoding with several trees", 0.4 + 0.6 * self._answers / len(tasks)
+            self._steps[temperature] += steps
+            self._answers += 1
 
     def calibration(self) -> Calibration:
         """What `run` measured; raises ParameterError if no tree fitted into the windows."""
         target, draft = self._timer.surfaces
         records: defaultdict[Band, AcceptanceRecord] = defaultdict(AcceptanceRecord)
         ratios = []
-        for task, steps in self._steps.items():
-            band = Band.of(task.temperature)
+        for temperature, steps in self._steps.items():
+            band = Band.of(temperature)
             for step in (each for each in steps if len(each.nodes) > 1):
                 records[band] = records[band].plus(step, memory=FOREVER)
                 alone = math.fsum(map(draft.at(step.context_length), drafted_rows(step)))
@@ -112,7 +102,7 @@ class CalibrationRun:
 
     def _overhead(self, temperature: float) -> Overhead:
         taken: defaultdict[tuple[int, int], list[float]] = defaultdict(list)
-        for step in self._at(temperature):
+        for step in self._steps[temperature]:
             shape = len(step.nodes), max(node.depth for node in step.nodes)
             taken[shape].append(step.timings.bookkeeping_ms)
         medians = {shape: median(each) for shape, each in taken.items()}
@@ -120,11 +110,6 @@ class CalibrationRun:
         if not medians:
             return Overhead(plain_ms, 0.0, 0.0, plain_ms)
         return Overhead.fitted(plain_ms, medians)
-
-    def _at(self, temperature: float) -> list[Step]:
-        """All steps at a temperature."""
-        done = self._steps.items()
-        return [step for task, steps in done if task.temperature == temperature for step in steps]
 
 
 def decode_steps(pair: Pair, tree: GrowMap, prompt: str, params: SamplingParams) -> Iterator[Step]:

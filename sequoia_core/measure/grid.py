@@ -3,23 +3,17 @@
 The order of trees is reversed from prompt to prompt, so that a change of the machine affects all.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
-from typing import TYPE_CHECKING
 
 from sequoia_core.config import SamplingParams
 from sequoia_core.events import Progress, Step
 from sequoia_core.measure.calibration_run import decode_steps
 from sequoia_core.measure.tuner import SpeedModel
+from sequoia_core.model.loading.pair import Pair
 from sequoia_core.tree.choice import ROOT
 from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.tree.search import expected_tokens_table
-
-if TYPE_CHECKING:
-    from sequoia_core.model.loading.pair import Pair
 
 NODES = (2, 3, 4, 6, 8, 12, 16, 24)
 DEPTHS = (1, 2, 3, 4, 6)
@@ -84,8 +78,6 @@ class GridComparison:
 
         The mean of both halves, below 0 if the picked tree does better.
         """
-        if len(self.picked.answers) < 2:
-            return self.seeming_shortfall
         even, odd = slice(0, None, 2), slice(1, None, 2)
         lacking = []
         for half, other in ((even, odd), (odd, even)):
@@ -102,9 +94,7 @@ class GridComparison:
 
 def grid_trees(model: SpeedModel) -> list[GrowMap]:
     """The best tree of every size and depth of the grid, each shape once, and the picked one."""
-    record = model.record
-    branching = max(map(len, (record.rates, *record.deeper)))
-    table = expected_tokens_table(record.rates, NODES[-1], DEPTHS[-1], branching, record.deeper)
+    table = model.table(NODES[-1], DEPTHS[-1])
     searched = (table.tree(nodes, depth) for nodes in NODES for depth in DEPTHS)
     picked = model.search().growmap or ROOT
     return list({tree.parents: tree for tree in (ROOT, *searched, picked)}.values())

@@ -35,10 +35,9 @@ class TimeCurve:
     milliseconds: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if len(self.rows) < 2 or len(self.rows) != len(self.milliseconds) or _falls(self.rows):
-            raise ParameterError("a time curve needs two row counts or more, ascending, each timed")
-        if not all(math.isfinite(ms) and ms > 0 for ms in self.milliseconds):
-            raise ParameterError("a time curve has an entry that is no positive time")
+        fits = len(self.rows) == len(self.milliseconds) > 1 and not _falls(self.rows)
+        if not fits or not all(math.isfinite(ms) and ms > 0 for ms in self.milliseconds):
+            raise ParameterError("a time curve needs positive times of two or more ascending rows")
 
     def __call__(self, rows: int) -> float:
         return _time_at(self.rows, self.milliseconds, rows)
@@ -52,10 +51,9 @@ class TimeSurface:
     curves: tuple[TimeCurve, ...]
 
     def __post_init__(self) -> None:
-        if not len(self.contexts) == len(self.curves) > 0 or _falls(self.contexts):
-            raise ParameterError("a time surface needs ascending contexts, each with its curve")
-        if len({curve.rows for curve in self.curves}) > 1:
-            raise ParameterError("the curves of a time surface are not over the same rows")
+        fits = len(self.contexts) == len(self.curves) and not _falls(self.contexts)
+        if not fits or len({curve.rows for curve in self.curves}) != 1:
+            raise ParameterError("a time surface needs ascending contexts, curves over like rows")
 
     def at(self, context: int) -> TimeCurve:
         if len(self.curves) == 1:
@@ -101,8 +99,8 @@ class ForwardTimer:
     ) -> None:
         self._models = tuple(TimedModel(model) for model in (target, draft) if model is not None)
         self._contexts = tuple(contexts)
-        self._samples: dict[tuple[int, int, int], list[float]] = {}  # by model, context and rows
-        self._done = 0
+        self._samples = defaultdict[tuple[int, int, int], list[float]](list)
+        """Milliseconds by model, context and rows."""
 
     def run(
         self, rows: tuple[Sequence[int], Sequence[int]], rounds: int, seconds: float
@@ -127,14 +125,13 @@ class ForwardTimer:
         )
         turn = [(at, which, size) for at in range(len(caches)) for _, which, size in spread]
         total, began = (rounds + 1) * len(turn), perf_counter()
-        for done in range(self._done, total):
+        for done in range(sum(map(len, self._samples.values())), total):
             if done >= 2 * len(turn) and perf_counter() - began > seconds:
                 return
             at, which, size = turn[done % len(turn)]
             taken = _one(self._models[which], size, caches[at][which])
-            self._samples.setdefault((which, at, size), []).append(taken)
-            self._done = done + 1
-            yield self._done / total
+            self._samples[which, at, size].append(taken)
+            yield (done + 1) / total
 
     @property
     def surfaces(self) -> tuple[TimeSurface, TimeSurface]:
@@ -186,10 +183,10 @@ class Overhead:
             if found.min() >= 0 or len(columns) == 1:
                 break
             columns.pop(int(found.argmin()))
-        parts = [0.0, 0.0, 0.0]
-        for column, part in zip(columns, found.tolist(), strict=True):
-            parts[column] = max(part, 0.0)
-        return cls(parts[0], parts[1], parts[2], plain_ms)
+        parts = np.zeros(3)
+        parts[columns] = found.clip(min=0.0)
+        base_ms, level_ms, node_ms = parts.tolist()
+        return cls(base_ms, level_ms, node_ms, plain_ms)
 
     def of(self, nodes: int, depth: int) -> float:
         return self.base_ms + depth * self.level_ms + nodes * self.node_ms

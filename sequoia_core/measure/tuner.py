@@ -1,10 +1,7 @@
 """Names trees by measured figures, updates both with every step, and measures between answers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
@@ -12,15 +9,13 @@ from sequoia_core.events import Event, Notice, NoticeKind, Origin, Step
 from sequoia_core.measure.calibration import AcceptanceRecord, Band, Calibration
 from sequoia_core.measure.calibration_run import TEMPERATURE, CalibrationRun
 from sequoia_core.measure.timings import StepCostModel, step_ms
+from sequoia_core.model.loading.pair import Pair
 from sequoia_core.model.malloc_trim import return_freed_memory
 from sequoia_core.speculate.cost_model import StepCosts
 from sequoia_core.speculate.tree_advisor import TRYING, Advice, BundledAdvisor, TreeAdvisor
 from sequoia_core.tree.choice import ROOT
 from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.tree.search import TreePlan, choose_tree, expected_tokens_table
-
-if TYPE_CHECKING:
-    from sequoia_core.model.loading.pair import Pair
+from sequoia_core.tree.search import TreePlan, TreeTable, choose_tree, expected_tokens_table
 
 GAIN = 1.03  # least predicted speed-up of a change of tree
 SEARCH_EVERY = 32  # steps between two searches
@@ -48,10 +43,12 @@ class SpeedModel:
         tokens = tree.expected_tokens(self.record.rates, self.record.deeper)
         return tokens * self.costs.plain_ms / step_ms(tree, self.costs)
 
+    def table(self, nodes: int, depth: int) -> TreeTable:
+        rates, deeper = self.record.rates, self.record.deeper
+        return expected_tokens_table(rates, nodes, depth, 1 if self.chain else nodes, deeper)
+
     def search(self, nodes: int = MAX_NODES, depth: int = MAX_DEPTH) -> TreePlan:
-        rates, deeper, costs = self.record.rates, self.record.deeper, self.costs
-        branching = 1 if self.chain else max(map(len, (rates, *deeper)))
-        table = expected_tokens_table(rates, nodes, depth, branching, deeper)
+        table, costs = self.table(nodes, depth), self.costs
         return choose_tree(
             table, costs.target_ms, costs.draft_ms, costs.plain_ms, costs.overhead_ms
         )

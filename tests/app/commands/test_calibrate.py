@@ -57,9 +57,9 @@ def calibrated(
     def compare(pair: str, figures: object, temperature: float, progress: object) -> GridComparison:
         done.append(("grid", pair, temperature))
         cells = (
-            GridCell(ROOT, 1.0, (GridAnswer(10, 10, 1.0),)),
-            GridCell(TREE, 1.25, (GridAnswer(18, 10, 1.5),)),
-            GridCell(GrowMap.chain(2), 1.2, (GridAnswer(15, 10, 1.2),)),
+            GridCell(ROOT, 1.0, (GridAnswer(10, 10, 1.0),) * 2),
+            GridCell(TREE, 1.25, (GridAnswer(18, 10, 1.5),) * 2),
+            GridCell(GrowMap.chain(2), 1.2, (GridAnswer(15, 10, 1.2),) * 2),
         )
         return GridComparison(cells, cells[1])
 
@@ -204,8 +204,8 @@ def test_more_names_than_lines_are_all_written() -> None:
 
 
 def test_equal_cells_do_not_confuse_best_and_picked() -> None:
-    cell = GridCell(TREE, 1.2, (GridAnswer(11, 10, 1.0),))
-    worse = GridCell(TREE, 1.2, (GridAnswer(10, 10, 1.0),))
+    cell = GridCell(TREE, 1.2, (GridAnswer(11, 10, 1.0),) * 2)
+    worse = GridCell(TREE, 1.2, (GridAnswer(10, 10, 1.0),) * 2)
     both = GridComparison((worse, cell), worse)
     assert both.best is cell
     assert both.seeming_shortfall == both.shortfall == pytest.approx(1 - 1 / 1.1)

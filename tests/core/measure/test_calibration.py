@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from sequoia_core.errors import ParameterError
 from sequoia_core.measure.calibration import (
-    VERSION,
     AcceptanceRecord,
     Band,
     Calibration,
@@ -79,8 +78,8 @@ def curves(rows: list[int], milliseconds: list[float]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"version": VERSION - 1},
-        {"version": VERSION + 1},
+        {"version": CALIBRATION.version - 1},
+        {"version": CALIBRATION.version + 1},
         {"records": {}},
         {"records": {"tepid": {"depths": [{"hits": [1.0], "trials": [2.0]}], "steps": 1}}},
         {"records": {"0": {"depths": [], "steps": 1}}},
