@@ -132,15 +132,13 @@ def load_corpus(path: Path, marks: AnswerMarks) -> Corpus:
     tokens, offsets = arrays["tokens"], arrays["offsets"].astype(np.int64)
     if len(offsets) and offsets[-1] == len(tokens):  # some files name the end as well
         offsets = offsets[:-1]
-    answers = arrays.get("answers")
     try:
-        if answers is None:
-            corpus = Corpus(tokens, offsets, np.zeros(len(tokens), bool))
-            rows = [marks.answers(ids.tolist()) for ids, _ in corpus]
-            answers = np.concatenate([np.zeros(0, bool), *rows])
-        corpus = Corpus(tokens, offsets, answers)
+        corpus = Corpus(tokens, offsets, arrays.get("answers", np.zeros(len(tokens), bool)))
     except ParameterError as error:
         raise ParameterError(f"{path}: {error}") from None
+    if "answers" not in arrays:
+        for ids, answers in corpus:
+            answers[:] = marks.answers(ids.tolist())
     if not corpus.answers.any():
         raise ParameterError(f"{path}: no answer in it that begins as this target's would")
     return corpus

@@ -24,6 +24,7 @@ TURNS = (1, 1, 1, 1, 2, 2, 3, 5)
 UNOPENED = 1 / 8  # share of questions that begin without a given opening
 PROMPTED = 1 / 2  # share of conversations that begin with one of the user's prompts, if any
 LOOP = 32  # so many repeated phrases in a row are a loop; the answer ends before them
+QUESTION, ANSWER = 128, 512  # tokens of a turn; a question has at most a quarter of the window
 LONGEST = 1536  # tokens of a conversation, after a prompt of the user's own
 
 Ids = tuple[int, ...]
@@ -96,30 +97,12 @@ def _between(template: ChatTemplate, closing: frozenset[int]) -> Ids | None:
     return None if closed is None else tuple(shared[closed + 1 :])
 
 
-@dataclass(frozen=True, slots=True)
-class Lengths:
-    """Limits in tokens of a user's turn, of an answer, and of the conversation."""
-
-    question: int
-    answer: int
-    window: int
-
-    @classmethod
-    def within(cls, window: int) -> Lengths:
-        """Usual limits for a model that reads `window` tokens."""
-        return cls(question=min(128, window // 4), answer=512, window=window)
-
-    def longest(self, prompt: int) -> int:
-        """Tokens of a conversation that begins with a prompt of so many, or 0."""
-        return min(self.window, prompt + LONGEST)
-
-
 class Dialogue:
     """Conversation number `index` of the text of a seed; its text depends on nothing else."""
 
-    def __init__(self, index: int, seed: int, tokens: TemplateTokens, lengths: Lengths) -> None:
+    def __init__(self, index: int, seed: int, tokens: TemplateTokens, window: int) -> None:
         self._rng = random.Random(f"{seed}/{index}")
-        self._template, self._lengths = tokens, lengths
+        self._template, self._longest_question = tokens, min(QUESTION, window // 4)
         self._answer_temperature = self._rng.choice(TEMPERATURES)
         turns = self._rng.choice(TURNS)
         self._turns_left = 0 if tokens.between is None else turns - 1
@@ -131,9 +114,9 @@ class Dialogue:
         if tokens.prompts and self._rng.random() < PROMPTED:
             self._add(self._rng.choice(tokens.prompts))
             self._turn_start = len(self.ids)
-            self._longest = lengths.longest(len(self.ids))
+            self._longest = longest_dialogue(window, len(self.ids))
         else:
-            self._longest = lengths.longest(0)
+            self._longest = longest_dialogue(window, 0)
             self._ask(tokens.beginning, self._rng.choice(tokens.openings))
 
     @property
@@ -164,7 +147,7 @@ class Dialogue:
         if not closed:
             self._add((token,))
         headed = tuple(self.ids[-len(header) :]) == header
-        full = len(self.ids) - self._turn_start >= self._lengths.question
+        full = len(self.ids) - self._turn_start >= self._longest_question
         if closed or full or headed:
             self._add(() if headed else header)
             self.asking, self._turn_start = False, len(self.ids)
@@ -183,7 +166,7 @@ class Dialogue:
         elif self._repeated >= LOOP:
             del self.ids[-LOOP:], self.answers[-LOOP:]
             self.finished = True
-        elif len(self.ids) - self._turn_start >= self._lengths.answer:
+        elif len(self.ids) - self._turn_start >= ANSWER:
             self.finished = True
 
     def _ask(self, before: Ids, openings: Sequence[Ids]) -> None:
@@ -196,6 +179,11 @@ class Dialogue:
     def _add(self, ids: Ids) -> None:
         self.ids += ids
         self.answers += [False] * len(ids)
+
+
+def longest_dialogue(window: int, prompt: int) -> int:
+    """Tokens of a conversation that begins with a prompt of so many, or 0."""
+    return min(window, prompt + LONGEST)
 
 
 class GivenText:

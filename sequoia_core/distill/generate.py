@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sequoia_core.distill.corpus import Corpus, common_prefix, usable_length
-from sequoia_core.distill.dialogue import Dialogue, GivenText, Lengths, TemplateTokens
+from sequoia_core.distill.dialogue import Dialogue, GivenText, TemplateTokens
 from sequoia_core.distill.options import Options
 from sequoia_core.distill.shards import TOP, LabelledConversation, Shards
 from sequoia_core.model.batch import GPU_GROUPS, GROUP, Batch, NativeBatch
@@ -87,7 +87,7 @@ class Writer:
         self._batch: Batch | NativeBatch = (
             NativeBatch(model, rows) if isinstance(model, NativeLlama) else Batch(model, rows)
         )
-        self._lengths = Lengths.within(model.context_window)
+        self._window = model.context_window
         self._top = min(TOP, model.vocab_size)
         self._closing = torch.tensor(sorted(template.closing), device=model.device)
         self._template, self._options, self._shards = template, options, shards
@@ -133,7 +133,7 @@ class Writer:
                 ids, answers = self._given[self._next]
                 dialogue = GivenText(ids.tolist(), answers.tolist())
             else:
-                dialogue = Dialogue(self._next, self._options.seed, self._template, self._lengths)
+                dialogue = Dialogue(self._next, self._options.seed, self._template, self._window)
             self._rows[place] = _Row(self._next, dialogue)
             self._next += 1
             # all but the last token, whose logits are needed

@@ -186,13 +186,13 @@ class TimeBudget:
 
     def __init__(self, file: Path, minutes: float | None) -> None:
         self._file, self._minutes = file, minutes
-        found = json.loads(file.read_text("utf-8")) if file.exists() else {"seconds": 0.0}
-        self._spent = float(found["seconds"])
-        self._since = self._saved = monotonic()
+        spent = json.loads(file.read_text("utf-8"))["seconds"] if file.exists() else 0.0
+        self._saved = monotonic()
+        self._began = self._saved - spent  # as if there had been no breaks
 
     @property
     def seconds(self) -> float:
-        return self._spent + monotonic() - self._since
+        return monotonic() - self._began
 
     def rate(self, stage: str, tokens: int) -> float:
         """Tokens per second since the first count of the stage; saves the time now and then."""

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from time import monotonic
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sequoia_core.distill.corpus import AnswerMarks, Corpus, load_corpus, usable_length
-from sequoia_core.distill.dialogue import Lengths
+from sequoia_core.distill.dialogue import longest_dialogue
 from sequoia_core.distill.draft_figures import (
     DraftAgreement,
     measure_agreement,
@@ -105,7 +104,7 @@ class Distillation:
         free = None if model.device.type == "cpu" else free_bytes(model.device)
         held = kv_token_bytes(model.config, target.dtype.itemsize, len(target.feature_layers))
         prompt = max(map(len, target.template.prompts), default=0)
-        longest = Lengths.within(model.context_window).longest(prompt)
+        longest = longest_dialogue(model.context_window, prompt)
         longest = max(int(given.lengths.max(initial=0)), longest)
         rows = rows_for(options.tokens, held, model.vocab_size, free, longest)
         writer = Writer(model, target.template, options, rows, shards, given)
@@ -191,24 +190,20 @@ class Trainer:
             frequent = np.argsort(-counts, kind="stable")[: options.head_vocab]
             self._vocab_ids = torch.from_numpy(np.sort(frequent).astype(np.int64))
         self.unroll = UNROLL if target.feature_layers else 1
-        self._plan = TrainPlan(1, seed=options.seed, loss=options.loss, unroll=self.unroll)
-        self._batches = Batches(text, self._vocab_ids, self._plan, self._learnt, target.device)
+        plan = TrainPlan(seed=options.seed, loss=options.loss, unroll=self.unroll)
+        self._batches = Batches(text, self._vocab_ids, plan, self._learnt, target.device)
         self.student = self._new_student()
 
     def run(self, save_seconds: float) -> Iterator[DistillStatus]:
         steps = self.steps()
-        loop = self._loop(self.student, steps, "training.ckpt")
+        loop = TrainLoop(self.student, self._batches, self._folder / "training.ckpt")
         learnt, predicted = 0, self._predicted() if loop.step else None
-        for done in loop.run(save_seconds):
-            learnt += done.tokens
-            if done.step % max(steps // EVALUATIONS, 1) == 0:
+        for tokens, loss in loop.run(steps, save_seconds):
+            learnt += tokens
+            if loop.step % max(steps // EVALUATIONS, 1) == 0:
                 predicted = self._predicted()
             rate = self._budget.rate("training", learnt)
-            yield DistillStatus("training", done.step / steps, rate, done.loss, predicted)
-
-    def _loop(self, student: Student, steps: int, name: str) -> TrainLoop:
-        plan = replace(self._plan, steps=steps)
-        return TrainLoop(student, self._batches, plan, self._folder / name)
+            yield DistillStatus("training", loop.step / steps, rate, loss, predicted)
 
     def _predicted(self) -> float:
         return self.agreement(self.held_out[:EVALUATED], 1).tokens_per_step
@@ -221,17 +216,16 @@ class Trainer:
     @torch.inference_mode()
     def loss(self) -> float:
         """Mean over the held-out conversations."""
-        batches, counts = (self._batches.of([index]) for index in self.held_out), [1] * self.unroll
-        return fmean(
-            float(batch_loss(self.student, batch, self._plan, counts)) for batch in batches
-        )
+        plan, counts = self._batches.plan, [1] * self.unroll
+        batches = (self._batches.of([index]) for index in self.held_out)
+        return fmean(float(batch_loss(self.student, batch, plan, counts)) for batch in batches)
 
     def steps(self) -> int:
         """All steps of the training; decided once and kept, since the schedule depends on them."""
         file = self._folder / TRAINING_PLANNED
         if not file.exists():
             tokens = int(self.text.corpus.lengths[self._learnt].sum())
-            usual = max(PASSES * tokens // self._plan.batch_tokens, 1)
+            usual = max(PASSES * tokens // self._batches.plan.batch_tokens, 1)
             steps = usual if self.options.steps is None else self.options.steps
             left = self._budget.left(1.0 - END_SHARE)
             if left < float("inf"):
@@ -243,8 +237,8 @@ class Trainer:
         """Time of a training step, measured with a student that is then dropped."""
         file = self._folder / "probe.ckpt"
         file.unlink(missing_ok=True)
-        loop = self._loop(self._new_student(), PROBE_STEPS, file.name)
-        ends = [monotonic() for _ in loop.run(float("inf"))]
+        loop = TrainLoop(self._new_student(), self._batches, file)
+        ends = [monotonic() for _ in loop.run(PROBE_STEPS, float("inf"))]
         file.unlink()
         return (ends[-1] - ends[0]) / (PROBE_STEPS - 1)
 
@@ -264,11 +258,9 @@ class Trainer:
 
     def _sample(self) -> tuple[Tensor, Tensor]:
         """The first tokens, int64 [n], and their features [n, F, hidden]; `SAMPLE` or fewer."""
-        tokens, features, left = [], [], SAMPLE
-        for each in map(self.text.conversation, range(len(self.text.corpus))):
-            features.append(each.features[:left])
-            tokens.append(each.tokens[: len(features[-1])].long())
-            left -= len(tokens[-1])
-            if not left:
-                break
-        return torch.cat(tokens).to(self.target.device), torch.cat(features)
+        lengths = self.text.corpus.lengths - 1  # the last token of each has no features
+        enough = int(np.searchsorted(lengths.cumsum(), SAMPLE)) + 1
+        sample = [self.text.conversation(at) for at in range(len(lengths))[:enough]]
+        tokens = torch.cat([each.tokens[:-1].long() for each in sample])[:SAMPLE]
+        features = torch.cat([each.features for each in sample])[:SAMPLE]
+        return tokens.to(self.target.device), features

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from time import monotonic
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -35,7 +34,6 @@ LARGEST_GRADIENT = 1.0
 
 @dataclass(frozen=True, slots=True)
 class TrainPlan:
-    steps: int
     seed: int = 0
     loss: str = "mix"  # of `LOSSES`
     unroll: int = 1  # steps down a tree
@@ -73,7 +71,7 @@ class Batches:
         conversations: Sequence[int] | None = None,
         device: torch.device | None = None,
     ) -> None:
-        self._text, self._plan, self._device = text, plan, device
+        self._text, self.plan, self._device = text, plan, device
         everything = range(len(text.corpus))
         self._conversations = np.array(everything if conversations is None else conversations)
         self._column_of = torch.full((text.shards.vocab_size,), -1)
@@ -98,8 +96,8 @@ class Batches:
     def _row(self, index: int) -> tuple[Tensor, ...]:
         """The tensors of a conversation's batch, without the first dimension, unpadded."""
         labels = self._text.conversation(index)
-        tokens = labels.tokens[: self._plan.longest].long()
-        learnt = functional.pad(labels.answers[1 : self._plan.longest], (0, 1))
+        tokens = labels.tokens[: self.plan.longest].long()
+        learnt = functional.pad(labels.answers[1 : self.plan.longest], (0, 1))
         known = int(learnt.sum())
         found = self._column_of[labels.top_ids[:known].long()]  # -1 where the draft has none
         columns = found.new_zeros(len(tokens), found.shape[1])
@@ -112,24 +110,18 @@ class Batches:
 
     def _epoch(self, epoch: int) -> list[list[int]]:
         """Batches of one pass over the text, each a list of conversations."""
-        order = np.random.default_rng((self._plan.seed, epoch))
-        lengths = np.minimum(self._text.corpus.lengths, self._plan.longest)
+        order = np.random.default_rng((self.plan.seed, epoch))
+        lengths = np.minimum(self._text.corpus.lengths, self.plan.longest)
         # lengths are blurred, so that the same conversations do not meet in every epoch
         blur = order.uniform(0.9, 1.1, len(self._conversations))
         by_length = np.argsort(lengths[self._conversations] * blur)
         batches: list[list[int]] = [[]]
         for index in self._conversations[by_length].tolist():
             longest = int(lengths[[*batches[-1], index]].max())
-            if batches[-1] and longest * (len(batches[-1]) + 1) > self._plan.batch_tokens:
+            if batches[-1] and longest * (len(batches[-1]) + 1) > self.plan.batch_tokens:
                 batches.append([])
             batches[-1].append(index)
         return [batches[at] for at in order.permutation(len(batches))]
-
-
-class TrainStep(NamedTuple):
-    step: int  # from 1
-    tokens: int  # learnt from
-    loss: float
 
 
 class TrainLoop:
@@ -138,11 +130,8 @@ class TrainLoop:
     The batch of a step, and all random numbers, follow from the seed and the step's number.
     """
 
-    def __init__(
-        self, student: Student, batches: Batches, plan: TrainPlan, checkpoint: Path
-    ) -> None:
-        self._student, self._batches, self._plan = student, batches, plan
-        self._checkpoint = checkpoint
+    def __init__(self, student: Student, batches: Batches, checkpoint: Path) -> None:
+        self._student, self._batches, self._checkpoint = student, batches, checkpoint
         self._optimizers = optimizers(student)
         self._rates = [group["lr"] for each in self._optimizers for group in each.param_groups]
         self.step = 0
@@ -153,13 +142,16 @@ class TrainLoop:
                 optimizer.load_state_dict(saved)
             self.step = state["step"]
 
-    def run(self, save_seconds: float = 60.0) -> Iterator[TrainStep]:
-        """Train to the plan's last step; yields after each, and saves every `save_seconds`."""
+    def run(self, steps: int, save_seconds: float = 60.0) -> Iterator[tuple[int, float]]:
+        """Train until so many steps are done, and save every `save_seconds`.
+
+        Yields after each the tokens learnt from, and their loss.
+        """
         saved = monotonic()
-        while self.step < self._plan.steps:
-            done = self._one(self.step)
+        while self.step < steps:
+            done = self._one(self.step, steps)
             self.step += 1
-            if monotonic() - saved > save_seconds or self.step == self._plan.steps:
+            if monotonic() - saved > save_seconds or self.step == steps:
                 self.save()
                 saved = monotonic()
             yield done
@@ -174,22 +166,23 @@ class TrainLoop:
         with written_whole(self._checkpoint) as file:
             torch.save(state, file)
 
-    def _one(self, step: int) -> TrainStep:
+    def _one(self, step: int, steps: int) -> tuple[int, float]:
+        plan = self._batches.plan
         groups = chain(*(each.param_groups for each in self._optimizers))
         for group, rate in zip(groups, self._rates, strict=True):
-            group["lr"] = rate * schedule(step, self._plan.steps)
+            group["lr"] = rate * schedule(step, steps)
         batch = self._batches.at(step)
         # conversations that take each step down the tree, rounded by chance
-        chance = np.random.default_rng((self._plan.seed, step)).random()
-        wanted = (len(batch.tokens) * STEP_SHARE**depth for depth in range(self._plan.unroll))
+        chance = np.random.default_rng((plan.seed, step)).random()
+        wanted = (len(batch.tokens) * STEP_SHARE**depth for depth in range(plan.unroll))
         counts = [count for each in wanted if (count := int(each + chance))]
-        loss = batch_loss(self._student, batch, self._plan, counts)
+        loss = batch_loss(self._student, batch, plan, counts)
         self._student.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._student.parameters(), LARGEST_GRADIENT)
         for optimizer in self._optimizers:
             optimizer.step()
-        return TrainStep(step + 1, int(batch.learnt.sum()), float(loss.detach()))
+        return int(batch.learnt.sum()), float(loss.detach())
 
 
 def optimizers(student: Student) -> list[torch.optim.Optimizer]:

@@ -12,7 +12,7 @@ import torch
 from scipy.stats import chisquare
 
 from sequoia_core.distill.corpus import GRAM, AnswerMarks, Corpus
-from sequoia_core.distill.dialogue import LONGEST, TURNS, Dialogue, Lengths, TemplateTokens
+from sequoia_core.distill.dialogue import LONGEST, TURNS, Dialogue, TemplateTokens
 from sequoia_core.distill.generate import MOST_GPU_ROWS, MOST_ROWS, Writer, rows_for
 from sequoia_core.distill.options import Options
 from sequoia_core.distill.shards import LabelledConversation, LabelledText, Shards, token_bytes
@@ -30,14 +30,12 @@ CPU = torch.device("cpu")
 TOKENIZER = tiny_tokenizer(first="a")
 CLOSING = frozenset({2})
 PIECES = TemplateTokens.of(TOKENIZER, CLOSING, [], 100)
-LENGTHS = Lengths(question=12, answer=40, window=100)
-
-
+WINDOW = 100
 KEPT_LAYERS, ROWS = (0, 1), 16
 
 
 def target(dtype: torch.dtype = torch.float32) -> Llama:
-    config = tiny_config(vocab_size=96, head_vocab_size=96, context_window=100)
+    config = tiny_config(vocab_size=96, head_vocab_size=96, context_window=WINDOW)
     return Llama(config, random_weights(config, 3), CPU, dtype, KEPT_LAYERS)
 
 
@@ -233,7 +231,7 @@ def test_every_token_said_is_drawn_from_the_targets_distribution(tmp_path: Path)
         ids, marks = (each.tolist() for each in text[index])
         cache, positions = model.new_cache(), torch.arange(len(ids))
         logits = model.forward(torch.tensor(ids), positions, None, cache)
-        dialogue = Dialogue(number, 7, PIECES, Lengths.within(100))
+        dialogue = Dialogue(number, 7, PIECES, WINDOW)
         while len(dialogue.ids) < len(ids) and not dialogue.finished:
             row = logits[len(dialogue.ids) - 1 : len(dialogue.ids)].clone()
             if dialogue.must_go_on:
@@ -295,13 +293,14 @@ def babble(seed: int) -> Iterator[int]:
         yield rng.randrange(16, 42)  # a to z
 
 
-def test_turns_keep_to_their_lengths_and_to_the_template() -> None:
+def test_turns_keep_to_their_lengths_and_to_the_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sequoia_core.distill.dialogue.QUESTION", 12)
+    monkeypatch.setattr("sequoia_core.distill.dialogue.ANSWER", 40)
     template, turns = ChatTemplate(TOKENIZER, None), []
     for index in range(200):
         rng = random.Random(index)
-        lengths = Lengths(question=12, answer=40, window=10_000)
         tokens = (2 if rng.random() < 0.05 else token for token in babble(index))
-        dialogue = talked(Dialogue(index, 1, PIECES, lengths), tokens)
+        dialogue = talked(Dialogue(index, 1, PIECES, 10_000), tokens)
         text = TOKENIZER.decode(dialogue.ids)
         parts = [part.partition("\n") for part in text.split("<|im_start|>")[1:]]
         said = [(role, content.removesuffix("\n")) for role, _, content in parts]
@@ -332,33 +331,34 @@ def test_turns_keep_to_their_lengths_and_to_the_template() -> None:
 @pytest.mark.parametrize("window", [30, 41, 64])
 def test_no_conversation_outgrows_the_window(window: int) -> None:
     for index in range(100):
-        dialogue = talked(Dialogue(index, 0, PIECES, Lengths.within(window)), babble(index))
+        dialogue = talked(Dialogue(index, 0, PIECES, window), babble(index))
         assert len(dialogue.ids) == len(dialogue.answers) <= window
 
 
-def test_a_conversation_ends_after_so_many_tokens_but_for_a_prompt() -> None:
+def test_a_conversation_ends_after_so_many_tokens_but_for_a_prompt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sequoia_core.distill.dialogue.ANSWER", 4000)
     pieces = TemplateTokens.of(TOKENIZER, CLOSING, ["0" * 3000], 4000)
-    lengths = Lengths(question=400, answer=4000, window=10_000)
     longest = set()
     for index in range(20):
-        longest.add(len(talked(Dialogue(index, 0, pieces, lengths), babble(index)).ids))
+        longest.add(len(talked(Dialogue(index, 0, pieces, 10_000), babble(index)).ids))
     prompt = len(pieces.prompts[0])
     assert longest == {LONGEST, prompt + LONGEST}
 
 
 def test_a_loop_ends_the_answer_and_is_left_out() -> None:
-    lengths = Lengths(question=12, answer=10_000, window=100_000)
     for period in (1, 5, 17):
-        dialogue = Dialogue(0, 0, PIECES, lengths)
+        dialogue = Dialogue(0, 0, PIECES, 100_000)
         talked(dialogue, (20 + at % period for at in range(10_000)))
         answer = sum(dialogue.answers)
         assert answer <= period + GRAM
-    calm = talked(Dialogue(0, 0, PIECES, lengths), chain(islice(babble(1), 500), repeat(2)))
+    calm = talked(Dialogue(0, 0, PIECES, 100_000), chain(islice(babble(1), 600), repeat(2)))
     assert sum(calm.answers) > 400
 
 
 def test_a_question_is_opened_or_must_say_something() -> None:
-    beginnings = [Dialogue(index, 0, PIECES, LENGTHS) for index in range(400)]
+    beginnings = [Dialogue(index, 0, PIECES, WINDOW) for index in range(400)]
     unopened = [each for each in beginnings if each.must_go_on]
     assert 20 < len(unopened) < 90
     for each in unopened:
@@ -376,7 +376,7 @@ def test_prompts_begin_half_of_the_conversations_whole() -> None:
     template = ChatTemplate(TOKENIZER, None)
     wanted = {tuple(template.whole([], prompt)) for prompt in prompts[:2]}
     assert set(pieces.prompts) == wanted
-    beginnings = [tuple(Dialogue(at, 0, pieces, LENGTHS).ids) for at in range(300)]
+    beginnings = [tuple(Dialogue(at, 0, pieces, WINDOW).ids) for at in range(300)]
     prompted = [ids for ids in beginnings if ids in wanted]
     assert set(prompted) == wanted
     assert 110 < len(prompted) < 190

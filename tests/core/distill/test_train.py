@@ -57,7 +57,7 @@ def student(features: tuple[int, ...] = FEATURES) -> Student:
 
 
 def test_every_conversation_comes_once_an_epoch(tmp_path: Path) -> None:
-    plan = TrainPlan(steps=1, batch_tokens=64, longest=32)
+    plan = TrainPlan(batch_tokens=64, longest=32)
     chosen = [at for at in range(len(CORPUS)) if at % 4]
     batches = Batches(labelled(tmp_path), VOCAB_IDS, plan, chosen)
     for epoch in (0, 1, 2):
@@ -67,7 +67,7 @@ def test_every_conversation_comes_once_an_epoch(tmp_path: Path) -> None:
 
 
 def test_a_batch_holds_what_the_target_thinks_of_answers(tmp_path: Path) -> None:
-    plan = TrainPlan(steps=1, batch_tokens=200, longest=32)
+    plan = TrainPlan(batch_tokens=200, longest=32)
     text = labelled(tmp_path)
     batch = Batches(text, VOCAB_IDS, plan).of([4, 9])
     assert batch.features is not None
@@ -94,35 +94,34 @@ def test_a_batch_holds_what_the_target_thinks_of_answers(tmp_path: Path) -> None
 def test_a_training_that_was_left_ends_with_the_same_weights(
     tmp_path: Path, features: tuple[int, ...]
 ) -> None:
-    plan = TrainPlan(steps=9, batch_tokens=200, unroll=2 if features else 1)
+    plan = TrainPlan(batch_tokens=200, unroll=2 if features else 1)
     text = labelled(tmp_path / "shards", features)
 
     def training(name: str) -> tuple[Student, TrainLoop]:
         made = student(features)
-        batches = Batches(text, VOCAB_IDS, plan)
-        return made, TrainLoop(made, batches, plan, tmp_path / name)
+        return made, TrainLoop(made, Batches(text, VOCAB_IDS, plan), tmp_path / name)
 
     whole, run = training("whole.pt")
-    assert [progress.step for progress in run.run()] == list(range(1, 10))
+    assert [run.step for _ in run.run(9)] == list(range(1, 10))
     _, run = training("parts.pt")
-    for progress in run.run(save_seconds=0.0):
-        if progress.step == 4:
+    for _ in run.run(9, save_seconds=0.0):
+        if run.step == 4:
             break  # step 4 is done and saved; now the process dies
     resumed, run = training("parts.pt")
     first = run.step + 1
-    assert [progress.step for progress in run.run()] == list(range(first, 10))
+    assert [run.step for _ in run.run(9)] == list(range(first, 10))
     for name, tensor in whole.tensors().items():
         assert torch.equal(tensor, resumed.tensors()[name]), name
 
 
 @pytest.mark.parametrize("loss", ["kl", "tv", "mix"])
 def test_training_raises_agreement_with_the_target(tmp_path: Path, loss: str) -> None:
-    plan = TrainPlan(steps=60, loss=loss, unroll=2, batch_tokens=400)
+    plan = TrainPlan(loss=loss, unroll=2, batch_tokens=400)
     made = student()
     batches = Batches(labelled(tmp_path / "shards"), VOCAB_IDS, plan)
     everything = [batches.of(list(range(len(CORPUS))))]
     before = measure_agreement(made, everything, 2)
-    list(TrainLoop(made, batches, plan, tmp_path / "checkpoint.pt").run())
+    list(TrainLoop(made, batches, tmp_path / "checkpoint.pt").run(60))
     after = measure_agreement(made, everything, 2)
     assert after.overlap[0] > before.overlap[0] + 0.05
     assert after.overlap[1] > before.overlap[1] + 0.05
@@ -130,7 +129,7 @@ def test_training_raises_agreement_with_the_target(tmp_path: Path, loss: str) ->
 
 
 def test_rates_count_the_targets_choice_by_rank(tmp_path: Path) -> None:
-    plan = TrainPlan(steps=1, batch_tokens=400)
+    plan = TrainPlan(batch_tokens=400)
     batches = Batches(labelled(tmp_path), VOCAB_IDS, plan)
     made, batch = student(), batches.of([1, 2, 3])
     found = measure_agreement(made, [batch], 1)
