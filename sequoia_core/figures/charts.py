@@ -15,12 +15,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from sequoia_core.measure.acceptance import AcceptanceVector
-    from sequoia_core.tree.budget_search import Candidate, SearchResult
+    from sequoia_core.tree.budget_search import SearchResult
 
 STYLE = Path(__file__).with_name("sequoia.mplstyle")
 GREY = "#6b6b6b"  # of its text and axes
 ENDINGS = (".svg", ".png")
-_ROUNDING = 1e-9
 
 
 def can_draw() -> bool:
@@ -111,7 +110,9 @@ def draw_search(file: Path, result: SearchResult) -> None:
     """Predicted speed-up over nodes, a line for each depth; the chosen tree is ringed."""
     from matplotlib import colormaps
 
-    candidates = sorted(_using_their_depth(result.candidates), key=lambda each: each.nodes)
+    # those of fewer nodes than levels are the tree of a smaller depth at a higher cost
+    deep = (each for each in result.candidates if each.nodes >= each.levels)
+    candidates = sorted(deep, key=lambda each: each.nodes)
     levels = sorted({each.levels for each in candidates})
     best = result.best
     with picture(file, 3.6) as (axes,):
@@ -131,17 +132,6 @@ def draw_search(file: Path, result: SearchResult) -> None:
             axes.set_xscale("log", base=2)
         _label_nodes(axes, "predicted speed-up")
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-
-
-def _using_their_depth(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Without those that are the tree of a smaller depth at a higher cost."""
-    known: dict[int, float] = {}
-    kept = []
-    for each in sorted(candidates, key=lambda each: each.levels):
-        if each.expected_tokens > known.get(each.nodes, 0.0) * (1 + _ROUNDING):
-            known[each.nodes] = each.expected_tokens
-            kept.append(each)
-    return kept
 
 
 def draw_vector(file: Path, vector: AcceptanceVector) -> None:
