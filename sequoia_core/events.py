@@ -10,7 +10,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from functools import cached_property
 
-from sequoia_core.files import Record
+from sequoia_core.files import Record, TaggedRecord
 
 Progress = Callable[[str, float | None], None]
 """Reports long work: what is being done, and the fraction done or None where it is not known."""
@@ -47,14 +47,14 @@ class NoticeKind(StrEnum):
     MEMORY = "memory"
 
 
-class Notice(Record, frozen=True):
+class Notice(TaggedRecord, frozen=True):
     """One line the person should read; never needed to follow the decoding."""
 
     kind: NoticeKind
     message: str
 
 
-class TreeChosen(Record, frozen=True):
+class TreeChosen(TaggedRecord, frozen=True):
     """The tree shape that the following steps speculate with."""
 
     mode: str  # value of the `config.Mode` that decides the tokens
@@ -69,14 +69,14 @@ class TreeChosen(Record, frozen=True):
     lookup: str = "off"  # value of a `config.Lookup`
 
 
-class PrefillProgress(Record, frozen=True):
+class PrefillProgress(TaggedRecord, frozen=True):
     """Part of a long prompt was read. Counts of tokens, without those found in the cache."""
 
     done: int
     total: int
 
 
-class PrefillDone(Record, frozen=True):
+class PrefillDone(TaggedRecord, frozen=True):
     prompt_tokens: int
     cached_tokens: int  # of them, those that were in the KV cache before
     seconds: float  # wall time of reading the rest
@@ -108,7 +108,7 @@ class Piece(Record, frozen=True):
     rank: int  # of the accepted node; 0 for the target's bonus token
 
 
-class TextDelta(Record, frozen=True):
+class TextDelta(TaggedRecord, frozen=True):
     """Text that became printable in step `step`; `text` joins the texts of `pieces`."""
 
     step: int
@@ -166,7 +166,7 @@ class Insight(Record, frozen=True):
         return next((each for each in self.trials if each.node == node), None)
 
 
-class Step(Record, frozen=True, dict=True):
+class Step(TaggedRecord, frozen=True, dict=True):
     """One speculation step: draft a tree, verify it, emit the accepted path and a bonus token."""
 
     index: int  # 1 for the first of the answer
@@ -243,14 +243,14 @@ class Totals(Record, frozen=True):
         return self.plain_seconds / self.seconds if self.seconds else 0.0
 
 
-class Finished(Record, frozen=True):
+class Finished(TaggedRecord, frozen=True):
     """The answer is complete; its tokens are in the conversation."""
 
     reason: FinishReason
     totals: Totals
 
 
-class Failed(Record, frozen=True):
+class Failed(TaggedRecord, frozen=True):
     """The answer ended by an error; `message` is one line for the person."""
 
     message: str

@@ -8,9 +8,8 @@ import stat
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO, get_args
+from typing import Any, BinaryIO, TextIO
 
 import msgspec
 
@@ -27,6 +26,10 @@ class MisfitError(ValueError):
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Written as a JSON object of its fields; unknown ones, and those missing, are an error."""
+
+
+class TaggedRecord(Record, frozen=True, tag=True, tag_field="event"):
+    """A member of a union: its object also has the name of its class, as entry `event`."""
 
 
 def is_file_name(name: str) -> bool:
@@ -99,30 +102,6 @@ def decode(kind: Any, value: Any) -> Any:
         raise MisfitError("".join(c if c.isprintable() else "?" for c in text)) from None
     except UnicodeEncodeError:  # names are compared in UTF-8
         raise MisfitError("a name is not Unicode text") from None
-
-
-def encode_tagged(record: Record) -> dict[str, Any]:
-    """As `encode`, with the name of the record's class as entry `event`."""
-    return {"event": type(record).__name__, **encode(record)}
-
-
-def decode_tagged(union: Any, value: Any) -> Any:
-    """The record of one of the union's classes that `encode_tagged` wrote, or MisfitError."""
-    if not isinstance(value, dict):
-        raise MisfitError("not a JSON object")
-    name = value.pop("event", None)
-    kind = _by_name(union).get(name) if isinstance(name, str) else None
-    if kind is None:
-        raise MisfitError(f"unknown event {name!r:.40}")
-    try:
-        return decode(kind, value)
-    except MisfitError as error:
-        raise MisfitError(f"{name}: {error}") from None
-
-
-@cache
-def _by_name(union: Any) -> dict[str, type[Record]]:
-    return {kind.__name__: kind for kind in get_args(union)}
 
 
 def private_file(path: str | Path, flags: int) -> int:

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from sequoia_core.chat.interface import ChatEngine
-from sequoia_core.chat.race import Lane, Raced, RaceEvent
+from sequoia_core.chat.race import RaceEvent
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Event, PairDescription, Progress
-from sequoia_core.files import Record, decode, decode_tagged, encode_tagged, parse_json
+from sequoia_core.files import Record, TaggedRecord, decode, encode, parse_json
 from sequoia_core.text.chat_template import Turn
 from sequoia_core.tree.choice import TreeChoice
 
@@ -24,12 +24,12 @@ class LoadAbortedError(Exception):
     """Raised out of the progress call, so that quitting need not wait for a load."""
 
 
-class Ask(Record, frozen=True):
+class Ask(TaggedRecord, frozen=True):
     prompt: str
     params: SamplingParams
 
 
-class Race(Record, frozen=True):
+class Race(TaggedRecord, frozen=True):
     """Answer a prompt after `turns` plainly and speculatively at once, outside the conversation."""
 
     turns: tuple[Turn, ...]
@@ -37,19 +37,19 @@ class Race(Record, frozen=True):
     params: SamplingParams
 
 
-class ChooseTree(Record, frozen=True):
+class ChooseTree(TaggedRecord, frozen=True):
     choice: TreeChoice
 
 
-class Clear(Record, frozen=True):
+class Clear(TaggedRecord, frozen=True):
     """Forget all turns."""
 
 
-class Restore(Record, frozen=True):
+class Restore(TaggedRecord, frozen=True):
     turns: tuple[Turn, ...]
 
 
-class SetSystem(Record, frozen=True):
+class SetSystem(TaggedRecord, frozen=True):
     """Start over with another system prompt."""
 
     system_prompt: str | None
@@ -61,18 +61,18 @@ Start = Clear | Restore | SetSystem  # says what the engine goes on from
 Request = Ask | Race | ChooseTree | Start
 
 
-class Loading(Record, frozen=True):
+class Loading(TaggedRecord, frozen=True):
     """The engine is being made; `fraction` is None if not known."""
 
     message: str
     fraction: float | None
 
 
-class LoadFailed(Record, frozen=True):
+class LoadFailed(TaggedRecord, frozen=True):
     message: str
 
 
-class Ready(Record, frozen=True):
+class Ready(TaggedRecord, frozen=True):
     """The models are loaded, a conversation has begun, and requests are taken."""
 
     description: PairDescription
@@ -90,7 +90,7 @@ class RaceEnded(Record, frozen=True):
     message: str | None
 
 
-class Refused(Record, frozen=True):
+class Refused(TaggedRecord, frozen=True):
     """What was asked for could not be done; `message` is one line fit to be shown."""
 
     message: str
@@ -126,23 +126,23 @@ class WireError(SequoiaError):
     """The other end has gone, or sends what is not understood."""
 
 
-class Tune(Record, frozen=True):
+class Tune(TaggedRecord, frozen=True):
     """Measure while nobody waits, until `Stop`."""
 
 
-class Go(Record, frozen=True):
+class Go(TaggedRecord, frozen=True):
     """Continue after `Held`."""
 
 
-class Stop(Record, frozen=True):
+class Stop(TaggedRecord, frozen=True):
     """End what is running; what was decoded stays."""
 
 
-class Held(Record, frozen=True):
+class Held(TaggedRecord, frozen=True):
     """Nothing is decoded until `Go`."""
 
 
-class Done(Record, frozen=True):
+class Done(TaggedRecord, frozen=True):
     """The request was carried out."""
 
 
@@ -157,23 +157,14 @@ ToWindow = Loading | LoadFailed | Ready | Held | Done | Refused | Event | RaceEv
 
 
 def to_line(message: ToEngine | ToWindow) -> bytes:
-    """The message as one line, an event as in a trace; one of a race has two entries more."""
-    if isinstance(message, Raced):
-        record = encode_tagged(message.event)
-        record |= {"lane": message.lane, "lane_seconds": message.seconds}
-    else:
-        record = encode_tagged(message)
-    return json.dumps(record, separators=(",", ":")).encode() + b"\n"
+    """The message as one line, an event as in a trace."""
+    return json.dumps(encode(message), separators=(",", ":")).encode() + b"\n"
 
 
 def from_line(line: bytes) -> Any:
     """The message of a line, or WireError."""
     try:
-        record = parse_json(line)
-        if isinstance(record, dict) and "lane" in record:
-            lane, seconds = decode(Lane, record.pop("lane")), record.pop("lane_seconds", None)
-            return Raced(lane, decode_tagged(Event, record), decode(float, seconds))
-        return decode_tagged(ToEngine | ToWindow, record)
+        return decode(ToEngine | ToWindow, parse_json(line))
     except (ValueError, SequoiaError) as error:
         raise WireError(f"not a message: {error}: {line!r:.40}") from None
 

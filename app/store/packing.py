@@ -9,7 +9,7 @@ import msgspec
 from msgspec.structs import astuple
 
 from sequoia_core.events import Event, Finished, PrefillDone, Step, TextDelta, TreeNode
-from sequoia_core.files import MisfitError, decode, decode_tagged, encode, encode_tagged, parse_json
+from sequoia_core.files import MisfitError, decode, encode, parse_json
 from sequoia_core.recording.trace_file import check_event
 
 from ..state.answer import Answer, Chosen
@@ -113,7 +113,7 @@ def unpack_events(blob: bytes) -> Iterator[Event]:
             if "node_names" in record:
                 names = record.pop("node_names")
                 record["nodes"] = [dict(zip(names, row, strict=True)) for row in record["nodes"]]
-            event: Event = decode_tagged(Event, record)
+            event: Event = decode(Event, record)
             check_event(event)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DamagedError(f"an event in the record is damaged: {error}") from None
@@ -146,7 +146,7 @@ def unpack(blob: Any) -> str:
 
 def _line(event: Event) -> str:
     if not isinstance(event, Step):
-        record = encode_tagged(event)
+        record = encode(event)
     else:
         # a tree is hundreds of values, and this runs beside the decoding
         record = {"event": "Step", "node_names": _NODE_NAMES}

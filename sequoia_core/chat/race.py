@@ -7,7 +7,7 @@ from time import perf_counter
 
 from sequoia_core.decode.baseline_timer import KEPT, UNKNOWN, NoBaseline, typical
 from sequoia_core.events import Event, Failed, Finished, PrefillDone, PrefillProgress, Step
-from sequoia_core.files import Record
+from sequoia_core.files import TaggedRecord
 
 
 class Lane(StrEnum):
@@ -15,7 +15,7 @@ class Lane(StrEnum):
     SPECULATIVE = "speculative"
 
 
-class RaceTerms(Record, frozen=True):
+class RaceTerms(TaggedRecord, frozen=True):
     """What is the same for both lanes; the first event of a race."""
 
     temperature: float  # 0 also in a mode that ignores it and decodes greedily
@@ -28,7 +28,7 @@ class RaceTerms(Record, frozen=True):
         return self.exact and self.temperature == 0.0
 
 
-class Raced(Record, frozen=True):
+class Raced(TaggedRecord, frozen=True, rename={"event": "raced"}):
     """An event of one lane's answer."""
 
     lane: Lane

@@ -22,7 +22,7 @@ _LONGEST_HEADER = 1_000_000
 _MOST_STEPS = 1 << 31
 
 
-class Asked(files.Record, frozen=True):
+class Asked(files.TaggedRecord, frozen=True):
     """A prompt; the events after it, up to the next prompt, are its answer."""
 
     prompt: str
@@ -42,7 +42,7 @@ def write_header(file: TextIO, description: PairDescription) -> None:
 
 def write_event(file: TextIO, event: Entry) -> None:
     """Append a prompt or an event as one line."""
-    file.write(json.dumps(files.encode_tagged(event)) + "\n")
+    file.write(json.dumps(files.encode(event)) + "\n")
 
 
 def recorded(
@@ -106,7 +106,7 @@ class TraceReader:
                         return
                     raise self._damage(number, error) from None
                 try:
-                    entry: Entry = files.decode_tagged(Entry, record)
+                    entry: Entry = files.decode(Entry, record)
                     check_event(entry)
                 except files.MisfitError as error:
                     raise self._damage(number, error) from None

@@ -118,8 +118,9 @@ def test_a_reader_that_is_slow_makes_nobody_wait() -> None:
 @pytest.mark.parametrize(
     "line",
     [b"", b"hello", b"[1]", b"{}", b'{"event":"Nonsense"}', b'{"event":[]}', b'{"event":"Ask"}',
-     b'{"event":"Go","more":1}', b'{"event":"Go","lane":"plain","lane_seconds":1.0}', b"\xff\xfe",
-     b'{"event":"Failed","message":"","lane":"third","lane_seconds":1.0}'],
+     b'{"event":"Go","more":1}', b"\xff\xfe",
+     b'{"event":"Raced","lane":"plain","raced":{"event":"Go"},"seconds":1.0}',
+     b'{"event":"Raced","lane":"third","raced":{"event":"Failed","message":""},"seconds":1.0}'],
 )  # fmt: skip
 def test_what_is_no_message_is_one_error(line: bytes) -> None:
     with pytest.raises(WireError, match="not a message"):
