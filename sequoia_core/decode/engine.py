@@ -11,12 +11,11 @@ import torch
 
 from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.decode.baseline_timer import BaselineTimer, NoBaseline
-from sequoia_core.decode.plain_notices import PlainNotices, no_memory, no_room
 from sequoia_core.decode.report import explained, step_nodes
 from sequoia_core.decode.step import MOST_PENDING, Sampler, Speculator
 from sequoia_core.decode.timed_model import timed
 from sequoia_core.decode.token_cache import TokenCache
-from sequoia_core.decode.tree_choice import advice_from, as_chosen, lookup_for, smaller, tree_for
+from sequoia_core.decode.tree_choice import PlainNotices, lookup_for, smaller, tree_after, tree_for
 from sequoia_core.errors import ContextFullError, MemoryFullError, ParameterError, SequoiaError
 from sequoia_core.events import (
     Event,
@@ -203,7 +202,7 @@ class Engine:
                 finish = FinishReason.CANCELLED
                 break
             if not self._speculator.fits(answer.tree):
-                yield no_room(answer.tree)
+                yield self._notices.no_room(answer.tree)
                 answer.tree, answer.narrowed = ROOT, True
             try:
                 found = self._step(answer)
@@ -215,7 +214,7 @@ class Engine:
                 self._cache.roll_back()
                 self._target.forget_unused()
                 answer.tree, answer.lookup, answer.narrowed = smaller(answer.tree), Lookup.OFF, True
-                yield no_memory(answer.tree)
+                yield self._notices.no_memory(answer.tree)
                 continue
             step, pieces, finish = found
             answer.totals = answer.totals.plus(step)
@@ -225,9 +224,9 @@ class Engine:
             yield step
             yield from self._notices.of_step(self.tree_choice, answer.tree, step)
             drafts, temperature = self._draft is not None, params.temperature
-            advice = advice_from(step, self._choice, self.advisor, temperature, drafts)
-            if finish is None and advice is not None and not answer.narrowed:
-                answer.tree, chosen = as_chosen(self.tree_choice, advice)
+            other = tree_after(step, self._choice, self.advisor, temperature, drafts)
+            if finish is None and other is not None and not answer.narrowed:
+                answer.tree, chosen = other
                 yield chosen
         if rest := answer.text.flush(cut_off=finish is not FinishReason.STOP):
             yield TextDelta(answer.totals.steps, rest, (Piece(rest, answer.last_rank),))

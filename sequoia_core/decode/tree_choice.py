@@ -1,10 +1,12 @@
-"""Which tree the next answer speculates with: a person's choice, or advice from measurements."""
+"""Which tree the next answer speculates with, by choice or by advice, and what is said of it."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from sequoia_core.config import NON_SEQUOIA_MODES, Lookup, Mode
-from sequoia_core.events import Step, TreeChosen
-from sequoia_core.speculate.tree_advisor import Advice, TreeAdvisor
+from sequoia_core.events import Notice, NoticeKind, Step, TreeChosen
+from sequoia_core.speculate.adaptive_policy import PROBE_STEPS
+from sequoia_core.speculate.tree_advisor import TRYING, Advice, TreeAdvisor
 from sequoia_core.tree.choice import ADAPTIVE, ROOT, AdaptiveTree, Tree, TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 
@@ -18,7 +20,7 @@ def tree_for(
 ) -> tuple[Tree, TreeChosen]:
     """The tree to decode with, one node for plain decoding, and the event that says so."""
     if choice.mode is Mode.AR:
-        return as_chosen(choice, Advice(None, (), None, "plain decoding was asked for"))
+        return _as_chosen(choice, Advice(None, (), None, "plain decoding was asked for"))
     if not drafts:
         reason, lookup = "plain decoding: this target has no draft", lookup_for(choice).value
         return ROOT, TreeChosen(Mode.AR.value, "", 1, 0, reason=reason, lookup=lookup)
@@ -44,10 +46,10 @@ def tree_for(
         advice = advisor.advise(temperature, context_length, chain)
     if choice.mode in NON_SEQUOIA_MODES and temperature > 0.0:  # rates are of other children
         advice = replace(advice, rates=(), deeper=(), predicted_speedup=None)
-    return as_chosen(choice, advice)
+    return _as_chosen(choice, advice)
 
 
-def as_chosen(choice: TreeChoice, advice: Advice) -> tuple[GrowMap, TreeChosen]:
+def _as_chosen(choice: TreeChoice, advice: Advice) -> tuple[GrowMap, TreeChosen]:
     """Advice as the growmap to decode with and the event that says so."""
     growmap, rates, deeper = advice.growmap or ROOT, advice.rates, advice.deeper
     drafts = growmap.size > 1
@@ -66,10 +68,10 @@ def as_chosen(choice: TreeChoice, advice: Advice) -> tuple[GrowMap, TreeChosen]:
     )
 
 
-def advice_from(
+def tree_after(
     step: Step, choice: TreeChoice, advisor: TreeAdvisor, temperature: float, drafts: bool
-) -> Advice | None:
-    """Hand a step to the advisor; its advice counts where the tree is left to the machine."""
+) -> tuple[GrowMap, TreeChosen] | None:
+    """Hand a step to the advisor; where the tree is left to the machine, it may name another."""
     if choice.mode is Mode.AR:
         return None
     other = choice.mode in NON_SEQUOIA_MODES and temperature > 0.0
@@ -77,7 +79,9 @@ def advice_from(
         advisor.time(step, temperature)
         return None
     advice = advisor.observe(step, temperature, choice.mode is Mode.CHAIN)
-    return advice if drafts and choice.growmap is None else None
+    if advice is None or not drafts or choice.growmap is not None:
+        return None
+    return _as_chosen(choice, advice)
 
 
 def smaller(tree: Tree) -> Tree:
@@ -93,3 +97,45 @@ def smaller(tree: Tree) -> Tree:
 def lookup_for(choice: TreeChoice) -> Lookup:
     """Whether to look up: a chain stays a path, and plain decoding plain."""
     return choice.lookup if choice.mode in (Mode.SEQUOIA, Mode.GREEDY) else Lookup.OFF
+
+
+class PlainNotices:
+    """Why decoding is plain, or its trees smaller, although more was chosen.
+
+    Of choices and steps there is one for each choice of a person.
+    """
+
+    def __init__(self) -> None:
+        self._plain_for: TreeChoice | None = None
+        self._idle_for: TreeChoice | None = None
+        self._idle_steps = 0
+
+    def of_choice(self, choice: TreeChoice, chosen: TreeChosen) -> Iterator[Notice]:
+        if chosen.nodes > 1 or choice.mode is Mode.AR:
+            if chosen.reason != TRYING:  # a trial is part of decoding plainly
+                self._plain_for = None
+        elif choice != self._plain_for:
+            self._plain_for = choice
+            yield Notice(NoticeKind.PLAIN_DECODING, chosen.reason)
+
+    def of_step(self, choice: TreeChoice, tree: Tree, step: Step) -> Iterator[Notice]:
+        """Where adaptive trees have been empty for long."""
+        if step.baseline or not isinstance(tree, AdaptiveTree):
+            return
+        self._idle_steps = 0 if len(step.nodes) > 1 else self._idle_steps + 1
+        if self._idle_steps >= PROBE_STEPS and choice != self._idle_for:
+            self._idle_for = choice
+            text = "plain decoding: what the draft proposes is not worth its time here; it is tried"
+            yield Notice(NoticeKind.PLAIN_DECODING, f"{text} again every {PROBE_STEPS} steps")
+
+    @staticmethod
+    def no_room(tree: Tree) -> Notice:
+        what = "the tree" if isinstance(tree, AdaptiveTree) else f"a tree of {tree.size} nodes"
+        why = f"{what} no longer fits into the context window; the rest of the answer is decoded"
+        return Notice(NoticeKind.PLAIN_DECODING, f"{why} plainly")
+
+    @staticmethod
+    def no_memory(tree: Tree) -> Notice:
+        rest = "plainly" if tree.size == 1 else f"with at most {tree.size} nodes a tree"
+        why = "the memory is too full for the tree; the rest of the answer is decoded"
+        return Notice(NoticeKind.MEMORY, f"{why} {rest}")
