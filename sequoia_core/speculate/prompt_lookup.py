@@ -38,20 +38,16 @@ class TokenIndex:
         self._places: dict[tuple[int, int], list[int]] = {}
 
     def follow(self, token_ids: Sequence[int]) -> None:
-        """Take over a list; what it shares with the last one from the start is not read again."""
-        held = len(self._ids)
-        if self._ids != token_ids[:held]:
-            shared = zip(self._ids, token_ids, strict=False)
-            differ = (at for at, (old, new) in enumerate(shared) if old != new)
-            held = next(differ, min(held, len(token_ids)))
-            self._forget(held)
-        for token in token_ids[held:]:
+        """Take over a list; one that only goes on from the last is not read again."""
+        if self._ids != token_ids[: len(self._ids)]:
+            self._ids, self._places = [], {}
+        for token in token_ids[len(self._ids) :]:
             self._ids.append(token)
             end = len(self._ids)
             if end >= _GRAM:
                 self._places.setdefault(self._gram(end), []).append(end)
 
-    def find(self, longest: int = LONGEST) -> Found:
+    def find(self) -> Found:
         """The continuation of the longest earlier match of the last tokens; the latest on a tie.
 
         Where it reaches the end of the list it repeats itself from the match on.
@@ -69,8 +65,7 @@ class TokenIndex:
         if not matched:
             return Found()
         period = end - best
-        tokens = tuple(self._ids[best + at % period] for at in range(longest))
-        return Found(tokens, matched)
+        return Found(tuple(self._ids[best + at % period] for at in range(LONGEST)), matched)
 
     def _matched(self, place: int, end: int) -> int:
         ids, length = self._ids, _GRAM
@@ -78,12 +73,6 @@ class TokenIndex:
         while length < most and ids[place - length - 1] == ids[end - length - 1]:
             length += 1
         return length
-
-    def _forget(self, length: int) -> None:
-        while len(self._ids) > length:
-            if len(self._ids) >= _GRAM:
-                self._places[self._gram(len(self._ids))].pop()
-            self._ids.pop()
 
     def _gram(self, end: int) -> tuple[int, int]:
         return self._ids[end - 2], self._ids[end - 1]

@@ -50,9 +50,7 @@ def test_the_index_is_that_of_the_last_list_whatever_it_followed_before(
         fresh = TokenIndex()
         fresh.follow(ids)
         assert index.find() == fresh.find()
-        assert index._places == fresh._places | {
-            gram: [] for gram in index._places.keys() - fresh._places.keys()
-        }
+        assert index._places == fresh._places
 
 
 @given(ids=TEXT)
@@ -83,7 +81,7 @@ def pairs(ids: Sequence[int]) -> list[tuple[Sequence[int], Sequence[int]]]:
 def test_a_loop_goes_on_with_itself() -> None:
     index = TokenIndex()
     index.follow([7, 1, 2, 3, 1, 2, 3])
-    assert index.find(8).token_ids == (1, 2, 3, 1, 2, 3, 1, 2)
+    assert index.find().token_ids[:8] == (1, 2, 3, 1, 2, 3, 1, 2)
 
 
 def follow(lookups: PromptLookup, text: Sequence[int], use: Lookup, start: int) -> list[LookupPath]:
