@@ -1,11 +1,13 @@
 """A verified step as plain values for its event: its nodes, and the reasons for its outcome."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 import torch
 
+from sequoia_core.errors import MemoryFullError
 from sequoia_core.events import Insight, Opinion, Origin, Ranking, TreeNode, TrialRecord
-from sequoia_core.model.loading.memory_plan import is_out_of_memory
+from sequoia_core.model.loading.memory_plan import memory_errors
 from sequoia_core.speculate.residual import TOP
 from sequoia_core.speculate.sampling import most_probable, to_host
 from sequoia_core.speculate.token_tree import ScoredTree
@@ -40,22 +42,16 @@ def step_nodes(scored: ScoredTree, verdict: Verdict, codec: TextCodec) -> tuple[
 
 def explained(scored: ScoredTree, verdict: Verdict, codec: TextCodec) -> Insight | None:
     """The step's `Insight`; None where memory does not suffice, since the step stands."""
-    try:
+    with suppress(MemoryFullError), memory_errors(str):
         return explain(scored, verdict, codec)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return None
+    return None
 
 
 @torch.inference_mode()
 def explain(scored: ScoredTree, verdict: Verdict, codec: TextCodec) -> Insight:
     """What both models preferred, and how each attempt went. Reads the tree's logits."""
-    rows, read, ids = (
-        explained_nodes(scored, verdict),
-        scored.tree.inner_rows,
-        scored.tree.vocab_ids,
-    )
+    rows = explained_nodes(scored, verdict)
+    read, ids = scored.tree.inner_rows, scored.tree.vocab_ids
     values, tokens = most_probable(scored.logits, rows, TOP)
     totals = [scored.summary.log_totals[node] for node in rows]
     shifts = torch.tensor(totals, dtype=torch.float64, device=values.device)[:, None]
