@@ -56,7 +56,7 @@ def own_system(factory: ModelFactory, name: str) -> Decode:
         raise PeerError("the target has no draft; name one with --draft")
     if name in CHOICES and name not in (names.PACKAGED, names.PACKAGED_LOOKUP):
         return engine_system(pair, factory.advisor(), choice)
-    return engine_system(pair, BundledAdvisor.default(pair.acceptance_rates), choice)
+    return engine_system(pair, BundledAdvisor(pair.acceptance_rates), choice)
 
 
 def engine_system(

@@ -90,7 +90,7 @@ class ModelFactory:
 
         measured = self.tuner.calibration
         if measured is None:
-            return BundledAdvisor.default(self.pair.acceptance_rates)
+            return BundledAdvisor(self.pair.acceptance_rates)
         return OnlineAdvisor(measured)
 
     @property

@@ -205,7 +205,7 @@ def count_acceptance(
             f"width is {plan.width}, but the draft knows only {draft.columns} tokens"
         )
     make_sampler = nucleus_sampler(min(plan.draft_top_p, 1.0))
-    engine = Engine.of(pair, BundledAdvisor.default({}))
+    engine = Engine.of(pair, BundledAdvisor({}))
     engine.tree_choice = TreeChoice(Mode.AR)
     if not plan.static:
         engine.clock, engine.make_sampler = NoBaseline(), make_sampler

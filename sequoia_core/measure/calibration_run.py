@@ -114,7 +114,7 @@ class CalibrationRun:
 
 def decode_steps(pair: Pair, tree: GrowMap, prompt: str, params: SamplingParams) -> Iterator[Step]:
     """Answer a prompt with a tree, or plainly if it has one node, and yield the steps."""
-    engine = Engine.of(pair, BundledAdvisor.default({}))
+    engine = Engine.of(pair, BundledAdvisor({}))
     engine.clock = NoBaseline()
     engine.tree_choice = TreeChoice(Mode.SEQUOIA if tree.size > 1 else Mode.AR, tree)
     ids = ChatTemplate(pair.tokenizer, None).whole([], prompt)

@@ -180,7 +180,7 @@ class Tuner:
 
     def __init__(self, pair: Pair) -> None:
         self._pair = pair
-        self._bundled = BundledAdvisor.default(pair.acceptance_rates)
+        self._bundled = BundledAdvisor(pair.acceptance_rates)
         self._kept: Calibration | None = None
         self.online: OnlineAdvisor | None = None  # once something was measured
         self._run: CalibrationRun | None = None

@@ -202,7 +202,7 @@ class RobustnessExperiment(Experiment):
             raise ParameterError("one prompt says nothing about noise; take two or more, see --end")
         check_room(pair, max(map(len, self._prompts)) + sweep.tokens, sweep.growmap.size)
         endless = replace(pair, eos_token_ids=frozenset())
-        self._engine = Engine.of(endless, BundledAdvisor.default({}))
+        self._engine = Engine.of(endless, BundledAdvisor({}))
         self._engine.clock = NoBaseline()
         self._engine.make_sampler = nucleus_sampler(sweep.draft_top_p)
         head = {

@@ -79,7 +79,7 @@ def pairs_growmap(pair: Pair, named: str | None, temperature: float) -> GrowMap:
     they advise none, GrowMapError if there is no such tree, or it is malformed.
     """
     if named is None:
-        advised = BundledAdvisor.default(pair.acceptance_rates).advise(temperature, 0, False)
+        advised = BundledAdvisor(pair.acceptance_rates).advise(temperature, 0, False)
         assert advised.growmap is not None
         return advised.growmap
     if named != "auto":
@@ -188,7 +188,7 @@ class DecodingExperiment(Experiment):
         if plan.measured is Measured.BENCHMARK:
             timer = BreakdownTimer(make_sampler)
             make_sampler, on_step = timer.sampler, timer.step
-        advisor = BundledAdvisor.default(self._pair.acceptance_rates)
+        advisor = BundledAdvisor(self._pair.acceptance_rates)
         choice = TreeChoice(plan.rule, plan.growmap) if name == TREE else TreeChoice(Mode.AR)
         decode = engine_system(self._pair, advisor, choice, make_sampler, on_step)
 

@@ -11,7 +11,7 @@ from sequoia_core.tree.growmap import GrowMap
 
 MEASURED = "measured"  # name of the fixed shape that is predicted to be the fastest on this machine
 TRYING = "trying whether a tree pays by now"  # a reason while plain decoding is the rule
-PACKAGED = ("smollm2-135m/greedy-6x2", "smollm2-135m/stochastic-6x2")
+PACKAGED = {"greedy": "smollm2-135m/greedy-6x2", "stochastic": "smollm2-135m/stochastic-6x2"}
 DEFAULT_CHAIN = 3  # drafted tokens of a chain when no growmap is named
 
 
@@ -56,22 +56,12 @@ class BundledAdvisor(TreeAdvisor):
     nothing is expected of a pair that was never measured.
     """
 
-    def __init__(
-        self,
-        greedy: GrowMap,
-        stochastic: GrowMap,
-        rates: Mapping[str, tuple[float, ...]] | None = None,
-    ) -> None:
-        self._shapes = {"greedy": greedy, "stochastic": stochastic}
-        self._rates = rates or {}
-
-    @classmethod
-    def default(cls, rates: Mapping[str, tuple[float, ...]]) -> "BundledAdvisor":
-        greedy, stochastic = map(find_growmap, PACKAGED)
-        return cls(greedy, stochastic, rates)
+    def __init__(self, rates: Mapping[str, tuple[float, ...]]) -> None:
+        self._rates = rates
+        self.shapes = {kind: find_growmap(name) for kind, name in PACKAGED.items()}
 
     def advise(self, temperature: float, context_length: int, chain: bool) -> Advice:  # noqa: ARG002
         kind = "greedy" if temperature == 0.0 else "stochastic"
-        shape = GrowMap.chain(DEFAULT_CHAIN) if chain else self._shapes[kind]
+        shape = GrowMap.chain(DEFAULT_CHAIN) if chain else self.shapes[kind]
         reason = "packaged tree: this machine had not been measured"
         return Advice(shape, self._rates.get(kind, ()), None, reason)

@@ -58,7 +58,8 @@ def make_engine(
     codec: TextCodec | None = None,
 ) -> Engine:
     """An engine whose steps all have their tree; see `Every` for one that takes plain ones too."""
-    advisor = BundledAdvisor(GrowMap.k_ary([3, 1]), GrowMap.k_ary([2, 2]))
+    advisor = BundledAdvisor({})
+    advisor.shapes = {"greedy": GrowMap.k_ary([3, 1]), "stochastic": GrowMap.k_ary([2, 2])}
     made = Engine(
         target,
         draft if isinstance(draft, DraftModel) or draft is None else DraftModel(draft),

@@ -213,7 +213,7 @@ class OffloadWorker:
             draft,
             codec=PlainCodec(),
             eos_token_ids=frozenset(),
-            advisor=BundledAdvisor.default({}),
+            advisor=BundledAdvisor({}),
         )
         engine.clock = NoBaseline()
         engine.tree_choice = TreeChoice(Mode.SEQUOIA if growmap else Mode.AR, growmap)

@@ -252,7 +252,7 @@ def test_an_engine_asks_the_calibration_until_it_has_a_plain_step() -> None:
         DraftModel(TableModel(9, 2)),
         codec=PlainCodec(),
         eos_token_ids=frozenset(),
-        advisor=Calibrated.default({}),
+        advisor=Calibrated({}),
     )
     engine.tree_choice = TreeChoice(growmap=TREE)
     first, second, third, *_ = steps_of(list(engine.generate([1, 2, 3], GREEDY)))

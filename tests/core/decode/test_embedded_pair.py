@@ -67,7 +67,7 @@ def expected(pair: Pair) -> Iterator[dict[str, list[int]]]:
 
 @pytest.fixture(scope="module")
 def engine(pair: Pair) -> Engine:
-    return Engine.of(pair, BundledAdvisor.default({}))
+    return Engine.of(pair, BundledAdvisor({}))
 
 
 @pytest.mark.parametrize("choice", CHOICES)

@@ -130,7 +130,7 @@ class Dear(BundledAdvisor):
 def test_measured_times_set_the_prices() -> None:
     engine = make_engine(TableModel(11, 1), TableModel(11, 1))
     engine.tree_choice = TreeChoice(adaptive=True)
-    engine.advisor = Dear(ROOT, ROOT)
+    engine.advisor = Dear({})
     steps = steps_of(list(engine.generate(PROMPT, GREEDY)))
     assert sum(len(step.nodes) > 1 for step in steps) <= 1 + len(steps) // PROBE_STEPS
 
@@ -138,7 +138,7 @@ def test_measured_times_set_the_prices() -> None:
 def test_that_no_tree_pays_is_said_once() -> None:
     engine = make_engine(TableModel(11, 1), TableModel(11, 1))
     engine.tree_choice = TreeChoice(adaptive=True)
-    engine.advisor = Dear(ROOT, ROOT)
+    engine.advisor = Dear({})
     params = SamplingParams(temperature=0.0, max_new_tokens=2 * PROBE_STEPS)
     first, second = (list(engine.generate(PROMPT, params)) for _ in range(2))
     said = [event.kind for event in first if isinstance(event, Notice)]

@@ -75,13 +75,13 @@ def test_where_no_tree_pays_the_reason_is_passed_on() -> None:
 
 
 def test_packaged_trees_serve_until_something_is_measured() -> None:
-    advisor = BundledAdvisor.default({})
+    advisor = BundledAdvisor({})
     greedy, sampled = (advisor.advise(each, 0, False) for each in (0.0, 0.6))
     packaged = [find_growmap(name) for name in growmap_names()]
     assert greedy.growmap in packaged
     assert sampled.growmap in packaged
     assert greedy.rates == ()  # nothing is expected of a pair that was never measured
-    stated = BundledAdvisor.default({"greedy": (0.5, 0.1)})
+    stated = BundledAdvisor({"greedy": (0.5, 0.1)})
     assert stated.advise(0.0, 0, False).rates == (0.5, 0.1)
     assert stated.advise(0.6, 0, False).rates == ()
     assert greedy.predicted_speedup is None

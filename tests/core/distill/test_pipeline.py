@@ -103,7 +103,7 @@ def test_a_draft_decodes_with_its_target(whole: tuple[Mapping[str, Any], Path]) 
     assert pair.draft is not None
     assert pair.draft.vocab_size == given["head_vocab"]
     assert set(pair.acceptance_rates) == {"greedy", "stochastic"}
-    engine = Engine.of(pair, BundledAdvisor.default(pair.acceptance_rates))
+    engine = Engine.of(pair, BundledAdvisor(pair.acceptance_rates))
     texts = []
     for choice in (TreeChoice(Mode.SEQUOIA, GrowMap.k_ary([3, 2])), TreeChoice(Mode.AR)):
         engine.tree_choice = choice

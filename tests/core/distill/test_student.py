@@ -184,5 +184,5 @@ def make_engine(big: Llama, small: Llama) -> Engine:
         DraftModel(small, VOCAB_IDS),
         codec=PlainCodec(),
         eos_token_ids=frozenset(),
-        advisor=BundledAdvisor.default({}),
+        advisor=BundledAdvisor({}),
     )

@@ -68,7 +68,7 @@ def pair(draft_seed: int | None = 1, window: int = 512) -> Pair:
 def test_measuring_ends_with_one_notice_and_figures_on_disk() -> None:
     models = pair()
     tuner = Tuner(models)
-    packaged = BundledAdvisor.default({}).advise(0.0, 0, False)
+    packaged = BundledAdvisor({}).advise(0.0, 0, False)
     assert tuner.advisor.advise(0.0, 0, False) == packaged
     assert tuner.advisor.costs(0.0, 0) is None
     events = list(tuner.tune(lambda: False))
@@ -183,7 +183,7 @@ def test_damaged_figures_are_measured_again() -> None:
     list(Tuner(models).tune(lambda: False))
     calibration_path(models.fingerprint).write_text('{"version": 1, "greedy"')
     tuner = Tuner(models)
-    assert tuner.advisor.advise(0.0, 0, False) == BundledAdvisor.default({}).advise(0.0, 0, False)
+    assert tuner.advisor.advise(0.0, 0, False) == BundledAdvisor({}).advise(0.0, 0, False)
     assert len(list(tuner.tune(lambda: False))) == 1
     assert Calibration.load(models.fingerprint) is not None
 
