@@ -9,6 +9,7 @@ import torch
 
 from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.decode.token_cache import TokenCache
+from sequoia_core.errors import GrowMapError
 from sequoia_core.model.interface import KVCache, LanguageModel, TreeReader, TreeRows
 from sequoia_core.model.loading.memory_plan import memory_errors
 from sequoia_core.speculate import verify
@@ -109,7 +110,8 @@ class Speculator:
     ) -> tuple[ScoredTree, Verdict]:
         """Draft, score, verify. The caches hold all the tree's rows until `commit`.
 
-        Raises MemoryFullError, before anything was judged, if the tree does not fit into memory.
+        Raises MemoryFullError, before anything was judged, if the tree does not fit into memory,
+        and GrowMapError if a node of it has more children than the draft has tokens.
         """
         with memory_errors(self.memory_full):
             if isinstance(shape, AdaptiveTree):
@@ -132,8 +134,13 @@ class Speculator:
             tree = TokenTree(ROOT, root, torch.empty((0, 0), device=self._target.device), {})
         else:
             assert self._draft is not None
-            pending, cache = self._draft_state()
             draft, choose = self._draft, sampler.choose
+            if growmap.branching > draft.columns:
+                raise GrowMapError(
+                    f"growmap {growmap.name!r} draws {growmap.branching} children at a node, but "
+                    f"the draft knows only {draft.columns} tokens"
+                )
+            pending, cache = self._draft_state()
             if draft.reader is not None and level_draw(choose) is not None:
                 drafted = grow_adaptive(draft, FixedShape(growmap), pending, cache, choose)
                 tree = replace(drafted.tree(), growmap=growmap)

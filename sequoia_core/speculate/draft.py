@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from sequoia_core.config import SamplingParams
-from sequoia_core.errors import GrowMapError
 from sequoia_core.model.interface import KVCache, LanguageModel, LevelDraw, TreeReader
 from sequoia_core.speculate.sampling import (
     draft_probs,
@@ -165,14 +164,9 @@ def grow(
 ) -> TokenTree:
     """Draft one tree. The cache gets the pending tokens and the tree's inner nodes appended.
 
-    Pending are the committed tokens that the cache lacks, the tree's root last. Raises GrowMapError
-    if a node has more children than the draft has tokens, and ContextFullError.
+    Pending are the committed tokens that the cache lacks, the tree's root last. No node may have
+    more children than the draft has tokens. Raises ContextFullError.
     """
-    if plan.growmap.branching > draft.columns:
-        raise GrowMapError(
-            f"growmap {plan.growmap.name!r} draws {plan.growmap.branching} children at a node, "
-            f"but the draft knows only {draft.columns} tokens"
-        )
     device, root = draft.model.device, cache.length + len(pending) - 1
     ids = torch.tensor(pending, device=device)
     logits = read_root(draft, ids, cache)

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 
 import pytest
+import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.errors import ContextFullError, GrowMapError, ParameterError
 from sequoia_core.events import FinishReason, Notice, NoticeKind, PrefillDone, TextDelta
+from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import (
@@ -199,6 +201,13 @@ def test_a_prompt_of_one_token_needs_no_reading() -> None:
     done = next(event for event in events if isinstance(event, PrefillDone))
     assert (done.prompt_tokens, done.cached_tokens) == (1, 0)
     check_laws(events)
+
+
+def test_columns_that_only_pad_the_draft_are_no_tokens_to_draw() -> None:
+    draft = DraftModel(TableModel(8, 3), torch.tensor([0, 1, 2, 4]))  # the last four mean nothing
+    engine = make_engine(TableModel(9, 1), draft, GrowMap.k_ary([5]))
+    with pytest.raises(GrowMapError, match="only 4 tokens"):
+        list(engine.generate(PROMPT, SamplingParams(temperature=0.0)))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sequoia_core.config import SamplingParams
-from sequoia_core.errors import GrowMapError
 from sequoia_core.speculate.draft import DraftModel, GrowPlan, SampledChildren, grow, top_children
 from sequoia_core.speculate.token_tree import TokenTree
 from sequoia_core.tree.growmap import GrowMap
@@ -91,18 +90,3 @@ def test_leaves_are_not_read_and_inner_nodes_are_read_once_in_order(
     assert cache.rows == [*zip(context[:-1], range(4), strict=True), *expected]
     levels_with_inner = {growmap.depths[node] for node in read}
     assert model.forwards == len(levels_with_inner)
-
-
-def test_more_children_than_tokens_is_one_clear_error() -> None:
-    model = TableModel(3, 1)
-    plan = GrowPlan(GrowMap.k_ary([4]), CPU)
-    with pytest.raises(GrowMapError, match="4 children"):
-        grow(DraftModel(model), plan, [1], model.new_cache(), top_children)
-
-
-def test_columns_that_only_pad_the_draft_are_no_tokens_to_draw() -> None:
-    model = TableModel(8, 3)
-    draft = DraftModel(model, torch.tensor([0, 1, 2, 4]))  # the last four columns mean nothing
-    plan = GrowPlan(GrowMap.k_ary([5]), CPU)
-    with pytest.raises(GrowMapError, match="only 4 tokens"):
-        grow(draft, plan, [1], model.new_cache(), top_children)

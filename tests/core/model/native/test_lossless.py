@@ -9,6 +9,7 @@ import torch
 from scipy import stats
 
 from sequoia_core.config import Lookup, Mode, SamplingParams
+from sequoia_core.errors import GrowMapError
 from sequoia_core.events import TreeChosen
 from sequoia_core.model.interface import TreeRows
 from sequoia_core.model.native.library import Pool
@@ -124,6 +125,15 @@ def test_models_that_read_trees_in_one_call_have_adaptive_ones_by_default(
     chosen = next(each for each in engine.generate(PROMPT, params) if isinstance(each, TreeChosen))
     assert (chosen.growmap == ADAPTIVE) == adaptive
     assert chosen.nodes > 1
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.6])
+def test_a_tree_wider_than_the_drafts_vocabulary_is_refused_in_one_line(
+    pair: tuple[NativeLlama, NativeLlama], temperature: float
+) -> None:
+    engine = make_engine(pair[0], trimmed(), GrowMap.k_ary([len(KEPT) + 1]))
+    with pytest.raises(GrowMapError, match="6 children at a node, but the draft knows only 5"):
+        list(engine.generate(PROMPT, SamplingParams(temperature, max_new_tokens=2)))
 
 
 def p_value(counts: Counter[int], probs: list[float]) -> float:
