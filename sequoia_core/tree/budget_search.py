@@ -9,15 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sequoia_core import files
 from sequoia_core.errors import ParameterError
-from sequoia_core.files import (
-    MisfitError,
-    Record,
-    decode,
-    is_file_name,
-    parse_json,
-    read_text,
-)
 from sequoia_core.tree.files import read_acceptance_rates
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.tree.search import MAX_SEARCH_NODES, TreeTable, expected_tokens_table
@@ -144,7 +137,7 @@ class SearchFile:
         """
         path = path.expanduser()
         try:
-            data = decode(_Entries, parse_json(read_text(path, _MAX_BYTES)))
+            data = files.decode(_Entries, files.parse_json(files.read_text(path, _MAX_BYTES)))
             vector = _resolved(path, data.acceptance_rate_vector)
             config = SearchConfig(
                 rates=read_acceptance_rates(vector),
@@ -156,14 +149,14 @@ class SearchFile:
             return cls(config, vector, _resolved(path, data.dst, new=True))
         except OSError as error:
             why = f"it cannot be read: {error.strerror or error}"
-        except (MisfitError, ParameterError) as error:
+        except (files.MisfitError, ParameterError) as error:
             why = str(error)
         except ValueError as error:
             why = f"this is not valid JSON: {error}"
         raise ParameterError(f"search config {path}: {why}")
 
 
-class _Entries(Record, frozen=True, forbid_unknown_fields=False):
+class _Entries(files.Record, frozen=True, forbid_unknown_fields=False):
     acceptance_rate_vector: str
     max_depth: int
     max_budget: int
@@ -191,7 +184,7 @@ def _resolved(config: Path, named: str, new: bool = False) -> Path:
 
     Of a `new` file, which is to be written, the folder counts.
     """
-    if not named or not is_file_name(named):
+    if not named or not files.is_file_name(named):
         raise ParameterError(f"{named!r:.60} is no path of a file")
     path = Path(named).expanduser()
     near = config.parent / path

@@ -9,22 +9,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from sequoia_core import files
 from sequoia_core.errors import GrowMapError, suggest
-from sequoia_core.files import (
-    MisfitError,
-    Record,
-    decode,
-    parse_json,
-    read_text,
-    write_whole,
-    written_whole,
-)
 from sequoia_core.tree.growmap import MAX_NODES, GrowMap
 from sequoia_core.tree.torch_file import is_stored, looks_like_torch, read_torch
 
-_Saved = TypeVar("_Saved", bound=Record)
+_Saved = TypeVar("_Saved", bound=files.Record)
 _MAX_JSON_BYTES = 4_000_000
-_NUMBERS = ("acceptance_rates", "parents")
 _ENTRIES = ("roots", "branches", "Successors", "mask", "depth", "size")
 _MOST_NODES_WRITTEN = 7_900  # the int64 mask of more has more bytes than `torch_file` reads
 _MAX_RATES = 65_536
@@ -84,12 +75,12 @@ def save_growmap(growmap: GrowMap, path: str | Path) -> None:
     path = Path(path).expanduser()
     with _naming("growmap", path):
         if _is_json(path):
-            write_whole(path, _to_json(growmap))
+            files.write_whole(path, _to_json(growmap))
         else:
             _write_reference(growmap, path)
 
 
-class _SavedGrowMap(Record, frozen=True):
+class _SavedGrowMap(files.Record, frozen=True):
     parents: tuple[int, ...]
     version: Literal[1] = 1
     name: str = "custom"
@@ -99,7 +90,8 @@ class _SavedGrowMap(Record, frozen=True):
 
 def _to_json(growmap: GrowMap) -> str:
     """One key a line, so that a diff of two shapes can be read."""
-    values = {key: getattr(growmap, key) for key in ("name", "source", *_NUMBERS)}
+    keys = ("name", "source", "acceptance_rates", "parents")
+    values = {key: getattr(growmap, key) for key in keys}
     lines = (
         f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}"
         for key, value in {"version": 1, **values}.items()
@@ -122,7 +114,7 @@ def _write_reference(growmap: GrowMap, path: Path) -> None:
         "depth": torch.tensor(growmap.depths),
         "size": growmap.size,
     }
-    with written_whole(path) as file:
+    with files.written_whole(path) as file:
         torch.save(data, file)
 
 
@@ -211,7 +203,7 @@ def _torch_rates(path: Path) -> tuple[float, ...]:
     return tuple(entries[1:-1])
 
 
-class _SavedRates(Record, frozen=True, forbid_unknown_fields=False):
+class _SavedRates(files.Record, frozen=True, forbid_unknown_fields=False):
     acceptance_rates: tuple[float, ...]
 
 
@@ -250,11 +242,11 @@ def write_acceptance_rates(
     with _naming("acceptance vector", path):
         if _is_json(path):
             values = {"acceptance_rates": list(rates), "rejected": rejected, **about}
-            write_whole(path, json.dumps(values, indent=1) + "\n")
+            files.write_whole(path, json.dumps(values, indent=1) + "\n")
             return
         import torch
 
-        with written_whole(path) as file:
+        with files.written_whole(path) as file:
             torch.save(torch.tensor([0.0, *rates, rejected], dtype=torch.float32), file)
 
 
@@ -271,8 +263,8 @@ def _naming(what: str, path: Path) -> Iterator[None]:
 
 def _decoded(kind: type[_Saved], path: Path, what: str) -> _Saved:
     try:
-        saved: _Saved = decode(kind, parse_json(read_text(path, _MAX_JSON_BYTES)))
-    except MisfitError as error:
+        saved: _Saved = files.decode(kind, files.parse_json(files.read_text(path, _MAX_JSON_BYTES)))
+    except files.MisfitError as error:
         raise GrowMapError(f"this is no {what}: {error}") from None
     except ValueError as error:
         raise GrowMapError(f"this is not valid JSON: {error}") from None
