@@ -1,13 +1,11 @@
 """The shape of a speculated token tree, as an immutable value."""
 
 import math
-import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import groupby
-from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sequoia_core.errors import GrowMapError
 
@@ -35,13 +33,20 @@ class GrowMap:
 
     def __post_init__(self) -> None:
         for label in ("name", "source"):
-            _check_label(label, getattr(self, label))
+            text = getattr(self, label)
+            if len(text) > _MAX_LABEL or not text.isprintable():
+                raise GrowMapError(
+                    f"{label} must be one printable line of at most {_MAX_LABEL} characters"
+                )
+        for rate in self.acceptance_rates:
+            if not 0 <= rate <= 1:
+                raise GrowMapError(f"acceptance rate {rate} is not a probability")
         root, children = _children_of(self.parents)
         parents = [-1]
         for place, node in enumerate(breadth_first_order(root, children)):
             parents += [place] * len(children[node])
         self.__dict__["parents"] = tuple(parents)
-        self.__dict__["acceptance_rates"] = _checked_rates(self.acceptance_rates)
+        self.__dict__["acceptance_rates"] = tuple(map(float, self.acceptance_rates))
 
     @classmethod
     def chain(cls, length: int) -> "GrowMap":
@@ -177,29 +182,12 @@ def _numbered(parents: tuple[int, ...], name: str) -> GrowMap:
     return growmap
 
 
-def _check_label(label: str, text: object) -> None:
-    if not isinstance(text, str) or len(text) > _MAX_LABEL or not text.isprintable():
-        raise GrowMapError(f"{label} must be one printable line of at most {_MAX_LABEL} characters")
-
-
-def _checked_rates(rates: Iterable[Any]) -> tuple[float, ...]:
-    checked = tuple(rates)
-    for rate in checked:
-        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 <= rate <= 1:
-            raise GrowMapError(f"acceptance rate {rate!r:.40} is not a probability")
-    return tuple(float(rate) for rate in checked)
-
-
-def _children_of(parents: Sequence[Any]) -> tuple[int, list[list[int]]]:
+def _children_of(parents: Sequence[int]) -> tuple[int, list[list[int]]]:
     """The root, and each node's children in the order they are listed; GrowMapError if no tree."""
     _check_size(len(parents))
     roots: list[int] = []
     children: list[list[int]] = [[] for _ in parents]
-    for node, value in enumerate(parents):
-        if isinstance(value, bool) or not isinstance(value, Integral):
-            said = reprlib.repr(value)
-            raise GrowMapError(f"the parent of node {node} is {said:.40}, which is no whole number")
-        parent = int(value)
+    for node, parent in enumerate(parents):
         if parent == -1:
             roots.append(node)
         elif 0 <= parent < len(parents):

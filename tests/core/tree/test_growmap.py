@@ -120,14 +120,10 @@ def test_k_ary_levels_multiply() -> None:
         ((-1, -2), "outside"),
         ((-1, 2), "outside"),
         ((-1, 10**30), "outside"),
-        ((-1, True), "whole number"),
-        ((-1, 0.0), "whole number"),
-        ((-1, "0"), "whole number"),
-        ((-1, None), "whole number"),
         ((-1, *[0] * MAX_NODES), "65,536"),
     ],
 )
-def test_what_is_no_tree_is_refused_in_one_line(parents: tuple[Any, ...], words: str) -> None:
+def test_what_is_no_tree_is_refused_in_one_line(parents: tuple[int, ...], words: str) -> None:
     with pytest.raises(GrowMapError, match=words) as caught:
         GrowMap(parents)
     assert "\n" not in str(caught.value)
@@ -139,8 +135,8 @@ def test_levels_that_make_no_tree_are_refused(branches: list[int]) -> None:
         GrowMap.k_ary(branches)
 
 
-@pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan"), float("inf"), True, "0.5"])
-def test_a_rate_must_be_a_probability(rate: Any) -> None:
+@pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan"), float("inf")])
+def test_a_rate_must_be_a_probability(rate: float) -> None:
     with pytest.raises(GrowMapError, match="probability"):
         GrowMap((-1,), acceptance_rates=(rate,))
 
