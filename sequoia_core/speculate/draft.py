@@ -13,13 +13,7 @@ from torch import Tensor
 
 from sequoia_core.config import SamplingParams
 from sequoia_core.model.interface import KVCache, LanguageModel, LevelDraw, TreeReader
-from sequoia_core.speculate.sampling import (
-    draft_probs,
-    exponential_noise,
-    full_probs,
-    independent_draws,
-    ordered_draws,
-)
+from sequoia_core.speculate import sampling
 from sequoia_core.speculate.token_tree import DeviceNodes, TokenTree, TreeLayout
 from sequoia_core.tree.growmap import GrowMap
 
@@ -121,26 +115,27 @@ class SampledChildren:
     generator: torch.Generator
 
     def __call__(self, logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        probs = draft_probs(logits, self.params)
-        return ordered_draws(probs, exponential_noise(probs, self.generator), count), probs
+        probs = sampling.draft_probs(logits, self.params)
+        noise = sampling.exponential_noise(probs, self.generator)
+        return sampling.ordered_draws(probs, noise, count), probs
 
 
 def replaced_children(params: SamplingParams, generator: torch.Generator) -> ChildChooser:
     """Children drawn from the draft's distribution independently: a token may come again."""
 
     def choose(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        probs = draft_probs(logits, params)
+        probs = sampling.draft_probs(logits, params)
         uniforms = torch.rand(
             (probs.shape[0], count), generator=generator, device=probs.device, dtype=torch.float64
         )
-        return independent_draws(probs, uniforms), probs
+        return sampling.independent_draws(probs, uniforms), probs
 
     return choose
 
 
 def top_children(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The draft's most probable tokens, in order: for the rules `greedy` and `topk`."""
-    return logits.topk(count, dim=-1).indices, full_probs(logits, 1.0)
+    return logits.topk(count, dim=-1).indices, sampling.full_probs(logits, 1.0)
 
 
 def level_draw(choose: ChildChooser) -> LevelDraw | None:
