@@ -58,9 +58,6 @@ class GrowMap:
         """Every node of level i has `branches[i]` children; the level after the last has none."""
         parents, level = [-1], range(1)
         for width in branches:
-            if width < 0:
-                raise GrowMapError(f"{width} children per node; give 0 or more")
-            _check_size(len(parents) + len(level) * width)
             start = len(parents)
             parents += [node for node in level for _ in range(width)]
             level = range(start, len(parents))
@@ -184,7 +181,10 @@ def _numbered(parents: tuple[int, ...], name: str) -> GrowMap:
 
 def _children_of(parents: Sequence[int]) -> tuple[int, list[list[int]]]:
     """The root, and each node's children in the order they are listed; GrowMapError if no tree."""
-    _check_size(len(parents))
+    if not parents:
+        raise GrowMapError("empty; a tree has at least a root")
+    if len(parents) > MAX_NODES:
+        raise GrowMapError(f"more than {MAX_NODES:,} nodes")
     roots: list[int] = []
     children: list[list[int]] = [[] for _ in parents]
     for node, parent in enumerate(parents):
@@ -208,10 +208,3 @@ def breadth_first_order(root: int, children: Sequence[Sequence[int]]) -> list[in
         missing = len(children) - len(order)
         raise GrowMapError(f"{missing} nodes do not hang below the root (there is a cycle)")
     return order
-
-
-def _check_size(nodes: int) -> None:
-    if nodes < 1:
-        raise GrowMapError("empty; a tree has at least a root")
-    if nodes > MAX_NODES:
-        raise GrowMapError(f"more than {MAX_NODES:,} nodes")
