@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from sequoia_core.config import SamplingParams
 from sequoia_core.speculate.draft import DraftModel, GrowPlan, SampledChildren, grow, top_children
 from sequoia_core.speculate.token_tree import TokenTree
-from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import tree_of
 from tests.core.models import RowCache, TableModel
 
