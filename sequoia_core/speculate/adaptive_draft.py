@@ -112,7 +112,7 @@ class DraftedTree:
     def tree(self) -> TokenTree:
         distributions = self._distributions or [torch.empty((0, 0))]
         return TokenTree(
-            growmap=GrowMap.numbered(self._parents, ADAPTIVE),
+            growmap=GrowMap.numbered(tuple(self._parents), ADAPTIVE),
             nodes=HostNodes(tuple(self.token_ids), tuple(self._columns), tuple(self._probs)),
             draft_probs=torch.cat(distributions) if len(distributions) > 1 else distributions[0],
             inner_rows=self._rows,

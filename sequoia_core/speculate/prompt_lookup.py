@@ -155,7 +155,7 @@ def _with_chain(tree: TokenTree, nodes: HostNodes, node: int, added: Sequence[in
         children[old_parents[child]].append(child)
     order = breadth_first_order(0, children)
     place = {old: at for at, old in enumerate(order)}
-    parents = [-1, *(place[old_parents[old]] for old in order[1:])]
+    parents = (-1, *(place[old_parents[old]] for old in order[1:]))
     tokens = (*nodes.token_ids, *added)
     columns = (*nodes.columns, *[0] * len(added))
     probs = (*nodes.draft_prob, *[1.0] * len(added))

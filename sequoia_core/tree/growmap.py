@@ -63,10 +63,13 @@ class GrowMap:
             level = range(start, len(parents))
         return cls(tuple(parents), name=name or "x".join(map(str, branches)) or "root")
 
-    @classmethod
-    def numbered(cls, parents: Sequence[int], name: str) -> "GrowMap":
+    @staticmethod
+    @lru_cache(maxsize=256)  # the shapes of adaptive trees come again and again
+    def numbered(parents: tuple[int, ...], name: str) -> "GrowMap":
         """A shape of a step, whose nodes are in this order already; nothing is checked."""
-        return _numbered(tuple(parents), name)
+        growmap = object.__new__(GrowMap)
+        growmap.__dict__.update(parents=parents, name=name, acceptance_rates=(), source="")
+        return growmap
 
     @cached_property
     def size(self) -> int:
@@ -170,13 +173,6 @@ class GrowMap:
             count = len(list(run))
             parts += [f"{width} (x{count})"] if count >= _LONG_RUN else [str(width)] * count
         return " ".join(parts)
-
-
-@lru_cache(maxsize=256)  # the shapes of adaptive trees come again and again
-def _numbered(parents: tuple[int, ...], name: str) -> GrowMap:
-    growmap = object.__new__(GrowMap)
-    growmap.__dict__.update(parents=parents, name=name, acceptance_rates=(), source="")
-    return growmap
 
 
 def _children_of(parents: Sequence[int]) -> tuple[int, list[list[int]]]:
