@@ -34,7 +34,7 @@ LETTERS = {
     Step: "S",
     Finished: "F",
 }
-COMPLETE = re.compile(r"N*CN*p*D([NC]*t?S)*t?F")
+COMPLETE = re.compile(r"N*CN*p*D([NC]*t?S)*N*t?F")
 """Text that was held back at a cancel has no step of its own: hence the last `t?`."""
 CANCELLED_IN_THE_PROMPT = re.compile(r"Cp*F")
 
