@@ -5,7 +5,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
-from functools import partial
+from typing import Any
 
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.chat.race import Raced
@@ -32,8 +32,7 @@ class DecodeThread:
         self._reports: deque[msg.Report] = deque()
         self._cancelled = threading.Event()
         self._closing = threading.Event()
-        self._latest: msg.Start | None = None
-        self._out_of_sync = ""
+        self._unreached: msg.Clear | msg.Restore | None = None  # failed, tried before an answer
         self._systems: list[str | None] = []  # the one in use; empty until it is known
         self._gate = threading.Condition()
         self.paused = self._permitted = False
@@ -53,13 +52,7 @@ class DecodeThread:
         """
         if isinstance(request, msg.Ask | msg.Race):
             self._cancelled.clear()
-        if isinstance(request, msg.Start):
-            self._latest = request
         self._requests.put((request, on_event))
-
-    def superseded(self, request: msg.Start) -> bool:
-        """Whether a later request says what the engine goes on from."""
-        return request is not self._latest
 
     def cancel(self) -> None:
         """End the running answer after its step; also ends a pause."""
@@ -112,14 +105,14 @@ class DecodeThread:
         tuning_failed = ""
         while not self._closing.is_set():
             if not tuning_failed:
-                tuning_failed = _failure_of(lambda: self._tune(engine))
+                tuning_failed = _failure_of(self._tune, engine)
                 if tuning_failed:  # not tried again
                     self._reports.append(msg.Refused(tuning_failed))
             match self._requests.get():
                 case msg.Ask() as request, on_event:
                     self._answer(engine, request, on_event)
                 case msg.Race() as request, _:
-                    failure = _failure_of(partial(self._race, engine, request))
+                    failure = _failure_of(self._race, engine, request)
                     self._reports.append(msg.RaceEnded(failure or None))
                 case request, _:
                     self._carry_out(engine, request)
@@ -140,8 +133,11 @@ class DecodeThread:
     def _answer(self, engine: ChatEngine, request: msg.Ask, on_event: OnEvent) -> None:
         event: Event | None = None
         try:
-            if self._out_of_sync:
-                raise SequoiaError(f"not answered: {self._out_of_sync}; ask again to try once more")
+            if self._unreached is not None and (failure := self._reach(engine, self._unreached)):
+                raise SequoiaError(
+                    f"not answered: the model could not be taken to this branch: {failure}; "
+                    "ask again to try once more"
+                )
             for event in engine.reply(request.prompt, request.params, self._cancelled.is_set):
                 on_event(event)
                 self._reports.append(msg.Answering(event))
@@ -159,33 +155,36 @@ class DecodeThread:
                 self._pause_after(event.event)
 
     def _carry_out(self, engine: ChatEngine, request: msg.ChooseTree | msg.Start) -> None:
-        if isinstance(request, msg.SetSystem) and not self._systems:
-            self._systems = [request.before]
-        failure = _failure_of(lambda: carry_out(engine, request))
         match request:
             case msg.ChooseTree():
-                if failure:
+                if failure := _failure_of(carry_out, engine, request):
                     self._reports.append(msg.Refused(failure))
-                return
-            case msg.SetSystem(wanted) if failure:
-                self._reports.append(msg.SystemRefused(failure, wanted, self._systems[0]))
-                failure = _failure_of(engine.clear)  # the screen has begun another chat
-            case msg.SetSystem(wanted):
-                self._systems = [wanted]
-        self._out_of_sync = ""
-        if failure:
-            self._out_of_sync = f"the model could not be taken to this branch: {failure}"
-            self._reports.append(msg.OutOfSync(self._out_of_sync, request))
+            case msg.Clear() | msg.Restore():
+                self._reach(engine, request)
+            case msg.SetSystem(wanted, before):
+                self._systems = self._systems or [before]
+                self._unreached = None
+                if failure := _failure_of(carry_out, engine, request):
+                    self._reports.append(msg.SystemRefused(failure, wanted, self._systems[0]))
+                    self._reach(engine, msg.Clear())  # the screen has begun another chat
+                else:
+                    self._systems = [wanted]
+
+    def _reach(self, engine: ChatEngine, turns: msg.Clear | msg.Restore) -> str:
+        """Take the engine to these turns; the error, after which the next answer tries again."""
+        failure = _failure_of(carry_out, engine, turns)
+        self._unreached = turns if failure else None
+        return failure
 
     def _tune(self, engine: ChatEngine) -> None:
         for event in engine.tune(lambda: not self._requests.empty()):
             self._reports.append(event)
 
 
-def _failure_of(do: Callable[[], None]) -> str:
-    """The error that it ends by, in one line; "" if it succeeds."""
+def _failure_of(do: Callable[..., None], *given: Any) -> str:
+    """The error that the call ends by, in one line; "" if it succeeds."""
     try:
-        do()
+        do(*given)
     except Exception as error:
         return error_line(error)
     return ""

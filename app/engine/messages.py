@@ -102,20 +102,9 @@ class SystemRefused(Record, frozen=True):
     system_prompt: str | None  # the one in use
 
 
-class OutOfSync(Record, frozen=True):
-    """The engine could not be taken to the turns it was to go on from.
-
-    Every `Ask` fails until a `Restore` or a `Clear` has succeeded.
-    """
-
-    message: str
-    request: Start
-
-
 Report = (
-    Loading | LoadFailed | Ready | Answering | RaceEvent | RaceEnded | Event | Refused
-    | SystemRefused | OutOfSync
-)  # fmt: skip
+    Loading | LoadFailed | Ready | Answering | RaceEvent | RaceEnded | Event | Refused | SystemRefused
+)
 """A bare `Event` is one of the measuring between answers."""
 
 

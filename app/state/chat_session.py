@@ -183,10 +183,6 @@ class ChatSession:
 
     # The engine's conversation
 
-    def engine_out_of_sync(self) -> None:
-        """The engine could not be restored; try again before the next question."""
-        self._engine_end = ""
-
     def turns_to_restore(self, path: Sequence[Exchange]) -> tuple[Turn, ...] | None:
         """The turns to send to the engine so that it can continue a path; None if it has them."""
         end = path[-1].id if path else None

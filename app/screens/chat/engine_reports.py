@@ -8,7 +8,6 @@ from sequoia_core.chat.race import Raced, RaceTerms
 from sequoia_core.events import Event, Failed, Finished
 
 from ...engine import messages
-from ...engine.decode_thread import DecodeThread
 from ...state.chat_session import ChatSession
 from ...state.history import Exchange
 from ...store.recorder import Recorder
@@ -22,7 +21,6 @@ class EngineReports:
     recorder: Recorder
     pages: TranscriptPages
     prompt: Prompt
-    decoder: DecodeThread
 
     def begin(self, exchange: Exchange) -> Callable[[Event], None]:
         """Record a prompt; what is returned records each event of its answer but the last.
@@ -78,10 +76,6 @@ class EngineReports:
                 if session.settings.system == refused:  # else another one was set since
                     session.settings = replace(session.settings, system=in_use)
                 note(f"the system prompt is not used: {message}", error=True)
-            case messages.OutOfSync(message, request) if not self.decoder.superseded(request):
-                session.engine_out_of_sync()
-                if not session.busy:  # else the question fails for the same reason
-                    note(f"{message}; the next question tries again", error=True)
 
     def _add(self, event: Event) -> None:
         """Add an event to the running answer, and record the last one."""

@@ -54,7 +54,7 @@ class ChatScreen(PromptedScreen):
         self.inspector = StepInspector(session, pages, recorder, prompt, lambda: self.redraw.now())
         self.redraw = Redraw(self, session, decoder, self.inspector)
         self.sessions = SessionActions(session, recorder, self.branches, pages, prompt)
-        self.reports = EngineReports(session, recorder, pages, prompt, decoder)
+        self.reports = EngineReports(session, recorder, pages, prompt)
 
     @property
     @override
