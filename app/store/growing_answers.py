@@ -1,7 +1,6 @@
 """Answers that grow: their events are packed some at a time, and wait until they are written."""
 
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -44,6 +43,15 @@ def end_answer(exchange: str, digest: Digest, at: float) -> Operation:
         exchange=exchange, text=well_formed(digest.text), ending=digest.ending,
         digest=pack_digest(digest), at=at,
     )  # fmt: skip
+
+
+def drop_steps(exchange: str) -> Operation:
+    """An answer keeps all of its steps or none."""
+    return statements(
+        "UPDATE chunk SET steps = 0 "
+        "WHERE exchange = (SELECT place FROM exchange WHERE id = :exchange)",
+        exchange=exchange,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,60 +108,37 @@ class GrowingAnswers:
 
 
 class Pending:
-    """Operations that are not written yet. Filled and emptied by the writer's thread."""
+    """Operations that are not written yet. Filled and emptied by the writer's thread.
+
+    Once `MOST_BYTES` of packed events wait, answers that bring more lose their steps. Their texts
+    and figures are written when they end.
+    """
 
     def __init__(self) -> None:
         self.operations: list[Operation] = []
         self.dropped = 0  # answers whose steps were since all was written last
-        self._lock = threading.Lock()
         self._bytes = 0
         self._stepless: set[str] = set()
 
     def add(self, operation: Operation) -> None:
-        with self._lock:
-            if isinstance(operation, ChunkWritten):
-                if operation.exchange in self._stepless:
-                    return
-                self._bytes += len(operation.events)
-            self.operations.append(operation)
+        if isinstance(operation, ChunkWritten):
+            if operation.exchange in self._stepless:
+                return
+            self._bytes += len(operation.events)
+            if self._bytes > MOST_BYTES:
+                self._stepless.add(operation.exchange)
+                self.dropped += 1
+                operation = drop_steps(operation.exchange)
+        self.operations.append(operation)
 
     def clear(self) -> None:
         """All of it was written, or will never be."""
-        with self._lock:
-            self.operations = []
-            self._bytes = self.dropped = 0
+        self.operations = []
+        self._bytes = self.dropped = 0
 
     def chunks(self, exchange: str) -> list[ChunkWritten] | None:
         """Packed events of an exchange, or None if steps were dropped; for any thread."""
-        with self._lock:
-            waiting, dropped = self._chunks(), exchange in self._stepless
-        return None if dropped else [each for each in waiting if each.exchange == exchange]
-
-    def shorten(self) -> bool:
-        """Drop the steps of the oldest answers until the rest fits; whether there were any.
-
-        An answer keeps all of its steps or none. Its text and its figures are written when it ends.
-        """
-        before = self.dropped
-        with self._lock:
-            while self._bytes > MOST_BYTES:
-                self._drop_steps(self._chunks()[0].exchange)
-                self.dropped += 1
-        return self.dropped > before
-
-    def _drop_steps(self, exchange: str) -> None:
-        kept: list[Operation] = []
-        for each in self.operations:
-            if isinstance(each, ChunkWritten) and each.exchange == exchange:
-                self._bytes -= len(each.events)
-            else:
-                kept.append(each)
-        drop = (
-            "UPDATE chunk SET steps = 0 "
-            "WHERE exchange = (SELECT place FROM exchange WHERE id = :exchange)"
-        )
-        self.operations = [*kept, statements(drop, exchange=exchange)]
-        self._stepless.add(exchange)
-
-    def _chunks(self) -> list[ChunkWritten]:
-        return [each for each in self.operations if isinstance(each, ChunkWritten)]
+        waiting = [each for each in self.operations if isinstance(each, ChunkWritten)]
+        if exchange in self._stepless:
+            return None
+        return [each for each in waiting if each.exchange == exchange]

@@ -176,8 +176,15 @@ class Writer:
                 until = self._flushed_at + FLUSH_SECONDS
 
     def _add(self, operations: Iterable[Operation]) -> None:
+        before, problem = self.pending.dropped, self._problem
         for operation in operations:
             self.pending.add(operation)
+        if self.pending.dropped and not before and (problem is None or problem.temporary):
+            message = (
+                f"more than {MOST_BYTES >> 20} MiB wait to be saved: the steps of what is answered "
+                "until then are dropped, the texts are kept"
+            )
+            self._news.append(WriteFailed(message))
 
     def _attempt(self, *, last: bool = False) -> None:
         """Write what waits, unless that failed a moment ago."""
@@ -185,14 +192,13 @@ class Writer:
         if problem is not None:
             due = time.monotonic() >= self._retry_at or last
             if not (problem.temporary and due):
-                self._save_memory(problem)
                 return
         try:
             if self._connection is None:
                 self._connection = self._open()
             self._write(self._connection, self.pending.operations)
         except Exception as error:  # the thread must go on, whatever is in the file
-            self._save_memory(self._note_problem(error))
+            self._note_problem(error)
             return
         but = ""
         if self.pending.dropped:
@@ -203,16 +209,6 @@ class Writer:
         if problem is not None:
             message = f"the record can be written again; everything is saved{but}"
             self._news.append(WriteRecovered(message))
-
-    def _save_memory(self, problem: WriteProblem) -> None:
-        """Drop what exceeds the memory's bound; reported once, if the rest may yet be saved."""
-        first = not self.pending.dropped
-        if self.pending.shorten() and first and problem.temporary:
-            message = (
-                f"{problem.message}, and more than {MOST_BYTES >> 20} MiB wait to be saved: the "
-                "steps of the oldest answers are dropped, the texts are kept"
-            )
-            self._news.append(WriteFailed(message))
 
     def _open(self) -> sqlite3.Connection:
         folder = self._path.parent / "windows"
@@ -240,14 +236,13 @@ class Writer:
             for operation in operations:
                 operation(connection)
 
-    def _note_problem(self, error: Exception) -> WriteProblem:
+    def _note_problem(self, error: Exception) -> None:
         problem = explain(error, self._path)
         if self._problem is None or self._problem.message != problem.message:
             _log.warning("%s: %s", type(error).__name__, error)
             self._news.append(WriteFailed(f"{problem.message}; {problem.advice}"))
         self._problem = problem
         self._retry_at = time.monotonic() + RETRY_SECONDS
-        return problem
 
     def _meet(self, demand: _Demand) -> None:
         failure: StoreError | None = None
