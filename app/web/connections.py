@@ -1,6 +1,7 @@
 """Limits the connections to the server of `sequoia web`, and closes those that request nothing."""
 
 import asyncio
+from collections.abc import Callable
 
 FIRST_REQUEST_SECONDS = 10.0  # how long the headers of a connection's first request may take
 _REFUSAL = (
@@ -9,20 +10,33 @@ _REFUSAL = (
 )
 
 
-class Connections:
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+class Connections(asyncio.Protocol):
+    """The first protocol of every connection; passes it on to its own if there is room."""
+
+    def __init__(self, limit: int, protocol: Callable[[], asyncio.Protocol]) -> None:
+        self._limit = limit
+        self._protocol = protocol
         self._open: set[asyncio.Transport] = set()
         self._waiting: dict[asyncio.Transport, asyncio.TimerHandle] = {}
 
-    def admit(self, transport: asyncio.Transport) -> bool:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        if self._admit(transport):
+            protocol = self._protocol()
+            transport.set_protocol(protocol)
+            protocol.connection_made(transport)
+        else:
+            transport.write(_REFUSAL)
+            transport.close()
+
+    def _admit(self, transport: asyncio.Transport) -> bool:
         """Count a connection; False if too many are in use.
 
         The oldest of those that have sent no request yet makes room: they cannot block others.
         """
         for closed in [each for each in self._open if each.is_closing()]:
             self._forget(closed)
-        if len(self._open) >= self.limit:
+        if len(self._open) >= self._limit:
             oldest = next(iter(self._waiting), None)
             if oldest is None:
                 return False
@@ -41,20 +55,3 @@ class Connections:
     def _forget(self, transport: asyncio.Transport) -> None:
         self.requested(transport)
         self._open.discard(transport)
-
-
-class Door(asyncio.Protocol):
-    """Passes a new connection on to another protocol if there is room for it."""
-
-    def __init__(self, connections: Connections, protocol: asyncio.Protocol) -> None:
-        self._connections = connections
-        self._protocol = protocol
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        if self._connections.admit(transport):
-            transport.set_protocol(self._protocol)
-            self._protocol.connection_made(transport)
-        else:
-            transport.write(_REFUSAL)
-            transport.close()

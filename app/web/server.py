@@ -17,7 +17,7 @@ from aiohttp.typedefs import Handler
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.files import parse_json
 
-from .connections import Connections, Door
+from .connections import Connections
 from .processes import PATIENCE_SECONDS, Window
 
 _FOLDER = Path(__file__).parent
@@ -60,7 +60,8 @@ class WebServer:
         self._key = secrets.token_urlsafe(24)
         self._command, self._flags = tuple(command), flags
         self._windows, self._free = windows, asyncio.Semaphore(windows)
-        self._connections = Connections(_SPARE_CONNECTIONS + _WINDOW_CONNECTIONS * windows)
+        most = _SPARE_CONNECTIONS + _WINDOW_CONNECTIONS * windows
+        self._connections = Connections(most, self._protocol)
         self._running: dict[asyncio.Task[None], web.WebSocketResponse] = {}
         self._runner = web.AppRunner(
             self._application(),
@@ -91,7 +92,7 @@ class WebServer:
         await self._runner.setup()
         loop = asyncio.get_running_loop()
         try:
-            self._listener = await loop.create_server(self._connect, host, port)
+            self._listener = await loop.create_server(lambda: self._connections, host, port)
         except (socket.gaierror, UnicodeError):
             raise ParameterError(f"--host: no address {host!r} on this machine") from None
         except OSError as error:
@@ -110,9 +111,9 @@ class WebServer:
         await self._runner.cleanup()
         await asyncio.gather(*self._running, return_exceptions=True)
 
-    def _connect(self) -> asyncio.Protocol:
+    def _protocol(self) -> asyncio.Protocol:
         assert self._runner.server is not None
-        return Door(self._connections, self._runner.server())
+        return self._runner.server()
 
     @web.middleware
     async def _gate(self, request: web.Request, handler: Handler) -> web.StreamResponse:
