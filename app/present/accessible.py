@@ -9,7 +9,7 @@ from typing_extensions import override
 from sequoia_core.errors import counted
 from sequoia_core.events import Step
 
-from ..state.stats import Rate, Statistics, step_speedup
+from ..state.answer import Rate, Statistics, step_speedup
 from .tree_rows import NodeVerdict, TreeRow
 
 ACCESSIBLE = "-accessible"  # class of the app while the mode is on

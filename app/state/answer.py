@@ -6,27 +6,17 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
-from sequoia_core.events import (
-    Event,
-    Failed,
-    Finished,
-    FinishReason,
-    PrefillDone,
-    PrefillProgress,
-    Step,
-    TextDelta,
-    TreeChosen,
-)
+from sequoia_core import events
 from sequoia_core.files import Record
 
 from .sanitize import visible
-from .stats import Statistics
 
-ENDINGS: dict[FinishReason, list[str]] = {
-    FinishReason.STOP: [],
-    FinishReason.LENGTH: ["cut at max_new_tokens"],
-    FinishReason.CONTEXT: ["context window full"],
-    FinishReason.CANCELLED: ["stopped"],
+HISTORY = 120  # steps in the sparklines; more than a terminal is wide
+ENDINGS: dict[events.FinishReason, list[str]] = {
+    events.FinishReason.STOP: [],
+    events.FinishReason.LENGTH: ["cut at max_new_tokens"],
+    events.FinishReason.CONTEXT: ["context window full"],
+    events.FinishReason.CANCELLED: ["stopped"],
 }
 """How an answer ended, in words; nothing for the usual end."""
 
@@ -34,8 +24,84 @@ ENDINGS: dict[FinishReason, list[str]] = {
 class Chosen(Record, frozen=True):
     """A tree shape, and the first step that is decoded with it."""
 
-    tree: TreeChosen
+    tree: events.TreeChosen
     since: int = 1
+
+
+class Rate(Record, frozen=True):
+    """How often something that could happen did."""
+
+    hits: int = 0
+    trials: int = 0
+
+    def plus(self, hit: bool) -> "Rate":
+        return Rate(self.hits + hit, self.trials + 1)
+
+    @property
+    def value(self) -> float | None:
+        """The share of hits, or None before the first trial."""
+        return self.hits / self.trials if self.trials else None
+
+
+class Statistics(Record, frozen=True):
+    """The statistics of an answer up to one of its steps.
+
+    Nodes that were looked up count in `accepted`, but not by depth and rank, which are compared
+    with what the tree shape expects of the draft's nodes.
+    """
+
+    totals: events.Totals = events.Totals()
+    measured: bool = True  # every step's plain time was known, so the speed-ups mean something
+    # draft tokens of the last steps, oldest first; plain steps that the speed-up is measured
+    # against are left out
+    accepted: tuple[int, ...] = ()
+    speedups: tuple[float, ...] = ()  # of the same steps; 0 where not measured
+    by_depth: tuple[Rate, ...] = ()  # [d - 1]: of those that drafted d deep, d or more accepted
+    by_rank: tuple[Rate, ...] = ()  # [k - 1]: of visited nodes with k drafted children, the k-th
+
+    def plus(self, step: events.Step) -> "Statistics":
+        speedup = step_speedup(step)
+        drafted = [node for node in step.nodes if node.origin is events.Origin.DRAFT]
+        depth = max(node.depth for node in drafted)
+        reached = sum(map(_accepted, drafted)) - 1
+        by_rank = self.by_rank
+        for place in step.path:
+            children = map(step.nodes.__getitem__, step.children[place])
+            tried = [_accepted(node) for node in children if node.origin is events.Origin.DRAFT]
+            by_rank = _count(by_rank, tried)
+        accepted, speedups = self.accepted, self.speedups
+        if not step.baseline:
+            accepted = (*accepted, step.accepted)[-HISTORY:]
+            speedups = (*speedups, speedup or 0.0)[-HISTORY:]
+        return Statistics(
+            totals=self.totals.plus(step),
+            measured=self.measured and speedup is not None,
+            accepted=accepted,
+            speedups=speedups,
+            by_depth=_count(self.by_depth, [reached > d for d in range(depth)]),
+            by_rank=by_rank,
+        )
+
+    @property
+    def speedup(self) -> float | None:
+        """Running speed-up over plain decoding, or None where it was not measured."""
+        return self.totals.speedup if self.measured and self.totals.seconds else None
+
+
+def step_speedup(step: events.Step) -> float | None:
+    """The step's speed-up, or None when its plain time was not measured."""
+    return step.speedup if step.plain_ms > 0 and step.timings.total_ms > 0 else None
+
+
+def _accepted(node: events.TreeNode) -> bool:
+    return node.outcome is events.Outcome.ACCEPTED
+
+
+def _count(rates: tuple[Rate, ...], hits: Sequence[bool]) -> tuple[Rate, ...]:
+    """One more trial for each of `hits`; rates past its end stay."""
+    rates += (Rate(),) * (len(hits) - len(rates))
+    tried = (rate.plus(hit) for rate, hit in zip(rates, hits, strict=False))
+    return (*tried, *rates[len(hits) :])
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,34 +146,34 @@ class Answer:
 
     prompt: str
     trees: list[Chosen] = field(default_factory=list)
-    prefill: PrefillProgress | PrefillDone | None = None
+    prefill: events.PrefillProgress | events.PrefillDone | None = None
     spans: Sequence[Span] = field(default_factory=list)  # control characters made visible
-    deltas: list[TextDelta] = field(default_factory=list)  # the text as the model wrote it
+    deltas: list[events.TextDelta] = field(default_factory=list)  # the text as the model wrote it
     token_ids: MutableSequence[int] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
+    steps: list[events.Step] = field(default_factory=list)
     statistics: list[Statistics] = field(default_factory=list)  # after each of `steps`
-    finished: Finished | None = None  # also None if it failed
+    finished: events.Finished | None = None  # also None if it failed
     failure: str | None = None
 
-    def add(self, event: Event) -> None:
+    def add(self, event: events.Event) -> None:
         """Take in the next event; an answer does not keep a `Notice`."""
         match event:
-            case TreeChosen():
+            case events.TreeChosen():
                 self.trees.append(Chosen(event, self.step_count + 1))
-            case PrefillProgress() | PrefillDone():
+            case events.PrefillProgress() | events.PrefillDone():
                 self.prefill = event
-            case TextDelta(step, _, pieces):
+            case events.TextDelta(step, _, pieces):
                 self.deltas.append(event)
                 self.spans = self.spans if isinstance(self.spans, list) else list(self.spans)
                 self.spans += [Span(visible(piece.text), piece.rank, step) for piece in pieces]
-            case Step():
+            case events.Step():
                 before = self.statistics[-1] if self.statistics else Statistics()
                 self.steps.append(event)
                 self.token_ids.extend(event.token_ids)
                 self.statistics.append(before.plus(event))
-            case Finished():
+            case events.Finished():
                 self.finished = event
-            case Failed(message):
+            case events.Failed(message):
                 self.failure = message
 
     def tree_at(self, step: int) -> Chosen | None:
@@ -120,7 +186,7 @@ class Answer:
         if self.done and not isinstance(self.spans, PackedSpans):
             text = self.verbatim
             self.spans = packed = PackedSpans(self.spans)
-            self.deltas = [TextDelta(0, packed.text if packed.text == text else text, ())]
+            self.deltas = [events.TextDelta(0, packed.text if packed.text == text else text, ())]
             self.token_ids = array("L", self.token_ids)
 
     @property
@@ -148,9 +214,9 @@ class Answer:
         if self.statistics or self.done:
             return ""
         match self.prefill:
-            case PrefillProgress(done, total):
+            case events.PrefillProgress(done, total):
                 return f"reading the prompt: {done} of {total} tokens"
-            case PrefillDone(prompt_tokens, cached_tokens, seconds):
+            case events.PrefillDone(prompt_tokens, cached_tokens, seconds):
                 fresh = prompt_tokens - cached_tokens
                 return f"read {fresh} prompt tokens in {seconds:.2f} s, {cached_tokens} cached"
         return "reading the prompt" if self.trees else "waiting for the model"

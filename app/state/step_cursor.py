@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 from sequoia_core.events import Step
 
-from .answer import Answer, Chosen
-from .stats import Statistics
+from .answer import Answer, Chosen, Statistics
 
 READING = "reading the steps ..."  # the title while steps are read from the record
 

@@ -12,8 +12,7 @@ from sequoia_core.events import Event, Finished, PrefillDone, Step, TextDelta, T
 from sequoia_core.files import MisfitError, decode, encode, parse_json
 from sequoia_core.recording.trace_file import check_event
 
-from ..state.answer import Answer, Chosen
-from ..state.stats import Statistics
+from ..state.answer import Answer, Chosen, Statistics
 from .database import DamagedError
 
 CUT_OFF = "cut off: the program was ended in the middle of this answer"

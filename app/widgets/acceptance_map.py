@@ -18,9 +18,8 @@ from ..config.actions import bindings
 from ..present.accessible import is_accessible
 from ..present.tree_rows import MAX_GUIDE_CELLS, Guides, connector, rail
 from ..present.words import ordinal
-from ..state.answer import Answer, Chosen
+from ..state.answer import Answer, Chosen, Rate
 from ..state.sanitize import fit
-from ..state.stats import Rate
 from .line import gauge
 
 Position = tuple[int, ...]  # child ranks from the root: (1, 2) is the second child of the first

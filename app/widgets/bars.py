@@ -14,9 +14,9 @@ from sequoia_core.errors import counted
 from sequoia_core.events import Step
 
 from ..present.accessible import is_accessible, step_in_words
+from ..state.answer import Statistics, step_speedup
 from ..state.race_result import LaneState, RaceState
 from ..state.sanitize import fit
-from ..state.stats import Statistics, step_speedup
 from .line import Line, gauge, spread
 
 _LEAST_SEEK = 8

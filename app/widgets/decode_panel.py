@@ -13,9 +13,8 @@ from typing_extensions import override
 from sequoia_core.events import Step
 
 from ..present.accessible import is_accessible, rates_in_words, statistics_in_words
-from ..state.answer import Chosen
+from ..state.answer import Chosen, Rate, Statistics
 from ..state.sanitize import fit, visible
-from ..state.stats import Rate, Statistics
 from .acceptance_map import AcceptanceView
 from .bars import StepBar
 from .line import Line, gauge, sparkline

@@ -12,8 +12,8 @@ from sequoia_core.events import PairDescription, TreeChosen
 from sequoia_core.tree.choice import ADAPTIVE
 
 from ..config.settings import Settings
+from ..state.answer import Statistics
 from ..state.sanitize import fit, visible
-from ..state.stats import Statistics
 from .line import Line
 
 SPEEDUP_MEANING = (

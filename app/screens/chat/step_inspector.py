@@ -10,9 +10,9 @@ from textual.worker import Worker, get_current_worker
 
 from sequoia_core.events import Step
 
+from ...state.answer import Statistics
 from ...state.chat_session import ChatSession
 from ...state.history import Exchange
-from ...state.stats import Statistics
 from ...state.step_cursor import StepCursor
 from ...store.database import StoreError
 from ...store.recorder import Recorder

@@ -9,9 +9,8 @@ from msgspec.structs import replace
 from rich.cells import cell_len
 
 from app.screens.chat.redraw import SHARE, FramePacer
-from app.state.answer import Answer
+from app.state.answer import Answer, Statistics, step_speedup
 from app.state.sanitize import fit, quote_token, visible
-from app.state.stats import Statistics, step_speedup
 from app.state.step_cursor import StepCursor
 from sequoia_core.events import Origin, Outcome, Step, Totals
 from tests.fakes import ANSWER, make_answer, unmeasured, with_baseline
