@@ -17,7 +17,7 @@ from sequoia_core.text.detokenizer import well_formed
 from sequoia_core.tree.choice import ADAPTIVE
 
 from ..config import model_choice
-from ..config.output_files import output_file
+from ..config.paths import output_file
 from ..config.settings import Settings
 from ..engine import build
 from ..state.answer import Answer

@@ -18,7 +18,7 @@ from sequoia_core.events import Progress
 from sequoia_core.model.loading.memory_plan import size_text
 
 from ..config import model_choice
-from ..config.output_files import output_file
+from ..config.paths import output_file
 from ..config.settings import Settings
 from ..engine import build
 from .console import progress_line, stop

@@ -15,7 +15,7 @@ from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Progress
 from sequoia_core.reproduce.experiment import Experiment, Report
 
-from ..config.output_files import output_picture
+from ..config.paths import output_picture
 from ..engine import build
 from .console import print_table, progress_line, stop
 from .options import MODEL_OPTIONS, Command, flag, with_settings

@@ -20,7 +20,7 @@ from sequoia_core.reproduce.paper_facts import (
 )
 
 from ..config import model_choice
-from ..config.output_files import output_file
+from ..config.paths import output_file
 from ..config.settings import Settings
 from ..engine import build
 from .experiment import ExperimentOptions, experiment_command, offload_place

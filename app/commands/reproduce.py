@@ -10,7 +10,7 @@ from sequoia_core.errors import ParameterError
 from sequoia_core.events import Progress
 from sequoia_core.reproduce.experiment import Experiment
 
-from ..config.output_files import output_file, output_result
+from ..config.paths import output_file, output_result
 from .experiment import ExperimentOptions, experiment_command
 from .options import Command, command_group, flag
 from .paper import paper

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from sequoia_core.errors import ParameterError
 from sequoia_core.reproduce.experiment import Report, ReportTable
 
-from ..config.output_files import output_picture, output_result
+from ..config.paths import output_picture, output_result
 from .console import progress_line
 from .experiment import AsJson, Destination, Picture, print_report
 from .options import flag

@@ -11,7 +11,7 @@ from sequoia_core.events import Step
 from sequoia_core.files import text_written_whole
 from sequoia_core.recording.trace_file import Asked, Entry, write_event, write_header
 
-from ...config.output_files import output_file
+from ...config.paths import output_file
 from ...present.export import (
     CopyError,
     ExportedChat,

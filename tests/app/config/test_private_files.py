@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from app.app import _log_to_file
-from app.config.output_files import output_file
+from app.config.paths import output_file
 from app.config.themes import load_theme
 from app.store import open_windows
 from app.store.recorder import DatabaseRecorder
