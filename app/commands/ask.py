@@ -19,7 +19,6 @@ from sequoia_core.tree.choice import ADAPTIVE
 from ..config import model_choice
 from ..config.paths import output_file
 from ..config.settings import Settings
-from ..engine import build
 from ..state.answer import Answer
 from ..state.sanitize import visible
 from .console import progress_line
@@ -131,7 +130,9 @@ def ask(
     say(model_choice.chosen_models(settings).remark)
     file = output_file(trace, private=True)
     with progress_line(quiet) as progress:
-        chat = build.build_chat(settings, progress, insight=settings.insight and file is not None)
+        chat = model_choice.build_chat(
+            settings, progress, insight=settings.insight and file is not None
+        )
     say(chat.description.remark)
     answer = Answer(text)
     try:

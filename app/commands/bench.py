@@ -20,7 +20,6 @@ from sequoia_core.model.loading.memory_plan import size_text
 from ..config import model_choice
 from ..config.paths import output_file
 from ..config.settings import Settings
-from ..engine import build
 from .console import progress_line, stop
 from .doctor import model_memory, processor
 from .options import ALL_SETTINGS, MODEL_OPTIONS, option, with_settings
@@ -91,7 +90,7 @@ def _compare(
     markdown: Path | None,
 ) -> None:
     with progress_line() as progress, _interruptible():
-        pair = build.load_chosen(settings, progress)
+        pair = model_choice.load_chosen(settings, progress)
         from sequoia_core.bench import report, session
 
         findings = session.measure(pair, plan, progress)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from ..config import model_choice
 from ..config.settings import Settings
-from ..engine import build
 from .console import progress_line
 from .options import MODEL_OPTIONS, flag, with_settings
 
@@ -42,7 +42,7 @@ def calibrate(
     with progress_line() as progress:
         from sequoia_core.measure.tuner import Tuner
 
-        pair = build.load_chosen(settings, progress)
+        pair = model_choice.load_chosen(settings, progress)
         tuner = Tuner(pair)
         for message, fraction in tuner.measure(temperature):
             progress(message, fraction)

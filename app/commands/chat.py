@@ -13,7 +13,6 @@ import typer
 from sequoia_core.errors import ParameterError
 
 from ..config import model_choice
-from ..engine import build
 from .options import flag, with_settings
 
 
@@ -51,7 +50,7 @@ def open_chat(flags: Mapping[str, Any]) -> None:
         from ..store.unsent import keep_unsent
 
     app = run_chat(
-        lambda progress: build.build_chat(settings, progress, insight=settings.insight),
+        lambda progress: model_choice.build_chat(settings, progress, insight=settings.insight),
         settings, flags,
     )  # fmt: skip
     if app.return_code:

@@ -15,8 +15,8 @@ from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Progress
 from sequoia_core.reproduce.experiment import Experiment, Report
 
+from ..config import model_choice
 from ..config.paths import output_picture
-from ..engine import build
 from .console import print_table, progress_line, stop
 from .options import MODEL_OPTIONS, Command, flag, with_settings
 
@@ -92,7 +92,7 @@ class ExperimentOptions:
     def load_pair(self, progress: Progress) -> "Pair":
         from ..config.load import load_settings
 
-        pair = build.load_chosen(load_settings(self.flags), progress)
+        pair = model_choice.load_chosen(load_settings(self.flags), progress)
         progress("Reading the data", None)
         return pair
 

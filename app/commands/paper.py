@@ -22,7 +22,6 @@ from sequoia_core.reproduce.paper_facts import (
 from ..config import model_choice
 from ..config.paths import output_file
 from ..config.settings import Settings
-from ..engine import build
 from .experiment import ExperimentOptions, experiment_command, offload_place
 from .options import flag
 
@@ -75,7 +74,7 @@ def paper(
         cells = published_cells(paper_facts(), choice)
 
     def load(name: str, progress: Progress) -> "Pair":
-        return build.load_chosen(settings if own else published_pair(name, flags), progress)
+        return model_choice.load_chosen(settings if own else published_pair(name, flags), progress)
 
     kept = ResultFile(file, head_of(settings, choice, plan), CellRow)
     return PaperExperiment(list(cells), kept, load, plan, hardware)

@@ -103,8 +103,9 @@ class SystemRefused(Record, frozen=True):
 
 
 Report = (
-    Loading | LoadFailed | Ready | Answering | RaceEvent | RaceEnded | Event | Refused | SystemRefused
-)
+    Loading | LoadFailed | Ready | Answering | RaceEvent | RaceEnded | Event | Refused
+    | SystemRefused
+)  # fmt: skip
 """A bare `Event` is one of the measuring between answers."""
 
 

@@ -277,7 +277,7 @@ class EngineServer:
 def main(descriptor: str, flags: str) -> None:
     """The engine process, with inherited descriptors of the listening socket and the settings."""
     from ..config.load import load_settings, read_flags
-    from .build import load_for_many
+    from ..config.model_choice import load_for_many
 
     logging.basicConfig(format="sequoia engine: %(message)s")
     # what libraries print must not come between the reports

@@ -19,8 +19,8 @@ from typing import Any
 from app.app import SequoiaApp
 from app.commands.terminal import SIZE, Terminal, TerminalError
 from app.config.load import load_settings
+from app.config.model_choice import build_chat
 from app.config.settings import Settings
-from app.engine.build import build_chat
 from app.store.recorder import DatabaseRecorder
 from app.widgets.prompt import Prompt
 from sequoia_core.chat.interface import ChatEngine

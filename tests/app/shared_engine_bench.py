@@ -13,7 +13,7 @@ from statistics import median
 from time import perf_counter
 
 from app.config.load import load_settings
-from app.engine.build import build_chat
+from app.config.model_choice import build_chat
 from app.engine.client import RemoteEngine
 from app.web.processes import EngineProcess
 from sequoia_core.chat.interface import ChatEngine

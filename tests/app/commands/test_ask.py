@@ -13,8 +13,8 @@ from msgspec.structs import replace
 from typer.testing import CliRunner, Result
 
 from app.cli import app
+from app.config import model_choice
 from app.config.settings import Settings
-from app.engine import build
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.errors import ContextFullError
@@ -100,7 +100,7 @@ class ScriptedEngine(ReplayEngine):
 @pytest.fixture
 def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     stage = Stage()
-    monkeypatch.setattr(build, "build_chat", stage.build)
+    monkeypatch.setattr(model_choice, "build_chat", stage.build)
     return stage
 
 

@@ -14,7 +14,7 @@ from app.cli import app
 from app.commands import bench as bench_command
 from app.commands import console
 from app.commands.terminal import TerminalError
-from app.engine import build
+from app.config import model_choice
 from sequoia_core import bench
 from sequoia_core.bench import report, session
 from sequoia_core.config import WeightFormat
@@ -29,7 +29,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         asked.append((pair, plan))
         return "findings"
 
-    monkeypatch.setattr(build, "load_chosen", lambda settings, progress: "the pair")
+    monkeypatch.setattr(model_choice, "load_chosen", lambda settings, progress: "the pair")
     monkeypatch.setattr(session, "measure", measure)
     monkeypatch.setattr(bench_command, "_with_chat_memory", lambda findings, *_: findings)
     monkeypatch.setattr(report, "for_terminal", lambda findings: f"the {findings}")

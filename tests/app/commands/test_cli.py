@@ -20,7 +20,6 @@ from app.commands.doctor import OK, WARN, Memory
 from app.commands.listings import drawing
 from app.config import model_choice, paths
 from app.config.settings import Settings
-from app.engine import build
 from app.store.recorder import DatabaseRecorder, Recorder
 from sequoia_core.errors import GrowMapError, ModelLoadError, ParameterError
 from sequoia_core.model.loading import loader
@@ -410,7 +409,7 @@ def test_sequoia_alone_opens_the_chat_with_its_settings(
         assert insight
         return settings.target, progress
 
-    monkeypatch.setattr(build, "build_chat", made)
+    monkeypatch.setattr(model_choice, "build_chat", made)
     errors = sit_down(monkeypatch)
     chat.open_chat({"target": "some/model", "temperature": 0.1})
     (opened,) = screen

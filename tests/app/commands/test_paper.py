@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from app.cli import app
 from app.commands import paper
 from app.commands.paper import head_of
+from app.config import model_choice
 from app.config.load import load_settings
-from app.engine import build
 from sequoia_core.config import Offload
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.loading.loader import embedded_target_path
@@ -124,7 +124,7 @@ def test_a_target_whose_layers_are_streamed_needs_less(
     def load(_settings: object, _progress: object) -> object:
         raise ModelLoadError("not fetched here")
 
-    monkeypatch.setattr(build, "load_chosen", load)
+    monkeypatch.setattr(model_choice, "load_chosen", load)
     wanted = (*COMMAND, "a100", "--pairs", "1.3b-33b", "--json", "--dst")
     for more, reason in (((), "needs 63.6 GiB"), (("--offload", "disk"), "not fetched here")):
         values = json.loads(run(*wanted, str(tmp_path / reason), *more))
@@ -140,7 +140,7 @@ def test_a_published_pair_is_loaded_by_its_names_and_streamed_where_it_was(
         asked.append(settings)
         raise ModelLoadError(f"{settings.target}: the hub cannot be reached")
 
-    monkeypatch.setattr(build, "load_chosen", load)
+    monkeypatch.setattr(model_choice, "load_chosen", load)
     monkeypatch.setattr(
         paper,
         "room",
@@ -195,7 +195,7 @@ def test_an_interrupted_run_says_how_to_go_on(
     def interrupt(*_arguments: object) -> object:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(build, "load_chosen", interrupt)
+    monkeypatch.setattr(model_choice, "load_chosen", interrupt)
     told = run(*own, code=130)
     assert "interrupted; 0 results are kept in" in told
     assert "the same command continues" in told

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from app.cli import app
-from app.engine import build
+from app.config import model_choice
 from sequoia_core.bench.own_systems import engine_system
 from sequoia_core.data.passages import DataSpec, load_prompts
 from sequoia_core.errors import ModelLoadError
@@ -50,7 +50,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch, tiny: Pair) -> list[Any]:
         settings.append(given)
         return tiny
 
-    monkeypatch.setattr(build, "load_chosen", load)
+    monkeypatch.setattr(model_choice, "load_chosen", load)
     return settings
 
 

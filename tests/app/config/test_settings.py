@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from app.config.load import SettingsError, load_settings
-from app.config.model_choice import Models, chosen_models, tree_choice
+from app.config.model_choice import Models, build_chat, chosen_models, tree_choice
 from app.config.settings import Settings
-from app.engine.build import build_chat
 from sequoia_core.config import Lookup, Mode, Offload, WeightFormat
 from sequoia_core.errors import GrowMapError, ParameterError
 from sequoia_core.tree.choice import TreeChoice

@@ -19,7 +19,7 @@ PATIENCE = 30.0
 CHAT = """
 import sys
 import threading
-from app.engine import build
+from app.config import model_choice
 from app.cli import main
 from app.widgets.prompt import Prompt
 from tests.fakes import replay
@@ -31,7 +31,7 @@ def cursor_up(self, select=False):
     readers = [each for each in threading.enumerate() if each.name == "textual-input"]
     self.insert(f"{len(readers)} readers of {self.text}.")
 
-build.build_chat = lambda *given, **named: replay()
+model_choice.build_chat = lambda *given, **named: replay()
 Prompt.action_cursor_down = cursor_down
 Prompt.action_cursor_up = cursor_up
 main()
