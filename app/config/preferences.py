@@ -109,14 +109,9 @@ def _put_before_tables(document: tomlkit.TOMLDocument, name: str, value: Value) 
     if at is None:
         document[name] = value
         return
-    while at > 0 and isinstance(body[at - 1][1], Comment):
+    while at > 0 and isinstance(body[at - 1][1], (Comment, Whitespace)):
         at -= 1
-    line: list[Any] = [(tomlkit.key(name), tomlkit.item(value))]
-    if at > 0 and isinstance(body[at - 1][1], Whitespace):
-        at -= 1
-    else:
-        line.append((None, tomlkit.ws("\n")))
-    body[at:at] = line
+    body.insert(at, (tomlkit.key(name), tomlkit.item(value)))
 
 
 @contextmanager

@@ -28,12 +28,7 @@ class WindowLock:
     def __init__(self, folder: Path, window: str) -> None:
         make_private_folder(folder)
         self._path = _lock_file(folder, window)
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self.close()
-            raise
+        self._descriptor = _locked(self._path, os.O_CREAT)
 
     def close(self) -> None:
         self._path.unlink(missing_ok=True)
@@ -43,19 +38,23 @@ class WindowLock:
 def is_open(folder: Path, window: str) -> bool:
     """Whether a window is open; one whose lock file cannot be opened counts as open."""
     try:
-        descriptor = os.open(_lock_file(folder, window), os.O_RDWR)
+        os.close(_locked(_lock_file(folder, window)))
     except FileNotFoundError:
         return False
     except OSError:
         return True
+    return False
+
+
+def _locked(path: Path, flags: int = 0) -> int:
+    """The descriptor of a file with its lock. Raises OSError if another process has that."""
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | flags, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        return True
-    else:
-        return False
-    finally:
         os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _lock_file(folder: Path, window: str) -> Path:

@@ -30,16 +30,12 @@ _log.addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True, slots=True)
-class WriteFailed:
+class WriteNews:
     message: str
+    failed: bool = True  # else all can be written again
 
 
-@dataclass(frozen=True, slots=True)
-class WriteRecovered:
-    message: str
-
-
-News = WriteFailed | WriteRecovered | LeftOpen
+News = WriteNews | LeftOpen
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +116,7 @@ class Writer:
         except Exception as error:  # an error of the record must never end the chat
             _log.exception("unexpected error in the writer thread")
             self._failure = f"the record failed unexpectedly: {' '.join(str(error).split())}"
-            self._news.append(WriteFailed(f"{self._failure}; nothing is saved from now on"))
+            self._news.append(WriteNews(f"{self._failure}; nothing is saved from now on"))
         finally:
             self._refuse(self._failure or "the record is closed")
             if self._connection is not None:
@@ -184,7 +180,7 @@ class Writer:
                 f"more than {MOST_BYTES >> 20} MiB wait to be saved: the steps of what is answered "
                 "until then are dropped, the texts are kept"
             )
-            self._news.append(WriteFailed(message))
+            self._news.append(WriteNews(message))
 
     def _attempt(self, *, last: bool = False) -> None:
         """Write what waits, unless that failed a moment ago."""
@@ -208,7 +204,7 @@ class Writer:
         self._problem = None
         if problem is not None:
             message = f"the record can be written again; everything is saved{but}"
-            self._news.append(WriteRecovered(message))
+            self._news.append(WriteNews(message, failed=False))
 
     def _open(self) -> sqlite3.Connection:
         folder = self._path.parent / "windows"
@@ -240,7 +236,7 @@ class Writer:
         problem = explain(error, self._path)
         if self._problem is None or self._problem.message != problem.message:
             _log.warning("%s: %s", type(error).__name__, error)
-            self._news.append(WriteFailed(f"{problem.message}; {problem.advice}"))
+            self._news.append(WriteNews(f"{problem.message}; {problem.advice}"))
         self._problem = problem
         self._retry_at = time.monotonic() + RETRY_SECONDS
 

@@ -13,7 +13,7 @@ from app.store import database
 from app.store.archive import Archive, events_of
 from app.store.packing import unpack_steps
 from app.store.recorder import DatabaseRecorder, Recorder
-from app.store.writer import WriteFailed, WriteRecovered
+from app.store.writer import WriteNews
 from sequoia_core.events import Event, Step
 from tests.fakes import make_answer
 
@@ -59,7 +59,7 @@ def steps_in(archive: Archive, exchange: str) -> list[Step]:
 def write_failures(recorder: DatabaseRecorder) -> list[str]:
     """The messages since the last call."""
     recorder.settle(PATIENCE_SECONDS)
-    return [news.message for news in recorder.news() if isinstance(news, WriteFailed)]
+    return [news.message for news in recorder.news() if isinstance(news, WriteNews) and news.failed]
 
 
 def wait_until_recovered(recorder: DatabaseRecorder) -> str:
@@ -67,7 +67,7 @@ def wait_until_recovered(recorder: DatabaseRecorder) -> str:
     for _ in range(1000):
         recorder.settle(PATIENCE_SECONDS)
         for news in recorder.news():
-            if isinstance(news, WriteRecovered):
+            if isinstance(news, WriteNews) and not news.failed:
                 return news.message
         threading.Event().wait(0.01)
     raise AssertionError("never recovered")

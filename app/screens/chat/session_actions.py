@@ -12,7 +12,7 @@ from ...state.sanitize import fit
 from ...store.archive import StoredSession
 from ...store.open_windows import LeftOpen
 from ...store.recorder import DatabaseRecorder, Recorder
-from ...store.writer import WriteFailed, WriteRecovered
+from ...store.writer import WriteNews
 from ...ui.base_app import errors_shown
 from ...widgets.prompt import Prompt
 from ..sessions import Place, SearchScreen, SessionsScreen
@@ -92,10 +92,8 @@ class SessionActions:
     def _show_news(self) -> None:
         for news in self._record.news():
             match news:
-                case WriteFailed(message):
-                    self._note_error(message)
-                case WriteRecovered(message):
-                    self.pages.note(message)
+                case WriteNews(message, failed):
+                    self.pages.note(message, error=failed)
                 case LeftOpen():
                     self._begin(self._make_offer(news))
 

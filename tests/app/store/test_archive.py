@@ -22,7 +22,7 @@ from app.store.open_windows import LeftOpen
 from app.store.packing import CUT_OFF
 from app.store.recorder import DatabaseRecorder
 from app.store.text_search import terms
-from app.store.writer import WriteFailed
+from app.store.writer import WriteNews
 from sequoia_core.events import Event, Step
 from tests.app.records import (
     PATIENCE_SECONDS,
@@ -544,7 +544,7 @@ def test_a_file_with_a_hole_in_it_never_ends_the_program(
     with recording(path) as recorder:
         asked = say(recorder, "anyway")
         recorder.settle(PATIENCE_SECONDS)
-        assert all(isinstance(news, WriteFailed) for news in recorder.news())
+        assert all(isinstance(news, WriteNews) and news.failed for news in recorder.news())
         with suppress(StoreError):
             list(recorder.steps(asked.id))
         with suppress(StoreError):

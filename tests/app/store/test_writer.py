@@ -15,7 +15,7 @@ from app.store.archive import Archive
 from app.store.database import Operation, StoreError
 from app.store.growing_answers import ChunkWritten, EventReceived, GrowingAnswers
 from app.store.recorder import DatabaseRecorder
-from app.store.writer import WriteFailed
+from app.store.writer import WriteNews
 from sequoia_core.events import Step
 from tests.app.records import (
     PATIENCE_SECONDS,
@@ -88,7 +88,7 @@ def test_a_writer_that_has_ended_keeps_nothing_and_says_so(
             recorder.rename("some session", "a name").result(0)
         recorder.settle(PATIENCE_SECONDS)
         (news,) = recorder.news()
-        assert isinstance(news, WriteFailed)
+        assert isinstance(news, WriteNews)
         assert "nothing is saved from now on" in news.message
     assert "failed unexpectedly: no such thing" in recorder.unsaved
     assert "is not saved" in recorder.unsaved
@@ -191,7 +191,7 @@ def test_steps_that_find_no_room_are_let_go_and_texts_are_kept(
                 asked.append(tell(recorder, exchange(f"meanwhile {at}"), make_answer(LONG)))
                 recorder.settle(PATIENCE_SECONDS)
                 assert waiting_bytes(recorder) <= growing_answers.MOST_BYTES
-            messages = [news.message for news in recorder.news() if isinstance(news, WriteFailed)]
+            messages = [news.message for news in recorder.news() if isinstance(news, WriteNews)]
             (dropped,) = [message for message in messages if "dropped" in message]
             assert "the texts are kept" in dropped
             kept = [len(list(recorder.steps(each.id))) for each in asked]
@@ -250,7 +250,7 @@ def test_a_file_that_is_never_written_again_takes_no_more_memory_either(
             recorder.settle(PATIENCE_SECONDS)
             assert waiting_bytes(recorder) <= growing_answers.MOST_BYTES
         (news,) = recorder.news()
-        assert isinstance(news, WriteFailed)
+        assert isinstance(news, WriteNews)
         assert "is damaged" in news.message
         assert len(list(recorder.steps(asked[0].id))) == len(STEPS)
     assert "is damaged" in recorder.unsaved
