@@ -21,7 +21,7 @@ from .archive import Archive
 from .database import Operation, StoreError, statements
 from .growing_answers import EventReceived
 from .open_windows import open_session
-from .packing import Chunk, unpack, unpack_steps
+from .packing import Chunk, unpack_steps
 from .writer import News, Writer
 
 CLOSE_SECONDS = 5.0
@@ -61,8 +61,8 @@ class Recorder:
     def steps(self, exchange: str) -> Iterable[Step]:
         """The steps of a finished exchange; none if they are not recorded.
 
-        For any thread; the result raises a `StoreError` if another version of the program wrote
-        them.
+        For any thread; the result raises a `StoreError` if they are damaged, or if another version
+        of the program wrote them.
         """
         del exchange
         return ()
@@ -171,13 +171,7 @@ class DatabaseRecorder(Recorder):
         with suppress(StoreError):
             chunks = self.archive.chunks(exchange)
         chunks |= {each.number: (each.steps, each.events) for each in unwritten}
-        with_steps = [chunk for chunk in chunks.values() if chunk[0]]
-        try:
-            for _, events in with_steps:
-                unpack(events)
-        except StoreError:
-            return ()
-        return unpack_steps(with_steps)
+        return unpack_steps(chunks.values())
 
     def rename(self, session: str, name: str | None) -> "Future[None]":
         """Name a session; ends with a `StoreError` if that cannot be written."""

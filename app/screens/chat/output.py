@@ -3,10 +3,11 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-from sequoia_core.errors import SequoiaError, counted
+from sequoia_core.errors import counted
 from sequoia_core.events import Step
 from sequoia_core.files import text_written_whole
 from sequoia_core.recording.trace_file import Asked, Entry, write_event, write_header
@@ -23,6 +24,7 @@ from ...present.export import (
 )
 from ...state.chat_session import ChatError, ChatSession
 from ...state.slash_commands import CopyRequest
+from ...store.database import StoreError
 
 ENDINGS = (".md", ".json", ".jsonl", ".svg")
 """Markdown, JSON, a trace to replay, a picture of the screen."""
@@ -75,9 +77,8 @@ async def export_chat(
             else:
                 text = as_json(chat) if path.suffix == ".json" else as_markdown(chat)
                 await asyncio.to_thread(file.write, text)
-    except (OSError, SequoiaError) as error:  # steps in the record may be of another version
-        reason = error.strerror if isinstance(error, OSError) else error
-        note(f"no export: {path}: {reason}", error=True)
+    except OSError as error:
+        note(f"no export: {path}: {error.strerror}", error=True)
     else:
         note(f"exported: {path}{remark}")
 
@@ -102,7 +103,10 @@ async def _write_trace(chat: ExportedChat, read_steps: ReadSteps, file: TextIO) 
 
 
 def _all_steps(read_steps: ReadSteps, exchange: str) -> tuple[Step, ...]:
-    return tuple(read_steps(exchange))
+    """None if one is damaged, or another version of the program wrote them."""
+    with suppress(StoreError):
+        return tuple(read_steps(exchange))
+    return ()
 
 
 def _write_entries(file: TextIO, entries: Iterable[Entry]) -> None:
