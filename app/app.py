@@ -23,7 +23,7 @@ from .config.settings import Settings
 from .engine.decode_thread import DecodeThread
 from .engine.messages import EngineFactory
 from .screens.chat.screen import ChatScreen
-from .store.recorder import Recorder, open_record
+from .store.recorder import DatabaseRecorder, Recorder
 from .store.unsent import NOT_SENT, take_unsent
 from .ui.base_app import BaseApp
 
@@ -134,7 +134,7 @@ def run_chat(
 
     `flags` are those of the settings that were given on the command line.
     """
-    recorder = open_record(record_file(), record=settings.record)
+    recorder = DatabaseRecorder(record_file()) if settings.record else Recorder()
     try:
         unsent = take_unsent() if settings.record else ""
         app = SequoiaApp(engine_factory, settings, recorder, Preferences(flags), unsent)

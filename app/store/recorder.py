@@ -223,8 +223,3 @@ def _rename(session: str, name: str | None) -> Operation:
             raise StoreError("that session is not in the record any more")
 
     return rename
-
-
-def open_record(path: Path, *, record: bool) -> Recorder:
-    """The recorder of a window; without `record`, the database is not touched."""
-    return DatabaseRecorder(path) if record else Recorder()
