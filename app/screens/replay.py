@@ -119,7 +119,7 @@ class ReplayScreen(StepScreen):
         whole, steps = view.recorded.exchange.answer, len(view.answer.steps)
         cursor = StepCursor(whole, steps - 1) if steps else StepCursor(view.answer)
         title = cursor.title(paused=False)
-        self.decoding.show_tree(cursor.step, title, still=still)
+        self.draw_tree(cursor, title, still=still)
         self.draw_figures(cursor, cursor.chosen)
         self.draw_views(cursor, title)
         asked = view.recorded.asked

@@ -2,7 +2,7 @@
 
 from textual import events, on
 from textual.app import ComposeResult
-from textual.containers import Horizontal
+from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.screen import Screen
 from textual.widget import Widget
@@ -11,11 +11,12 @@ from typing_extensions import override
 from ..state.answer import Chosen
 from ..state.step_cursor import StepCursor
 from ..ui.base_app import BaseApp
+from ..widgets.acceptance_map import AcceptanceView
 from ..widgets.bars import StepBar
-from ..widgets.decode_panel import DecodePanel
 from ..widgets.header import Header
 from ..widgets.key_bar import KeyBar
 from ..widgets.prompt import Prompt
+from ..widgets.statistics_panel import StatisticsPanel
 from ..widgets.transcript import Transcript
 from ..widgets.tree_view import TreeView
 from ..widgets.why_panel import WhyPanel
@@ -36,9 +37,11 @@ class StepScreen(Screen[None]):
         super().__init__()
         self.header, self._below = header, below
         self.transcript = Transcript()
-        self.decoding = DecodePanel()
+        self.token_tree = TreeView()
+        self._map = AcceptanceView()  # shown in the place of the tree
+        self._statistics = StatisticsPanel()
+        self._bar, self._strip = StepBar(id="step"), StepBar(id="strip")  # of which one is shown
         self.why_panel = WhyPanel()
-        self.strip = StepBar(id="strip")
         self.key_bar = KeyBar()
         self._tinted = False
 
@@ -46,25 +49,32 @@ class StepScreen(Screen[None]):
         yield self.header
         with Horizontal(id="body"):
             yield self.transcript
-            yield self.decoding
+            yield Vertical(self.token_tree, self._map, self._bar, self._statistics, id="decoding")
             yield self.why_panel
             yield Widget(id="beside-why")  # keeps the explanation off the tree
-        yield self.strip
+        yield self._strip
         yield self._below
         yield self.key_bar
+
+    def draw_tree(self, cursor: StepCursor, title: str, *, still: bool) -> None:
+        """Draw a step's tree; `still` if the next step does not follow at once: it may scroll."""
+        if str(self.token_tree.border_title or "") != title:
+            self.token_tree.border_title = Content(title)
+        self.token_tree.show(cursor.step, scroll=still)
 
     def draw_views(self, cursor: StepCursor, title: str) -> None:
         """Draw the explanation and the map, if they are on show."""
         if self.explains:
-            self.why_panel.explain(cursor.step, self.decoding.token_tree.node, title.lower())
+            self.why_panel.explain(cursor.step, self.token_tree.node, title.lower())
         if self.has_class("-heat"):
-            self.decoding.acceptance.show(cursor.answer, cursor.at, cursor.chosen)
+            self._map.show(cursor.answer, cursor.at, cursor.chosen)
 
     def draw_figures(self, cursor: StepCursor, chosen: Chosen | None, waiting: str = "") -> None:
         """Draw the statistics up to the step on show, or what happens before the first."""
         step, statistics = cursor.step, cursor.statistics
-        self.decoding.show_figures(step, statistics, chosen, waiting)
-        self.strip.show_step(step, statistics, waiting)
+        for bar in (self._bar, self._strip):
+            bar.show_step(step, statistics, waiting)
+        self._statistics.statistics, self._statistics.chosen = statistics, chosen
         self.header.statistics = statistics
         self.header.chosen_tree = chosen.tree if chosen is not None else None
 
@@ -75,7 +85,7 @@ class StepScreen(Screen[None]):
     def explain(self, explains: bool) -> None:
         """Show or hide the explanation of the node under the cursor."""
         self.set_class(explains, "-why")
-        self.decoding.token_tree.pinned = explains
+        self.token_tree.pinned = explains
 
     @on(TreeView.Pointed)
     def _node_pointed(self, message: TreeView.Pointed) -> None:

@@ -110,9 +110,8 @@ class Redraw:
 
     def tree(self) -> None:
         """Draw the tree of the step on show; in accessible mode only the text moves."""
-        decoding = self.screen.decoding
-        if self._still or not is_accessible(decoding):
-            decoding.show_tree(self.inspector.cursor.step, self._title, still=self._still)
+        if self._still or not is_accessible(self.screen):
+            self.screen.draw_tree(self.inspector.cursor, self._title, still=self._still)
 
     def figures(self) -> None:
         screen, cursor, next_tree = self.screen, self.inspector.cursor, self.session.tree
@@ -135,7 +134,7 @@ class Redraw:
             status, keys = "looking back", key_bar.WALKING
         elif self.decoder.paused:
             status, keys = "paused", key_bar.PAUSED
-        if screen.decoding.token_tree.has_focus and session.pair is not None:
+        if screen.token_tree.has_focus and session.pair is not None:
             keys = key_bar.NODES
         screen.prompt.steps_on_space = self.decoder.paused
         screen.header.status = status

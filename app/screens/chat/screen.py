@@ -234,7 +234,7 @@ class ChatScreen(PromptedScreen):
         self.redraw.now()
 
     def action_why(self) -> None:
-        tree = self.decoding.token_tree
+        tree = self.token_tree
         if tree.step is None:
             self.prompt.hint("no tree yet: send a message first")
         else:

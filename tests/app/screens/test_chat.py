@@ -14,7 +14,6 @@ from textual.selection import SELECT_ALL, Selection
 
 from app.app import SequoiaApp, Settings
 from app.engine.messages import SystemRefused
-from app.widgets.decode_panel import DecodePanel
 from app.widgets.transcript import Transcript
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.config import Lookup, Mode
@@ -477,7 +476,7 @@ async def test_f4_shows_tree_map_and_neither(
 ) -> None:
     async with driving(size=size) as chat:
         panel, transcript = (
-            chat.app.chat.query_one(DecodePanel),
+            chat.app.chat.query_one("#decoding"),
             chat.app.chat.query_one(Transcript),
         )
         for expected in shown:

@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from app.state.answer import Answer, Chosen
-from app.widgets.decode_panel import StatisticsPanel
+from app.widgets.statistics_panel import StatisticsPanel
 from sequoia_core.events import Event, Step
 from tests.app.driving import driving
 from tests.fakes import TREE_16, make_answer, replay

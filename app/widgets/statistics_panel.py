@@ -1,57 +1,21 @@
-"""The right side of the chat: a step's tree or the acceptance map, its bar, and statistics."""
+"""The statistics of an answer up to a step: speeds, acceptance rates, and why this tree."""
 
 import textwrap
 from collections.abc import Sequence
 
 from rich.cells import cell_len
-from textual.app import ComposeResult
-from textual.containers import Vertical
 from textual.content import Content
 from textual.reactive import reactive
 from typing_extensions import override
 
-from sequoia_core.events import Step
-
 from ..present.accessible import is_accessible, rates_in_words, statistics_in_words
 from ..state.answer import Chosen, Rate, Statistics
 from ..state.sanitize import fit, visible
-from .acceptance_map import AcceptanceView
-from .bars import StepBar
 from .line import Line, gauge, sparkline
-from .tree_view import TreeView
 
 _LABEL = 10
 _FIGURE = 5
 _FRAMED_LINES = 5  # of the statistics in their frame, where there is no room for rates
-
-
-class DecodePanel(Vertical):
-    """Shows one step at a time; the style sheet gives every part a fixed height."""
-
-    def __init__(self) -> None:
-        super().__init__(id="decoding")
-        self.token_tree = TreeView()
-        self.acceptance = AcceptanceView()  # shown in the place of the tree
-        self._bar = StepBar(id="step")
-        self._statistics = StatisticsPanel()
-
-    @override
-    def compose(self) -> ComposeResult:
-        yield from (self.token_tree, self.acceptance, self._bar, self._statistics)
-
-    def show_tree(self, step: Step | None, title: str, *, still: bool) -> None:
-        """Draw a step's tree; `still` if the next step does not follow at once: it may scroll."""
-        if str(self.token_tree.border_title or "") != title:
-            self.token_tree.border_title = Content(title)
-        self.token_tree.show(step, scroll=still)
-
-    def show_figures(
-        self, step: Step | None, totals: Statistics | None, chosen: Chosen | None, waiting: str = ""
-    ) -> None:
-        """Draw the figures after a step and its tree shape, or what happens before the first."""
-        self._bar.show_step(step, totals, waiting)
-        self._statistics.statistics = totals
-        self._statistics.chosen = chosen
 
 
 class StatisticsPanel(Line):
