@@ -53,13 +53,3 @@ def bindings(context: str) -> list[BindingType]:
         for each in actions(context)
         if (keys := ",".join(each.keys))
     ]
-
-
-KeyRow = tuple[tuple[str, str], ...]
-"""Ids of actions, or keys that cannot be changed, and what they do; for the key bar."""
-
-
-def key_row(*items: str | tuple[str, str]) -> KeyRow:
-    """A row of the key bar: ids, or pairs of ids and another word for what they do."""
-    by_id = {each.id: each for each in ACTIONS}
-    return tuple(each if isinstance(each, tuple) else (each, by_id[each].bar) for each in items)

@@ -11,7 +11,7 @@ from textual.widgets import Static
 from sequoia_core.chat.race import Lane
 from sequoia_core.events import PrefillDone
 
-from ..config.actions import bindings, key_row
+from ..config.actions import bindings
 from ..engine.decode_thread import DecodeThread
 from ..engine.messages import Race
 from ..state.answer import ENDINGS
@@ -19,17 +19,12 @@ from ..state.chat_session import ChatSession, RaceQuestion
 from ..state.race_result import Agreement, LaneState, RaceState, agreement_line
 from ..state.sanitize import fit, visible
 from ..ui.base_app import BaseApp
-from ..widgets.bars import RaceBars
-from ..widgets.key_bar import KeyBar
+from ..widgets.bars import KeyBar, RaceBars
 from ..widgets.lane_text import LaneText
 from ..widgets.line import Line
 from .chat.redraw import FramePacer
 
 _DRAW_SECONDS = 1 / 20
-_SCROLL = ("race.up race.down", "scroll")
-_RUNNING = key_row("race.leave", "race.pause", _SCROLL, "app.quit")
-_PAUSED = key_row("race.step", ("race.pause", "resume"), _SCROLL, "race.leave", "app.quit")
-_OVER = key_row(("race.leave", "back to the chat"), _SCROLL, "race.again", "app.quit")
 
 
 class RaceScreen(Screen[None]):
@@ -104,8 +99,8 @@ class RaceScreen(Screen[None]):
             "clocks count steps only, not the reading of the prompt."
         )
         self._terms.show(Content.styled(terms, "$notice"))
-        running = _PAUSED if self._decoder.paused else _RUNNING
-        self._keys.row = _OVER if run.ended else running
+        running = "race paused" if self._decoder.paused else "race"
+        self._keys.row = "race over" if run.ended else running
 
     def _show_verdict(self) -> None:
         run = self._run

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from sequoia_core.events import PairDescription
 
-from ..config.actions import bindings, key_row
+from ..config.actions import bindings
 from ..config.settings import Settings
 from ..present.accessible import is_accessible
 from ..state.player import Player, TraceLoader
@@ -25,13 +25,6 @@ from .step_screen import StepScreen
 
 TICK_SECONDS = 1 / 20
 NO_PROMPT = "(the prompt was not recorded)"
-PLAYING = key_row(
-    "replay.play", ("replay.step_before replay.step_after", "step"),
-    ("replay.earlier replay.later", "2 s"), ("replay.faster replay.slower", "speed"),
-    ("replay.answer_before replay.answer_after", "answer"), "replay.tree", "replay.tint",
-    "replay.help", "replay.leave",
-)  # fmt: skip
-PAUSED = (("replay.play", "play"), *PLAYING[1:])
 
 
 class ReplayScreen(StepScreen):
@@ -81,7 +74,7 @@ class ReplayScreen(StepScreen):
             self._draw_chat(view, still=still)
             self._draw_step(view, still=still)
         self._draw_place(view)
-        self.key_bar.row = PAUSED if still else PLAYING
+        self.key_bar.row = "replay paused" if still else "replay"
 
     def _draw_chat(self, view: View, *, still: bool) -> None:
         """Show the transcript of this moment, which mostly grew only."""

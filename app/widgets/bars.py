@@ -1,6 +1,8 @@
-"""Bars that show a step, the time in a recording, and both lanes of a race."""
+"""Bars that show a step, the time in a recording, both lanes of a race, and what keys do."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from textual import events
@@ -12,7 +14,10 @@ from typing_extensions import override
 from sequoia_core.chat.race import Lane
 from sequoia_core.errors import counted
 from sequoia_core.events import Step
+from sequoia_core.files import parse_toml
 
+from ..config.actions import ACTIONS
+from ..config.keymap import Keys
 from ..present.accessible import is_accessible, step_in_words
 from ..state.answer import Statistics, step_speedup
 from ..state.race_result import LaneState, RaceState
@@ -27,6 +32,9 @@ _LABELS = 22
 _FIGURES, _FEW_FIGURES = 30, 19
 """Cells behind a race's bar; the fewer ones end before the tokens of a step."""
 _ROOMY = 76
+_WORDS = {each.id: each.bar for each in ACTIONS}
+_KEY_ROWS = parse_toml(Path(__file__).with_name("key_rows.toml").read_text("utf-8"))
+_KEPT = 2  # keys at the end of each row that stay when others no longer fit
 
 
 class StepBar(Line):
@@ -217,3 +225,29 @@ def _time(lane: LaneState) -> str:
         return text
     totals = lane.answer.statistics[-1].totals
     return f"{text}  {counted(totals.steps, 'step'):<9} {totals.tokens_per_step:.2f} each"
+
+
+class KeyBar(Line):
+    """The footer: the keys that matter now, as many as fit."""
+
+    ID = "keys"
+    row = reactive("idle")  # its name in `key_rows.toml`
+    keys: reactive[Keys] = reactive(Keys())
+    way_back = reactive("")  # what the key of the tree does, if it has to stand among the first
+
+    @override
+    def render(self) -> Content:
+        row: list[Sequence[str]] = [
+            (each, _WORDS[each.split()[0]]) if isinstance(each, str) else each
+            for each in _KEY_ROWS[self.row]
+        ]
+        if self.way_back:
+            first, *others = (each for each in row if each[0] != "chat.tree")
+            row = [first, ("chat.tree", self.way_back), *others]
+        items = [
+            Content.assemble((f" {self.keys.shown(key)}", "bold $primary"), (f" {act} ", "$notice"))
+            for key, act in row
+        ]
+        while items and sum(item.cell_length for item in items) > self.size.width:
+            items.pop(-1 - _KEPT if len(items) > _KEPT else -1)
+        return Content("").join(items)

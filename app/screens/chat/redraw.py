@@ -10,7 +10,6 @@ from ...engine.decode_thread import DecodeThread
 from ...present.accessible import is_accessible
 from ...state.answer import Chosen
 from ...state.chat_session import ChatSession
-from ...widgets import key_bar
 from ..step_screen import PromptedScreen
 from .step_inspector import StepInspector
 
@@ -125,20 +124,20 @@ class Redraw:
 
     def status(self) -> None:
         screen, session = self.screen, self.session
-        status, keys = "", key_bar.DECODING if session.busy else key_bar.IDLE
+        status, row = "", "decoding" if session.busy else "idle"
         if session.pair is None:
             status = "loading"
         elif session.edit is not None:
-            status, keys = "editing", key_bar.EDITING
+            status = row = "editing"
         elif self.inspector.cursor.at is not None:
-            status, keys = "looking back", key_bar.WALKING
+            status = row = "looking back"
         elif self.decoder.paused:
-            status, keys = "paused", key_bar.PAUSED
+            status = row = "paused"
         if screen.token_tree.has_focus and session.pair is not None:
-            keys = key_bar.NODES
+            row = "nodes"
         screen.prompt.steps_on_space = self.decoder.paused
         screen.header.status = status
-        screen.key_bar.row = keys
+        screen.key_bar.row = row
         way_back = "chat" if screen.has_class("-heat") else "map, chat"
         screen.key_bar.way_back = way_back if screen.covers_chat else ""
 
