@@ -4,24 +4,21 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from markdown_it import MarkdownIt
 
 from sequoia_core import events
-from sequoia_core.errors import SequoiaError, counted
+from sequoia_core.errors import counted
 from sequoia_core.files import encode
 
 from ..state.answer import Answer, Chosen
-from ..state.history import Exchange, History
+from ..state.chat_session import ChatError, ChatSession
+from ..state.history import Exchange
 from ..state.sanitize import visible
 
 _TOTALS = ("tokens", "steps", "baseline_steps", "seconds", "tokens_per_second", "tokens_per_step")
 _TREE = ("mode", "growmap", "nodes", "depth")
-
-
-class CopyError(SequoiaError):
-    """There is nothing of the kind to copy."""
 
 
 # Copies have their control characters made visible: pasted into a shell they would be executed.
@@ -39,12 +36,12 @@ def code_blocks(text: str) -> list[tuple[str, str]]:
 def copy_answer(answers: Sequence[str], back: int = 1) -> tuple[str, str]:
     """The `back`th answer from the end, and in words which one it is.
 
-    Raises CopyError if there are not so many.
+    Raises ChatError if there are not so many.
     """
     if not answers:
-        raise CopyError("nothing to copy yet: ask something first")
+        raise ChatError("nothing to copy yet: ask something first")
     if back > len(answers):
-        raise CopyError(f"/copy {back}: this chat has only {counted(len(answers), 'answer')}")
+        raise ChatError(f"/copy {back}: this chat has only {counted(len(answers), 'answer')}")
     what = "the answer" if back == 1 else f"the answer {back - 1} before the last"
     return answers[-back], what
 
@@ -52,14 +49,14 @@ def copy_answer(answers: Sequence[str], back: int = 1) -> tuple[str, str]:
 def copy_code(answers: Sequence[str], number: int | None = None) -> tuple[str, str]:
     """A code block of the last answer that has any, and in words which one it is.
 
-    `number` is from 1 at the top; None is the last. Raises CopyError if there is no such block.
+    `number` is from 1 at the top; None is the last. Raises ChatError if there is no such block.
     """
     blocks = next((found for text in reversed(answers) if (found := code_blocks(text))), [])
     if not blocks:
-        raise CopyError("no code to copy: no answer here has a code block")
+        raise ChatError("no code to copy: no answer here has a code block")
     if number is not None and number > len(blocks):
         count = counted(len(blocks), "code block")
-        raise CopyError(f"/copy code {number}: the last answer with code has only {count}")
+        raise ChatError(f"/copy code {number}: the last answer with code has only {count}")
     at = len(blocks) if number is None else number
     code, language = blocks[at - 1]
     place = f"code block {at} of {len(blocks)}" if len(blocks) > 1 else "the code block"
@@ -114,22 +111,15 @@ def _texts(answer: Answer) -> dict[int, events.TextDelta]:
 # Documents
 
 
-class ExportedChat(NamedTuple):
-    pair: events.PairDescription | None  # None before the models are loaded
-    history: History
-    when: float  # seconds since the epoch
+def as_json(chat: ChatSession, when: float) -> str:
+    """One object: every exchange with its text and figures, and the branch on show.
 
-    @property
-    def name(self) -> str:
-        return self.pair.target if self.pair else "Answer"
-
-
-def as_json(chat: ExportedChat) -> str:
-    """One object: every exchange with its text and figures, and the branch on show."""
+    `when` is in seconds since the epoch.
+    """
     document: dict[str, Any] = {
         "format": "sequoia-chat",
         "version": 1,
-        "exported": _instant(chat.when),
+        "exported": _instant(when),
         "pair": encode(chat.pair) if chat.pair else None,
         "branch": [each.id for each in chat.history.branch],
         "exchanges": [_exchange(each) for each in chat.history.exchanges.values()],
@@ -167,20 +157,20 @@ def _instant(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
-def as_markdown(chat: ExportedChat) -> str:
+def as_markdown(chat: ChatSession, when: float) -> str:
     """The branch on show with its figures, then the other branches."""
     from jinja2 import Environment, StrictUndefined  # rarely needed
 
     branch = chat.history.branch
     shown = {each.id for each in branch}
     others = [each for each in chat.history.exchanges.values() if each.id not in shown]
-    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(chat.when))
+    minute = time.strftime("%Y-%m-%d %H:%M", time.localtime(when))
     jinja = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     jinja.filters.update(counted=counted, inline=_inline, quoted=_quoted)
     jinja.filters.update(closed=_closed, trees=_trees)
     source = Path(__file__).with_name("exported.md.jinja").read_text(encoding="utf-8")
     template = jinja.from_string(source)
-    return template.render(chat=chat, when=when, branch=branch, others=others).rstrip() + "\n"
+    return template.render(chat=chat, when=minute, branch=branch, others=others).rstrip() + "\n"
 
 
 def _quoted(text: str) -> str:

@@ -13,15 +13,7 @@ from sequoia_core.files import text_written_whole
 from sequoia_core.recording.trace_file import Asked, Entry, write_event, write_header
 
 from ...config.paths import output_file
-from ...present.export import (
-    CopyError,
-    ExportedChat,
-    answer_events,
-    as_json,
-    as_markdown,
-    copy_answer,
-    copy_code,
-)
+from ...present.export import answer_events, as_json, as_markdown, copy_answer, copy_code
 from ...state.chat_session import ChatError, ChatSession
 from ...state.slash_commands import CopyRequest
 from ...store.database import StoreError
@@ -35,10 +27,10 @@ ReadSteps = Callable[[str], Iterable[Step]]
 def requested_copy(
     request: CopyRequest, session: ChatSession, selected: str | None
 ) -> tuple[str, str]:
-    """The text that `/copy` copies, and in words what it is; `CopyError` if there is none."""
+    """The text that `/copy` copies, and in words what it is; `ChatError` if there is none."""
     if request.what == "selection":
         if not selected:
-            raise CopyError("nothing is selected: drag over the chat, then /copy selection")
+            raise ChatError("nothing is selected: drag over the chat, then /copy selection")
         return selected, ""
     answers = [text for each in session.history.branch if (text := each.answer.text)]
     if request.what == "code":
@@ -68,27 +60,27 @@ async def export_chat(
     path: Path, session: ChatSession, read_steps: ReadSteps, note: Callable[..., None]
 ) -> None:
     """Write all branches of the chat into a file, whole or not at all, and note how it went."""
-    chat = ExportedChat(session.pair, session.history, time.time())
     remark = ""
     try:
         with text_written_whole(path, private=True) as file:
             if path.suffix == ".jsonl":
-                remark = await _write_trace(chat, read_steps, file)
+                remark = await _write_trace(session, read_steps, file)
             else:
-                text = as_json(chat) if path.suffix == ".json" else as_markdown(chat)
-                await asyncio.to_thread(file.write, text)
+                write = as_json if path.suffix == ".json" else as_markdown
+                await asyncio.to_thread(file.write, write(session, time.time()))
     except OSError as error:
         note(f"no export: {path}: {error.strerror}", error=True)
     else:
         note(f"exported: {path}{remark}")
 
 
-async def _write_trace(chat: ExportedChat, read_steps: ReadSteps, file: TextIO) -> str:
+async def _write_trace(session: ChatSession, read_steps: ReadSteps, file: TextIO) -> str:
     """Write one exchange at a time, so that keys are answered; returns a remark on what it has."""
-    assert chat.pair is not None
-    write_header(file, chat.pair)
+    assert session.pair is not None
+    write_header(file, session.pair)
+    exchanges = list(session.history.exchanges.values())
     steps, missing = 0, 0
-    for exchange in list(chat.history.exchanges.values()):
+    for exchange in exchanges:
         answer = exchange.answer
         count, known = answer.step_count, tuple(answer.steps)
         if answer.done and len(known) < count:  # the record has them
@@ -98,8 +90,7 @@ async def _write_trace(chat: ExportedChat, read_steps: ReadSteps, file: TextIO) 
         entries = [asked, *answer_events(answer, known)]
         await asyncio.to_thread(_write_entries, file, entries)
     gone = f"; of {missing} answers the trees are no longer known" if missing else ""
-    answers = counted(len(chat.history.exchanges), "answer")
-    return f" ({answers}, {steps} steps{gone})"
+    return f" ({counted(len(exchanges), 'answer')}, {steps} steps{gone})"
 
 
 def _all_steps(read_steps: ReadSteps, exchange: str) -> tuple[Step, ...]:

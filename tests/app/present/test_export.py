@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from app.present.export import ExportedChat, answer_events, as_json, as_markdown
+from app.config.settings import Settings
+from app.present.export import answer_events, as_json, as_markdown
 from app.state.answer import Answer
-from app.state.history import History
+from app.state.chat_session import ChatSession
 from sequoia_core.events import (
     Event,
     Failed,
@@ -35,12 +36,12 @@ def answer_of(events: tuple[Event, ...], prompt: str = "Why?") -> Answer:
     return answer
 
 
-def chat_of(*texts: str) -> ExportedChat:
-    history = History()
+def chat_of(*texts: str) -> ChatSession:
+    chat = ChatSession(Settings(), PAIR)
     for number, text in enumerate(texts):
         answer = answer_of(make_answer(text), f"Question {number}?")
-        history.begin(answer.prompt, answer, WHEN + number)
-    return ExportedChat(PAIR, history, WHEN)
+        chat.history.begin(answer.prompt, answer, WHEN + number)
+    return chat
 
 
 def test_an_answer_gives_back_the_events_it_grew_from() -> None:
@@ -84,7 +85,7 @@ def test_json_holds_every_branch_and_text_as_the_model_wrote_it() -> None:
     chat = chat_of("One \x1b[1m.", "Two.")
     first = chat.history.branch[0]
     other = chat.history.begin("Other?", Answer("Other?"), WHEN, [first])
-    document = json.loads(as_json(chat))
+    document = json.loads(as_json(chat, WHEN))
     assert document["format"] == "sequoia-chat"
     assert document["branch"] == [first.id, other.id]
     exchanges = {each["id"]: each for each in document["exchanges"]}
@@ -94,14 +95,14 @@ def test_json_holds_every_branch_and_text_as_the_model_wrote_it() -> None:
     assert exchanges[other.id]["parent"] == first.id
     figures = exchanges[first.id]["figures"]
     assert figures["tokens"] == first.answer.statistics[-1].totals.tokens
-    assert "\x1b" not in as_json(chat)
+    assert "\x1b" not in as_json(chat, WHEN)
 
 
 def test_markdown_shows_the_branch_its_figures_and_what_else_there_is() -> None:
     chat = chat_of("One.", "Two.")
     first = chat.history.branch[0]
     chat.history.begin("Other?", answer_of(make_answer("Three.")), WHEN, [first])
-    text = as_markdown(chat)
+    text = as_markdown(chat, WHEN)
     head, _, others = text.partition("## Other branches")
     assert "One." in head
     assert "Three." in head
@@ -116,7 +117,7 @@ def test_markdown_shows_the_branch_its_figures_and_what_else_there_is() -> None:
 
 def test_markdown_obeys_no_escape_and_no_torn_code_swallows_what_follows() -> None:
     chat = chat_of("Look:\n\n```python\nprint(1)", "After \x1b[31mit.")
-    text = as_markdown(chat)
+    text = as_markdown(chat, WHEN)
     assert "\x1b" not in text
     tokens = MarkdownIt("commonmark").parse(text)
     headings = [tokens[at + 1].content for at, t in enumerate(tokens) if t.type == "heading_open"]
@@ -125,9 +126,9 @@ def test_markdown_obeys_no_escape_and_no_torn_code_swallows_what_follows() -> No
 
 
 def test_a_name_with_markup_is_a_name() -> None:
-    history = History()
-    history.begin("a", answer_of((Failed("*no* `memory`"),)), WHEN)
-    text = as_markdown(ExportedChat(None, history, WHEN))
+    chat = ChatSession(Settings())
+    chat.history.begin("a", answer_of((Failed("*no* `memory`"),)), WHEN)
+    text = as_markdown(chat, WHEN)
     assert r"failed: \*no\* \`memory\`" in text
 
 

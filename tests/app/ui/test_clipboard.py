@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from textual.selection import SELECT_ALL
 
-from app.present.export import CopyError, code_blocks, copy_answer, copy_code
+from app.present.export import code_blocks, copy_answer, copy_code
+from app.state.chat_session import ChatError
 from app.state.slash_commands import CopyRequest, SlashError, parse_command, parse_copy
 from app.ui.clipboard import (
     MOST_BYTES,
@@ -135,13 +136,13 @@ def test_what_is_copied_is_counted_from_where_a_person_would() -> None:
     assert copy_answer(answers, 3)[0] == "one"
     assert copy_code(answers) == ("b\n", "code block 2 of 2 (sh)")
     assert copy_code(answers, 1)[0] == "a\n"
-    with pytest.raises(CopyError, match="nothing to copy"):
+    with pytest.raises(ChatError, match="nothing to copy"):
         copy_answer([])
-    with pytest.raises(CopyError, match="only 3 answers"):
+    with pytest.raises(ChatError, match="only 3 answers"):
         copy_answer(answers, 4)
-    with pytest.raises(CopyError, match="only 2 code blocks"):
+    with pytest.raises(ChatError, match="only 2 code blocks"):
         copy_code(answers, 3)
-    with pytest.raises(CopyError, match="no code"):
+    with pytest.raises(ChatError, match="no code"):
         copy_code(["none"])
 
 
