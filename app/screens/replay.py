@@ -17,7 +17,7 @@ from ..state.step_cursor import StepCursor
 from ..state.timeline import Item, ItemKind, View
 from ..ui.base_app import BaseApp
 from ..widgets.bars import PlayerPosition, SeekBar
-from ..widgets.entries import AnswerEntry
+from ..widgets.entries import AnswerEntry, message_entry, note_entry
 from ..widgets.header import Header
 from ..widgets.tree_view import TreeView
 from .help import ReplayHelp
@@ -95,17 +95,18 @@ class ReplayScreen(StepScreen):
         known = len(self._items)
         if list(items[:known]) != self._items:
             known, self._entries = 0, {}
-            self.transcript.clear()
+            self.transcript.show(())
         for item in items[known:]:
             match item.kind:
                 case ItemKind.PROMPT:
-                    self.transcript.add_user(item.text or NO_PROMPT)
+                    self.transcript.begin(message_entry(item.text or NO_PROMPT))
                 case ItemKind.ANSWER:
                     answer = self.player.timeline.answer(item.exchange)
-                    entry = self.transcript.add_answer(answer, self._pair.target)
+                    entry = AnswerEntry(answer, self._pair.target)
                     self._entries[item.exchange] = entry
+                    self.transcript.add(entry)
                 case ItemKind.NOTE | ItemKind.ERROR:
-                    self.transcript.add_note(item.text, error=item.kind is ItemKind.ERROR)
+                    self.transcript.add(note_entry(item.text, error=item.kind is ItemKind.ERROR))
         self._items = list(items)
 
     def _draw_step(self, view: View, *, still: bool) -> None:

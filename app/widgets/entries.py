@@ -114,6 +114,14 @@ class TextEntry(Entry):
         return indent(self._highlighted(body, look), self._mark, style)
 
 
+def message_entry(text: str) -> TextEntry:
+    return TextEntry(text, "text", name="You")
+
+
+def note_entry(text: str, *, error: bool = False) -> TextEntry:
+    return TextEntry(text, "error" if error else "note", mark="▌ ")
+
+
 class _Stretch(NamedTuple):
     """Tokens `start` to `end` of an answer, as they are marked in one block."""
 

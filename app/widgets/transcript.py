@@ -1,7 +1,7 @@
 """The conversation: entries one below another, held at the end until a person scrolls away."""
 
 from collections.abc import Sequence
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 from rich.segment import Segment
 from rich.style import Style
@@ -13,14 +13,11 @@ from typing_extensions import override
 from sequoia_core.errors import counted
 
 from ..config.keymap import Keys
-from ..state.answer import Answer
 from ..store.text_search import Term
 from .entries import AnswerEntry, Entry, TextEntry
 from .entry_layout import Anchor, EntryLayout, TextLine
 from .line_view import LineView
 from .transcript_styles import STYLES, Look, current_look
-
-_Added = TypeVar("_Added", bound=Entry)
 
 _WELCOME = """\
 Every step of the decoding is drawn: a small draft model grows a tree of guesses, the target \
@@ -64,20 +61,23 @@ class Transcript(LineView[list[Segment]], can_focus=True):
             self._layout.replace(self._welcome)
             self.redraw()
 
-    def add_user(self, text: str) -> TextEntry:
-        """Add a message of the person; the view goes to the end."""
+    def begin(self, *entries: Entry) -> None:
+        """Add a message and its answer; the view goes to the end."""
         self._clear_search()
         self.follows = True
-        return self._add(TextEntry(text, "text", name="You"))
+        self.add(*entries)
 
-    def add_answer(self, answer: Answer, name: str) -> AnswerEntry:
-        """Add an answer, which may grow; `redraw` shows what came."""
-        entry = AnswerEntry(answer, name)
-        entry.tinted = self._tinted
-        return self._add(entry)
-
-    def add_note(self, text: str, *, error: bool = False) -> TextEntry:
-        return self._add(TextEntry(text, "error" if error else "note", mark="▌ "))
+    def add(self, *entries: Entry) -> None:
+        """Add entries; `redraw` shows what comes into an answer among them."""
+        if self._empty:
+            self._layout.replace([])
+            self._empty = False
+        for entry in entries:
+            self._layout.append(entry)
+        self._tint_answers()
+        if not self._stale:  # a recording may be long: all of it is drawn at once
+            self._stale = True
+            self.call_later(self.redraw)
 
     def show(self, entries: Sequence[Entry]) -> None:
         """Show these entries from the end, or the welcome text if there are none."""
@@ -88,9 +88,6 @@ class Transcript(LineView[list[Segment]], can_focus=True):
         self._tint_answers()
         self._empty, self.follows, self._walked = not entries, True, None
         self.redraw()
-
-    def clear(self) -> None:
-        self.show(())
 
     def tint(self, tinted: bool) -> None:
         """Tint the tokens of all answers, or of none."""
@@ -104,16 +101,6 @@ class Transcript(LineView[list[Segment]], can_focus=True):
         for entry in self._layout.entries:
             if isinstance(entry, AnswerEntry):
                 entry.tinted = self._tinted
-
-    def _add(self, entry: _Added) -> _Added:
-        if self._empty:
-            self._layout.replace([])
-            self._empty = False
-        self._layout.append(entry)
-        if not self._stale:  # an opened session may be long: all of it is drawn at once
-            self._stale = True
-            self.call_later(self.redraw)
-        return entry
 
     def follow(self) -> None:
         self.follows, self._target = True, ()

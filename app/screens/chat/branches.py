@@ -8,7 +8,7 @@ from ...state.chat_session import ChatError, ChatSession, MessageEdit
 from ...state.history import Exchange, History
 from ...store.recorder import Recorder
 from ...store.text_search import Term
-from ...widgets.entries import AnswerEntry, Entry, TextEntry
+from ...widgets.entries import AnswerEntry, Entry, TextEntry, message_entry, note_entry
 from ...widgets.prompt import Prompt
 from ...widgets.transcript import Transcript
 
@@ -25,25 +25,18 @@ class TranscriptPages:
         self._prompts: dict[str, TextEntry] = {}
         self.answers: dict[str, AnswerEntry] = {}  # by id of the exchange
         self._notes: dict[str | None, list[Entry]] = {}
-        self._stored_notes: StoredNotes = {}
         self._last: str | None = None
 
     def clear(self, notes: StoredNotes) -> None:
         """Empty the transcript; the notes are of the exchanges that are shown next."""
-        self._prompts, self.answers, self._notes = {}, {}, {}
-        self._stored_notes, self._last = notes, None
-        self.transcript.clear()
-        for text in notes.get(None, ()):
-            self.note(text)
+        self._prompts, self.answers, self._last = {}, {}, None
+        self._notes = {after: [*map(note_entry, texts)] for after, texts in notes.items()}
+        self.transcript.show(self._notes.get(None, ()))
 
     def begin(self, exchange: Exchange) -> None:
         """Add an exchange at the end; what is noted from now on belongs to it."""
-        self._prompts[exchange.id] = self.transcript.add_user(exchange.prompt)
-        name = self._session.answer_name
-        self.answers[exchange.id] = self.transcript.add_answer(exchange.answer, name)
+        self.transcript.begin(*self._entries(exchange))
         self._last = exchange.id
-        for text in self._stored_notes.get(exchange.id, ()):
-            self.note(text)
 
     def name_answers(self) -> None:
         for answer in self.answers.values():
@@ -51,20 +44,24 @@ class TranscriptPages:
 
     def note(self, text: str, *, error: bool = False) -> None:
         """Add a line that is no message of the chat."""
-        entry = self.transcript.add_note(text, error=error)
+        entry = note_entry(text, error=error)
+        self.transcript.add(entry)
         self._notes.setdefault(self._last, []).append(entry)
 
     def show(self, branch: Sequence[Exchange]) -> None:
         """Show these exchanges and their notes only, scrolled to the end."""
-        known = next((at for at, e in enumerate(branch) if e.id not in self._prompts), len(branch))
         entries = [*self._notes.get(None, ())]
-        for each in branch[:known]:
-            entries += (self._prompts[each.id], self.answers[each.id])
-            entries += self._notes.get(each.id, ())
+        for exchange in branch:
+            entries += self._entries(exchange)
         self.transcript.show(entries)
-        self._last = branch[known - 1].id if known else None
-        for exchange in branch[known:]:
-            self.begin(exchange)
+        self._last = branch[-1].id if branch else None
+
+    def _entries(self, exchange: Exchange) -> Sequence[Entry]:
+        known = exchange.id
+        if known not in self._prompts:
+            self._prompts[known] = message_entry(exchange.prompt)
+            self.answers[known] = AnswerEntry(exchange.answer, self._session.answer_name)
+        return self._prompts[known], self.answers[known], *self._notes.get(known, ())
 
     def remark(self) -> None:
         """Show next to each message which of its siblings it is, and which one is edited."""
