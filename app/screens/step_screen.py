@@ -42,7 +42,6 @@ class StepScreen(Screen[None]):
         self._bar, self._strip = StepBar(id="step"), StepBar(id="strip")  # of which one is shown
         self.why_panel = WhyPanel()
         self.key_bar = KeyBar()
-        self._tinted = False
 
     def compose(self) -> ComposeResult:
         yield self.header
@@ -112,9 +111,8 @@ class StepScreen(Screen[None]):
         return self.has_class("-narrow") and self.has_class("-tree-shown")
 
     def action_tint(self) -> None:
-        self._tinted = not self._tinted
-        self.transcript.tint(self._tinted)
-        self.transcript.border_title = LEGEND if self._tinted else "Chat"
+        self.transcript.tint(not self.transcript.tinted)
+        self.transcript.border_title = LEGEND if self.transcript.tinted else "Chat"
 
 
 class PromptedScreen(StepScreen):

@@ -6,15 +6,12 @@ from sequoia_core.events import Step
 
 from .answer import Answer, Chosen, Statistics
 
-READING = "reading the steps ..."  # the title while steps are read from the record
-
 
 @dataclass(slots=True)
 class StepCursor:
     answer: Answer | None = None
     at: int | None = None  # index of the step on show; None for the last one, live
     place: str = ""  # which answer it is, for the title; "" for the last one
-    reading: bool = False  # steps are being read from the record
 
     def go(self, where: str) -> None:
         """Go back, forward, first or live; forward from the last step is live."""
@@ -53,8 +50,6 @@ class StepCursor:
         return self.step.index if self.step is not None and self.at is not None else None
 
     def title(self, *, paused: bool) -> str:
-        if self.reading:
-            return READING
         if self.answer is None or self.step is None:
             return "Tree"
         last = self.answer.steps[-1].index

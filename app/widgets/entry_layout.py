@@ -36,8 +36,7 @@ class EntryLayout:
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         self.width = 0
-        self._heights: list[int] = []
-        self._ends: list[int] = []
+        self._ends: list[int] = []  # row after each entry
         self._open: dict[int, Sequence[Block]] = {}  # ordered by last view
 
     @property
@@ -56,18 +55,16 @@ class EntryLayout:
         if not self.entries:
             return 0
         at = min(bisect_right(self._ends, top), len(self.entries) - 1)
-        rows, before = top - self._start(at), self._heights[at]
+        rows, before = top - self._start(at), self._height(at)
         self._estimate()
-        return self._start(at) + rows * self._heights[at] // before
+        return self._start(at) + rows * self._height(at) // before
 
     def replace(self, entries: Iterable[Entry]) -> None:
         self.entries = list(entries)
         self._estimate()
 
     def append(self, entry: Entry) -> None:
-        height = entry.estimate_height(self.width)
-        self._ends.append(self.height + height)
-        self._heights.append(height)
+        self._ends.append(self.height + entry.estimate_height(self.width))
         self.entries.append(entry)
 
     def refresh(self) -> None:
@@ -87,9 +84,9 @@ class EntryLayout:
         first = bisect_right(self._ends, top)
         if first == len(self.entries):
             return None
-        rows, before = top - self._start(first), self._heights[first]
+        rows, before = top - self._start(first), self._height(first)
         self._take(first)
-        return Anchor(first, 0, -(rows * self._heights[first] // before))
+        return Anchor(first, 0, -(rows * self._height(first) // before))
 
     def settle(self, anchor: Anchor | None, room: int) -> int:
         """Make the heights of everything in view exact; returns the first row of the view.
@@ -143,16 +140,17 @@ class EntryLayout:
     def _start(self, at: int) -> int:
         return self._ends[at - 1] if at > 0 else 0
 
+    def _height(self, at: int) -> int:
+        return self._ends[at] - self._start(at)
+
     def _estimate(self) -> None:
         self._open = {}
-        self._heights = [entry.estimate_height(self.width) for entry in self.entries]
-        self._ends = list(accumulate(self._heights))
+        self._ends = list(accumulate(entry.estimate_height(self.width) for entry in self.entries))
 
     def _measure(self, at: int) -> None:
         height = sum(block.height(self.width) for block in self._open[at])
-        if height != self._heights[at]:
-            self._heights[at] = height
-            self._ends = list(accumulate(self._heights))
+        if more := height - self._height(at):
+            self._ends[at:] = [end + more for end in self._ends[at:]]
 
     def _row(self, anchor: Anchor) -> int:
         if anchor.entry not in self._open:
@@ -195,10 +193,10 @@ class EntryLayout:
     def _close_old(self, top: int, room: int) -> None:
         """Close what has been out of view the longest."""
         shown = self._entries_in_view(top, room)
-        held = sum(self._heights[at] for at in self._open)
+        held = sum(map(self._height, self._open))
         for at in [at for at in self._open if at not in shown and not self.entries[at].growing]:
             if held <= KEPT_LINES:
                 break
-            held -= self._heights[at]
+            held -= self._height(at)
             del self._open[at]
             self.entries[at].release()

@@ -43,7 +43,7 @@ class Transcript(LineView[list[Segment]], can_focus=True):
         self._welcome: list[Entry] = []  # what is shown without entries
         self._layout = EntryLayout()
         self._empty = True
-        self._tinted = False
+        self.tinted = False  # tokens have the colours of where they came from
         self._look: Look | None = None
         self._window: list[TextLine] = []
         self._window_top = 0
@@ -91,7 +91,7 @@ class Transcript(LineView[list[Segment]], can_focus=True):
 
     def tint(self, tinted: bool) -> None:
         """Tint the tokens of all answers, or of none."""
-        self._tinted = tinted
+        self.tinted = tinted
         self._tint_answers()
         if self._width > 0:
             top = self._layout.measure(self.scroll_offset.y, self._layout.width)
@@ -100,7 +100,7 @@ class Transcript(LineView[list[Segment]], can_focus=True):
     def _tint_answers(self) -> None:
         for entry in self._layout.entries:
             if isinstance(entry, AnswerEntry):
-                entry.tinted = self._tinted
+                entry.tinted = self.tinted
 
     def follow(self) -> None:
         self.follows, self._target = True, ()

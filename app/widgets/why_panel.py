@@ -114,16 +114,12 @@ def explain_node(step: Step, index: int) -> NodeExplanation:
     if index == BONUS_NODE:
         return _explain_bonus(step)
     node = step.nodes[index]
+    known = verdict_of(node), quote_token(node.text), node.token_id
     if node.parent < 0:
         return NodeExplanation(
-            NodeVerdict.ROOT,
-            quote_token(node.text),
-            node.token_id,
-            "the last token of the step before",
-            "the root of this step's tree",
-            *_distributions(step, 0, {}),
-            reason="It was given, not judged.",
-        )
+            *known, "the last token of the step before", "the root of this step's tree",
+            *_distributions(step, 0, {}), reason="It was given, not judged.",
+        )  # fmt: skip
     siblings = step.children[node.parent]
     earlier = [each for each in siblings if step.nodes[each].rank < node.rank]
     residual: dict[str, Ranking] = {}
@@ -135,9 +131,7 @@ def explain_node(step: Step, index: int) -> NodeExplanation:
     parent = quote_token(step.nodes[node.parent].text)
     rank = f"{ordinal(node.rank)} of {len(siblings)}"
     return NodeExplanation(
-        verdict_of(node),
-        quote_token(node.text),
-        node.token_id,
+        *known,
         node.outcome.value,
         f"{rank} after {parent}, depth {node.depth}, {origin}",
         *_distributions(step, node.parent, residual),

@@ -84,7 +84,7 @@ class Driver:
     async def walk(self, *keys: str) -> None:
         """Press keys, and wait until the steps they lead to are there."""
         await self.pilot.press(*keys)
-        await self.until(lambda: not self.app.chat.inspector.cursor.reading)
+        await self.until(lambda: self.app.chat.inspector.reader is None)
 
     async def pause_at(self, steps: int) -> None:
         """Ask while paused, and run so many steps."""

@@ -143,7 +143,7 @@ class Redraw:
 
     @property
     def _title(self) -> str:
-        return self.inspector.cursor.title(paused=self.decoder.paused)
+        return self.inspector.title(paused=self.decoder.paused)
 
     @property
     def _still(self) -> bool:

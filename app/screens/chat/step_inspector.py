@@ -19,6 +19,7 @@ from ...store.recorder import Recorder
 from ...widgets.prompt import Prompt
 from .branches import TranscriptPages
 
+READING = "reading the steps ..."
 NOT_RECORDED = "the steps of the answer {} of {} are not on record"
 
 
@@ -36,7 +37,7 @@ class StepInspector:
     moved: Callable[[], None]  # called after that
     cursor: StepCursor = field(default_factory=StepCursor)
     _keys: deque[str] = field(default_factory=deque)
-    _reader: Worker[None] | None = None
+    reader: Worker[None] | None = None  # of the steps of an old answer
     _read: list[Exchange] = field(default_factory=list)
     _missing: set[str] = field(default_factory=set)  # ids of those whose steps are not on record
 
@@ -46,17 +47,21 @@ class StepInspector:
             exchange.answer.statistics for exchange in self.session.history.branch
         )
 
+    def title(self, *, paused: bool) -> str:
+        return READING if self.reader is not None else self.cursor.title(paused=paused)
+
     def show_last(self) -> None:
         """Go to the last answer, live; the steps of an old one are read first."""
-        if self._reader is not None:
-            self._reader.cancel()
-            self._reader = None
+        if self.reader is not None:
+            self.reader.cancel()
+            self.reader = None
         self._keys.clear()
         self._missing.clear()
         last = self.session.last
         self._free_all_but(last)
         self.cursor = StepCursor(self.session.answer)
-        self.cursor.reading = last is not None and self._reads(last)
+        if last is not None:
+            self._reads(last)
 
     def go(self, where: str) -> None:
         """Walk back, forward, first or live through the steps of all answers on the branch.
@@ -66,7 +71,7 @@ class StepInspector:
         if where == "live":
             self.show_last()
             return
-        if not self._keys and self._reader is None:
+        if not self._keys and self.reader is None:
             self._missing.clear()  # the disk may be back
         self._keys.append(where)
         self._go_on()
@@ -77,9 +82,8 @@ class StepInspector:
             entry.walked_step = self.cursor.highlighted if here else None
 
     def _go_on(self) -> None:
-        while self._keys and self._reader is None:
+        while self._keys and self.reader is None:
             self._go(self._keys.popleft())
-        self.cursor.reading = self._reader is not None
 
     def _go(self, where: str) -> None:
         branch = self.session.history.branch
@@ -133,13 +137,13 @@ class StepInspector:
         answer = exchange.answer
         if not answer.done or answer.steps or exchange.id in self._missing:
             return False
-        self._reader = self.prompt.run_worker(partial(self._read_steps, exchange))
+        self.reader = self.prompt.run_worker(partial(self._read_steps, exchange))
         return True
 
     async def _read_steps(self, exchange: Exchange) -> None:
         reader: Worker[None] = get_current_worker()
         steps = await asyncio.to_thread(self._recorded, exchange.id, reader)
-        self._reader = None
+        self.reader = None
         if steps:
             exchange.answer.steps[:] = [step for step, _ in steps]
             exchange.answer.statistics[:] = [statistics for _, statistics in steps]

@@ -428,7 +428,7 @@ async def test_help_tree_and_tint_have_their_keys(tmp_path: Path) -> None:
         await replay.press("f4", "f1")
         assert isinstance(replay.app.screen, ReplayHelp)
         await replay.press("escape", "f6")
-        assert replay.app.replay.query_one(Transcript)._tinted
+        assert replay.app.replay.query_one(Transcript).tinted
         await replay.press("q")
     assert not replay.app.is_running
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from app.app import SequoiaApp, Settings
+from app.screens.chat.step_inspector import READING
 from app.state.answer import Answer
-from app.state.step_cursor import READING
 from app.store.recorder import DatabaseRecorder, Recorder
 from sequoia_core.events import Step
 from tests.app.driving import Driver, driving
@@ -78,7 +78,7 @@ async def test_a_person_types_on_while_steps_are_read() -> None:
         assert chat.prompt.text == "abc"
         assert title(chat) == READING
         record.gate.set()
-        await chat.until(lambda: not chat.app.chat.inspector.cursor.reading)
+        await chat.until(lambda: chat.app.chat.inspector.reader is None)
         assert title(chat) == f"Step {STEPS_OF_ONE} of {STEPS_OF_ONE}, answer 1 of 2"
         assert chat.prompt.text == "abc"
         assert threading.main_thread() not in record.readers
@@ -92,7 +92,7 @@ async def test_keys_pressed_while_steps_are_read_are_carried_out_in_their_order(
         record = await held(chat)
         await chat.pilot.press(*["left_square_bracket"] * 3, "right_square_bracket")
         record.gate.set()
-        await chat.until(lambda: not chat.app.chat.inspector.cursor.reading)
+        await chat.until(lambda: chat.app.chat.inspector.reader is None)
         assert title(chat) == f"Step {STEPS_OF_ONE - 1} of {STEPS_OF_ONE}, answer 1 of 2"
         assert len(record.asked) == 1
 
@@ -213,7 +213,7 @@ async def test_the_last_answers_steps_are_read_once(tmp_path: Path) -> None:
         await chat.walk("home", "left_square_bracket")
         assert title(chat).endswith("answer 1 of 2")
         await chat.pilot.press("end")
-        assert not app.chat.inspector.cursor.reading
+        assert app.chat.inspector.reader is None
         assert title(chat).endswith(", the last")
         assert not first(chat).steps
 

@@ -177,7 +177,7 @@ def test_what_was_looked_at_is_given_up_again() -> None:
     while top > 0:
         top = layout.scrolled(max(0, top - ROOM + 1))
         layout.texts(top)
-        assert sum(layout._heights[at] for at in layout._open) <= KEPT_LINES + 3 * ROOM
+        assert sum(map(layout._height, layout._open)) <= KEPT_LINES + 3 * ROOM
     assert layout.height > 2 * KEPT_LINES
     kept = [entry for entry in entries if isinstance(entry, AnswerEntry) and entry._markdown]
     assert 0 < len(kept) <= len(layout._open)
