@@ -1,6 +1,7 @@
 """The help of the chat and of the replay: keys, commands, and what the figures mean."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from textwrap import wrap
 
 from textual.app import ComposeResult
@@ -9,11 +10,14 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from sequoia_core.files import parse_toml
+
 from ..config.actions import actions, bindings
 from ..state.slash_commands import USAGE
 from ..ui.base_app import BaseApp
 from ..widgets.header import SPEEDUP_MEANING
 
+_KEYS = parse_toml(Path(__file__).with_name("help_keys.toml").read_text("utf-8"))
 _REPLAY_TIME = (
     "At 1x every step takes the time it took when it was recorded, reading the prompt included. "
     "The time between an answer and the next prompt is cut to a second and a half."
@@ -43,25 +47,21 @@ class HelpScreen(ModalScreen[None]):
         self.query_one(Static).update(Content("\n\n").join(self._sections(width)))
 
     def _sections(self, width: int) -> Iterable[Content]:
-        keys = self.app.keys
-        rows = [
-            *self._keys("prompt"),
-            ('"""', "begins and ends a message of many lines"),
-            ("Up, Down", "earlier messages, on the first and last line"),
-            *self._keys("chat"),
-            ("Tab", "from the prompt to the tree, then to the chat"),
-            *self._keys("tree"),
-            ("Page up, Page down", "scroll the chat"),
-            *self._keys("app"),
-        ]
-        commands = [(usage, keys.shown(text)) for usage, text in USAGE]
+        shown = self.app.keys.shown
+        commands = [(usage, shown(text)) for usage, text in USAGE]
         tints = (Content.assemble("  ", (text, style)) for style, text in _TINTS)
-        yield _section("Keys", _table(rows, width))
+        yield _section("Keys", _table(self._keys("chat"), width))
         yield _section("Commands", _table(commands, width))
-        yield _section(keys.shown("Tints, chat.tint"), tints)
+        yield _section(shown("Tints, chat.tint"), tints)
         yield _section("x plain", _paragraph(SPEEDUP_MEANING, width))
 
-    def _keys(self, context: str) -> Iterable[tuple[str, str]]:
+    def _keys(self, where: str) -> Sequence[tuple[str, str]]:
+        rows: list[tuple[str, str]] = []
+        for each in _KEYS[where]:
+            rows += self._of_context(each) if isinstance(each, str) else [tuple(each)]
+        return rows
+
+    def _of_context(self, context: str) -> Iterable[tuple[str, str]]:
         for each in actions(context):
             if each.keys and each.help and not each.listed_with:
                 also = [other.id for other in actions(context) if other.listed_with == each.id]
@@ -72,14 +72,7 @@ class HelpScreen(ModalScreen[None]):
 
 class ReplayHelp(HelpScreen):
     def _sections(self, width: int) -> Iterable[Content]:
-        rows = [
-            *self._keys("replay"),
-            ("click", "on the line of time goes there"),
-            ("Tab", "to the chat or the tree; Up, Down move there"),
-            ("Enter", "on a node of the tree: why it came out so"),
-            *self._keys("app"),
-        ]
-        yield _section("Keys", _table(rows, width))
+        yield _section("Keys", _table(self._keys("replay"), width))
         yield _section("Time", _paragraph(_REPLAY_TIME, width))
         yield _section("x plain", _paragraph(SPEEDUP_MEANING, width))
 
@@ -92,7 +85,7 @@ def _paragraph(text: str, width: int) -> Iterable[Content]:
     return (Content("  " + line) for line in wrap(text, max(1, width - 2)))
 
 
-def _table(rows: list[tuple[str, str]], width: int) -> Iterable[Content]:
+def _table(rows: Sequence[tuple[str, str]], width: int) -> Iterable[Content]:
     """Names in a column, and meanings next to them, or below them if there is no room."""
     column = max(len(name) for name, _ in rows) + 4
     side_by_side = width - column >= _LEAST_ROOM

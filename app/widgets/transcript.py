@@ -1,6 +1,7 @@
 """The conversation: entries one below another, held at the end until a person scrolls away."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from rich.segment import Segment
@@ -19,16 +20,7 @@ from .entry_layout import Anchor, EntryLayout, TextLine
 from .line_view import LineView
 from .transcript_styles import STYLES, Look, current_look
 
-_WELCOME = """\
-Every step of the decoding is drawn: a small draft model grows a tree of guesses, the target \
-model reads all of them in one pass, and the path it accepts is kept, with one token of its own.
-
-✔ accepted   ✘ rejected   · not reached
-➜ the target's own token
-
-Type a message; prompt.send sends it, chat.pause pauses, chat.step then runs one step, \
-chat.step_before and chat.step_after walk through the steps, chat.help or /? shows all keys and \
-commands."""
+_WELCOME = Path(__file__).with_name("welcome.txt").read_text("utf-8").strip()
 
 
 class Transcript(LineView[list[Segment]], can_focus=True):
@@ -42,7 +34,6 @@ class Transcript(LineView[list[Segment]], can_focus=True):
         self.follows = True  # the view stays at the end as the chat grows
         self._welcome: list[Entry] = []  # what is shown without entries
         self._layout = EntryLayout()
-        self._empty = True
         self.tinted = False  # tokens have the colours of where they came from
         self._look: Look | None = None
         self._window: list[TextLine] = []
@@ -56,8 +47,8 @@ class Transcript(LineView[list[Segment]], can_focus=True):
 
     def use_keys(self, keys: Keys) -> None:
         """Show a welcome text with these keys while there are no entries."""
-        self._welcome = [TextEntry(keys.shown(_WELCOME), "note", mark=" ")]
-        if self._empty:
+        before, self._welcome = self._welcome, [TextEntry(keys.shown(_WELCOME), "note", mark=" ")]
+        if self._layout.entries == before:
             self._layout.replace(self._welcome)
             self.redraw()
 
@@ -69,9 +60,8 @@ class Transcript(LineView[list[Segment]], can_focus=True):
 
     def add(self, *entries: Entry) -> None:
         """Add entries; `redraw` shows what comes into an answer among them."""
-        if self._empty:
+        if self._layout.entries == self._welcome:
             self._layout.replace([])
-            self._empty = False
         for entry in entries:
             self._layout.append(entry)
         self._tint_answers()
@@ -86,7 +76,7 @@ class Transcript(LineView[list[Segment]], can_focus=True):
             left.release()  # another branch may never be looked at again
         self._layout.replace(entries or self._welcome)
         self._tint_answers()
-        self._empty, self.follows, self._walked = not entries, True, None
+        self.follows, self._walked = True, None
         self.redraw()
 
     def tint(self, tinted: bool) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from rich.style import Style
-from rich.syntax import PygmentsSyntaxTheme
+from rich.syntax import PygmentsSyntaxTheme, SyntaxTheme
 from textual.color import Color
 from textual.widget import Widget
 from typing_extensions import override
@@ -31,17 +31,15 @@ class Look:
 
 def current_look(transcript: Widget) -> Look:
     styles = {name: transcript.get_component_rich_style(f"transcript--{name}") for name in STYLES}
-    strong, code, quiet = styles["heading"], styles["code"], styles["quiet"]
-    theme = transcript.app.current_theme
-    if transcript.app.native_ansi_color:
-        colors = "ansi_dark" if theme.dark else "ansi_light"
-        markdown = MarkdownRenderer(strong, code, quiet, "default", colors)
-    else:
+    theme, background = transcript.app.current_theme, "default"
+    colors: SyntaxTheme | str = "ansi_dark" if theme.dark else "ansi_light"
+    if not transcript.app.native_ansi_color:
         fence = transcript.get_component_styles("transcript--fence").background
         ink = transcript.get_component_styles("transcript--text").color
-        readable_code = ReadableCode(CODE_STYLES[theme.dark], fence, ink, least_contrast(theme))
-        markdown = MarkdownRenderer(strong, code, quiet, fence.hex6, readable_code)
-    return Look(styles, markdown)
+        background = fence.hex6
+        colors = ReadableCode(CODE_STYLES[theme.dark], fence, ink, least_contrast(theme))
+    strong, code, quiet = styles["heading"], styles["code"], styles["quiet"]
+    return Look(styles, MarkdownRenderer(strong, code, quiet, background, colors))
 
 
 class ReadableCode(PygmentsSyntaxTheme):
