@@ -1,27 +1,37 @@
-"""What leaves the chat: `/copy` and `/export`."""
+"""What leaves the chat: copied text, and files in Markdown, in JSON, or as a trace to replay."""
 
 import asyncio
+import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
+from markdown_it import MarkdownIt
+
+from sequoia_core import events
 from sequoia_core.errors import counted
-from sequoia_core.events import Step
-from sequoia_core.files import text_written_whole
+from sequoia_core.files import encode, text_written_whole
 from sequoia_core.recording.trace_file import Asked, Entry, write_event, write_header
 
 from ...config.paths import output_file
-from ...present.export import answer_events, as_json, as_markdown, copy_answer, copy_code
+from ...state.answer import Answer, Chosen
 from ...state.chat_session import ChatError, ChatSession
+from ...state.history import Exchange
+from ...state.sanitize import visible
 from ...state.slash_commands import CopyRequest
 from ...store.database import StoreError
 
 ENDINGS = (".md", ".json", ".jsonl", ".svg")
 """Markdown, JSON, a trace to replay, a picture of the screen."""
-ReadSteps = Callable[[str], Iterable[Step]]
+_TOTALS = ("tokens", "steps", "baseline_steps", "seconds", "tokens_per_second", "tokens_per_step")
+_TREE = ("mode", "growmap", "nodes", "depth")
+
+ReadSteps = Callable[[str], Iterable[events.Step]]
 """Reads the steps of an exchange that the chat does not hold any more; may block."""
+
+# Copies have their control characters made visible: pasted into a shell they would be executed.
 
 
 def requested_copy(
@@ -36,6 +46,48 @@ def requested_copy(
     if request.what == "code":
         return copy_code(answers, request.number)
     return copy_answer(answers, request.number or 1)
+
+
+def code_blocks(text: str) -> list[tuple[str, str]]:
+    """Code and language ("" if not named) of a Markdown text's code blocks, open ones too."""
+    return [
+        (token.content, token.info.partition(" ")[0])
+        for token in MarkdownIt("commonmark", {"html": False}).parse(text)
+        if token.type in ("fence", "code_block")
+    ]
+
+
+def copy_answer(answers: Sequence[str], back: int = 1) -> tuple[str, str]:
+    """The `back`th answer from the end, and in words which one it is.
+
+    Raises ChatError if there are not so many.
+    """
+    if not answers:
+        raise ChatError("nothing to copy yet: ask something first")
+    if back > len(answers):
+        raise ChatError(f"/copy {back}: this chat has only {counted(len(answers), 'answer')}")
+    what = "the answer" if back == 1 else f"the answer {back - 1} before the last"
+    return answers[-back], what
+
+
+def copy_code(answers: Sequence[str], number: int | None = None) -> tuple[str, str]:
+    """A code block of the last answer that has any, and in words which one it is.
+
+    `number` is from 1 at the top; None is the last. Raises ChatError if there is no such block.
+    """
+    blocks = next((found for text in reversed(answers) if (found := code_blocks(text))), [])
+    if not blocks:
+        raise ChatError("no code to copy: no answer here has a code block")
+    if number is not None and number > len(blocks):
+        count = counted(len(blocks), "code block")
+        raise ChatError(f"/copy code {number}: the last answer with code has only {count}")
+    at = len(blocks) if number is None else number
+    code, language = blocks[at - 1]
+    place = f"code block {at} of {len(blocks)}" if len(blocks) > 1 else "the code block"
+    return code, f"{place} ({language})" if language else place
+
+
+# Files
 
 
 def export_file(given: str, session: ChatSession) -> Path:
@@ -93,7 +145,7 @@ async def _write_trace(session: ChatSession, read_steps: ReadSteps, file: TextIO
     return f" ({counted(len(exchanges), 'answer')}, {steps} steps{gone})"
 
 
-def _all_steps(read_steps: ReadSteps, exchange: str) -> tuple[Step, ...]:
+def _all_steps(read_steps: ReadSteps, exchange: str) -> tuple[events.Step, ...]:
     """None if one is damaged, or another version of the program wrote them."""
     with suppress(StoreError):
         return tuple(read_steps(exchange))
@@ -103,3 +155,136 @@ def _all_steps(read_steps: ReadSteps, exchange: str) -> tuple[Step, ...]:
 def _write_entries(file: TextIO, entries: Iterable[Entry]) -> None:
     for entry in entries:
         write_event(file, entry)
+
+
+# Traces
+
+
+def answer_events(answer: Answer, steps: Sequence[events.Step]) -> Iterator[events.Event]:
+    """The events that an answer was made from, without notices.
+
+    The answer's own steps may have been dropped; of those that `steps` does not hold either there
+    is the text without the tree.
+    """
+    changes: dict[int, list[events.Event]] = {}
+    for each in answer.trees:
+        changes.setdefault(each.since, []).append(each.tree)
+    texts = _texts(answer)
+    by_index = {step.index: step for step in steps}
+    yield from changes.pop(1, [])
+    if answer.prefill is not None and not isinstance(answer.prefill, events.PrefillProgress):
+        yield answer.prefill
+    for index in range(1, max([0, *by_index, *texts]) + 1):
+        yield from changes.pop(index, [])
+        # Text held back to the end comes with the last step.
+        if index in texts:
+            yield texts[index]
+        if index in by_index:
+            yield by_index[index]
+    if answer.failure is not None:
+        yield events.Failed(answer.failure)
+    elif answer.finished is not None:
+        yield answer.finished
+
+
+def _texts(answer: Answer) -> dict[int, events.TextDelta]:
+    """The text by step, as the model wrote it where that can be assigned to the tokens."""
+    pieces: dict[int, list[events.Piece]] = {}
+    verbatim, at = answer.verbatim, 0
+    aligned = sum(len(span.text) for span in answer.spans) == len(verbatim)
+    for span in answer.spans:
+        text = verbatim[at : at + len(span.text)] if aligned else span.text
+        at += len(span.text)
+        pieces.setdefault(span.step, []).append(events.Piece(text, span.rank))
+    return {
+        step: events.TextDelta(step, "".join(piece.text for piece in each), tuple(each))
+        for step, each in pieces.items()
+    }
+
+
+# Documents
+
+
+def as_json(chat: ChatSession, when: float) -> str:
+    """One object: every exchange with its text and figures, and the branch on show.
+
+    `when` is in seconds since the epoch.
+    """
+    document: dict[str, Any] = {
+        "format": "sequoia-chat",
+        "version": 1,
+        "exported": _instant(when),
+        "pair": encode(chat.pair) if chat.pair else None,
+        "branch": [each.id for each in chat.history.branch],
+        "exchanges": [_exchange(each) for each in chat.history.exchanges.values()],
+    }
+    return json.dumps(document, ensure_ascii=True, indent=2, allow_nan=False) + "\n"
+
+
+def _exchange(exchange: Exchange) -> dict[str, Any]:
+    answer, figures = exchange.answer, None
+    if answer.statistics:
+        last = answer.statistics[-1]
+        figures = {
+            **{name: getattr(last.totals, name) for name in _TOTALS},
+            "speedup": last.speedup,
+            "accepted_by_depth": [rate.value for rate in last.by_depth],
+            "accepted_by_rank": [rate.value for rate in last.by_rank],
+            "trees": [
+                {"since": each.since, **{name: getattr(each.tree, name) for name in _TREE}}
+                for each in answer.trees
+            ],
+        }
+    return {
+        "id": exchange.id,
+        "parent": exchange.parent,
+        "started": _instant(exchange.started),
+        "prompt": exchange.prompt,
+        "answer": answer.verbatim,
+        "finish_reason": answer.finished.reason.value if answer.finished else None,
+        "error": answer.failure,
+        "figures": figures,
+    }
+
+
+def _instant(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def as_markdown(chat: ChatSession, when: float) -> str:
+    """The branch on show with its figures, then the other branches."""
+    from jinja2 import Environment, StrictUndefined  # rarely needed
+
+    branch = chat.history.branch
+    shown = {each.id for each in branch}
+    others = [each for each in chat.history.exchanges.values() if each.id not in shown]
+    minute = time.strftime("%Y-%m-%d %H:%M", time.localtime(when))
+    jinja = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    jinja.filters.update(counted=counted, inline=_inline, quoted=_quoted)
+    jinja.filters.update(closed=_closed, trees=_trees)
+    source = Path(__file__).with_name("exported.md.jinja").read_text(encoding="utf-8")
+    template = jinja.from_string(source)
+    return template.render(chat=chat, when=minute, branch=branch, others=others).rstrip() + "\n"
+
+
+def _quoted(text: str) -> str:
+    return "\n".join(f"> {line}".rstrip() for line in visible(text).split("\n"))
+
+
+def _closed(text: str) -> str:
+    """The text with an open code block closed, or it would contain what follows."""
+    *_, last = MarkdownIt("commonmark").parse(text + "\n\nend")
+    return f"{text}\n{last.markup}" if last.type == "fence" else text
+
+
+def _trees(trees: Sequence[Chosen]) -> str:
+    shapes = (each.tree for each in trees)
+    names = (f"{it.growmap} {it.nodes}x{it.depth}" if it.nodes > 1 else "plain" for it in shapes)
+    return ", ".join(dict.fromkeys(names))
+
+
+def _inline(text: str, most: int | None = None) -> str:
+    """Text as one line without Markdown, of at most so many characters."""
+    line = " ".join(visible(text).split())
+    line = line if most is None or len(line) <= most else line[: most - 1] + "…"
+    return "".join("\\" + char if char in "\\`*_[]<>|#" else char for char in line)
