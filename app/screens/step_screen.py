@@ -71,7 +71,7 @@ class StepScreen(Screen[None]):
         """Draw the statistics up to the step on show, or what happens before the first."""
         step, statistics = cursor.step, cursor.statistics
         for bar in (self._bar, self._strip):
-            bar.show_step(step, statistics, waiting)
+            bar.shown = step, statistics, waiting
         self._statistics.statistics, self._statistics.chosen = statistics, chosen
         self.header.statistics = statistics
         self.header.chosen_tree = chosen.tree if chosen is not None else None

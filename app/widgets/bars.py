@@ -43,17 +43,12 @@ class StepBar(Line):
     The times differ in glyph as well as in colour, for terminals without colour.
     """
 
-    _shown: tuple[Step | None, Statistics | None, str] = None, None, ""
-
-    def show_step(self, step: Step | None, totals: Statistics | None, waiting: str = "") -> None:
-        """Show a step and the figures after it, or what happens before the first step."""
-        if step is not self._shown[0] or waiting != self._shown[2]:
-            self._shown = step, totals, waiting
-            self.refresh()
+    shown: reactive[tuple[Step | None, Statistics | None, str]] = reactive((None, None, ""))
+    """A step and the figures after it, or what happens before the first step."""
 
     @override
     def render(self) -> Content:
-        (step, statistics, waiting), width = self._shown, self.size.width
+        (step, statistics, waiting), width = self.shown, self.size.width
         if step is None or statistics is None:
             return Content.styled(fit(f" {waiting or 'no step yet'}", width), "$notice")
         if is_accessible(self):
