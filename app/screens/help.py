@@ -58,7 +58,7 @@ class HelpScreen(ModalScreen[None]):
     def _keys(self, where: str) -> Sequence[tuple[str, str]]:
         rows: list[tuple[str, str]] = []
         for each in _KEYS[where]:
-            rows += self._of_context(each) if isinstance(each, str) else [tuple(each)]
+            rows += self._of_context(each) if isinstance(each, str) else [each]
         return rows
 
     def _of_context(self, context: str) -> Iterable[tuple[str, str]]:
