@@ -26,6 +26,7 @@ class LineView(ScrollView, Generic[Item]):
 
     def __init__(self, id: str) -> None:  # noqa: A002
         super().__init__(id=id)
+        self._frame: Hashable = None
         self._key: Hashable = None  # everything that a painted line depends on except its text
         self._painted: dict[int, tuple[Item, Strip]] = {}  # by id; with the item, so that it stays
         self._sides = (Strip([]), Strip([]))  # the border left and right of the text
@@ -102,15 +103,17 @@ class LineView(ScrollView, Generic[Item]):
         width, blank = self.content_size.width, self.blank
         backgrounds, filters = self.background_colors, tuple(self.get_line_filters())
         text_width = min(self.scrollable_content_region.width, width)
-        key = (
+        frame = (
             self.outer_size.width, self.outer_size.height > self.gutter.height, text_width, width,
-            self.gutter, self.styles.border, backgrounds, filters, self.look,
+            self.gutter, self.styles.border, backgrounds, filters,
         )  # fmt: skip
-        if key != self._key or len(self._painted) > MOST_PAINTED:
+        if frame != self._frame:
             left, top = self.gutter.left, self.gutter.top
             line = self._textual_lines(top, top + 1)[0]
+            self._frame, self._sides = frame, (line.crop(0, left), line.crop(left + width))
+        key = (frame, self.look)
+        if key != self._key or len(self._painted) > MOST_PAINTED:
             self._key, self._painted = key, {}
-            self._sides = line.crop(0, left), line.crop(left + width)
 
         def paint(text: Iterable[Segment]) -> Strip:
             """A whole line; text that is too wide is cut, `blank` fills the rest."""
