@@ -452,9 +452,9 @@ async def test_the_heat_map_counts_up_to_the_step_on_show(tmp_path: Path) -> Non
     async with replaying(tmp_path) as replay:
         await replay.press("f4", *["right_square_bracket"] * 4)
         assert replay.app.replay.query_one(AcceptanceView).display
-        assert replay.app.replay._map._map.steps == 4
+        assert replay.app.replay.query_one(AcceptanceView)._map.steps == 4
         await replay.press("left_square_bracket")
-        assert replay.app.replay._map._map.steps == 3
+        assert replay.app.replay.query_one(AcceptanceView)._map.steps == 3
         await replay.press("f4")
         assert replay.app.replay.has_class("-tree-hidden")
 
