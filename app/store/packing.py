@@ -83,7 +83,12 @@ def digest_of(events: Iterable[Event], failure: str = CUT_OFF) -> Digest:
 
 
 def pack_digest(digest: Digest) -> bytes:
-    return _pack(json.dumps(encode(digest), separators=(",", ":")))
+    """Its events without their names, which older versions of the program refuse there."""
+    record = encode(digest)
+    events = [*record["deltas"], *(each["tree"] for each in record["trees"])]
+    for event in filter(None, (*events, record["prefill"], record["finished"])):
+        del event["event"]
+    return _pack(json.dumps(record, separators=(",", ":")))
 
 
 def unpack_digest(blob: bytes) -> Digest:

@@ -18,6 +18,7 @@ from app.store.packing import (
     unpack_events,
 )
 from sequoia_core.events import Event, Failed, Finished, Notice, NoticeKind, Piece, Step, TextDelta
+from sequoia_core.files import encode
 from tests.fakes import make_answer
 
 ODD = "\x1b[31m\u2028\ud800 \x00 ✔"
@@ -35,6 +36,12 @@ def test_events_and_digests_are_unpacked_as_they_were(text: str) -> None:
     digest = digest_of(events)
     assert unpack_digest(pack_digest(digest)) == digest
     assert digest.text == text
+
+
+def test_events_in_a_digest_have_no_names_and_are_read_with_them_too() -> None:
+    digest = digest_of(make_answer())
+    assert b'"event"' not in zlib.decompress(pack_digest(digest))
+    assert unpack_digest(zlib.compress(json.dumps(encode(digest)).encode())) == digest
 
 
 def test_steps_of_another_version_are_read_by_the_names_of_their_fields() -> None:
