@@ -109,7 +109,9 @@ def _put_before_tables(document: tomlkit.TOMLDocument, name: str, value: Value) 
     if at is None:
         document[name] = value
         return
-    while at > 0 and isinstance(body[at - 1][1], (Comment, Whitespace)):
+    while at > 0 and isinstance(body[at - 1][1], Comment):
+        at -= 1
+    if at > 0 and isinstance(body[at - 1][1], Whitespace):
         at -= 1
     body.insert(at, (tomlkit.key(name), tomlkit.item(value)))
 

@@ -67,6 +67,12 @@ def test_a_new_setting_comes_before_the_tables_and_what_is_said_about_them(path:
     assert after == FILE.split("# the keys\n")[1]
 
 
+def test_a_new_setting_stays_below_the_comment_that_heads_the_file(path: Path) -> None:
+    path.write_text("# Settings of Anna's laptop\n\n# my keys\n[keys]\n")
+    write_setting(path, "seed", 3)
+    assert path.read_text() == "# Settings of Anna's laptop\nseed = 3\n\n# my keys\n[keys]\n"
+
+
 def test_keys_come_and_go_in_their_table(path: Path) -> None:
     write_key(path, "chat.tint", ("f7", "ctrl+t"))
     write_key(path, "chat.pause", ("f8",))
