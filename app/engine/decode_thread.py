@@ -104,10 +104,8 @@ class DecodeThread:
         self._reports.append(msg.Ready(engine.description))
         tuning_failed = ""
         while not self._closing.is_set():
-            if not tuning_failed:
-                tuning_failed = _failure_of(self._tune, engine)
-                if tuning_failed:  # not tried again
-                    self._reports.append(msg.Refused(tuning_failed))
+            if not tuning_failed and (tuning_failed := _failure_of(self._tune, engine)):
+                self._reports.append(msg.Refused(tuning_failed))  # it is not tried again
             match self._requests.get():
                 case msg.Ask() as request, on_event:
                     self._answer(engine, request, on_event)
@@ -134,10 +132,7 @@ class DecodeThread:
         event: Event | None = None
         try:
             if self._unreached is not None and (failure := self._reach(engine, self._unreached)):
-                raise SequoiaError(
-                    f"not answered: the model could not be taken to this branch: {failure}; "
-                    "ask again to try once more"
-                )
+                raise SequoiaError(f"not answered: {failure}; ask again to try once more")
             for event in engine.reply(request.prompt, request.params, self._cancelled.is_set):
                 on_event(event)
                 self._reports.append(msg.Answering(event))
@@ -160,7 +155,8 @@ class DecodeThread:
                 if failure := _failure_of(carry_out, engine, request):
                     self._reports.append(msg.Refused(failure))
             case msg.Clear() | msg.Restore():
-                self._reach(engine, request)
+                if failure := self._reach(engine, request):
+                    self._reports.append(msg.Unreached(failure))
             case msg.SetSystem(wanted, before):
                 self._systems = self._systems or [before]
                 self._unreached = None
@@ -171,10 +167,10 @@ class DecodeThread:
                     self._systems = [wanted]
 
     def _reach(self, engine: ChatEngine, turns: msg.Clear | msg.Restore) -> str:
-        """Take the engine to these turns; the error, after which the next answer tries again."""
+        """Take the engine to these turns; why not, in one line, and the next answer tries again."""
         failure = _failure_of(carry_out, engine, turns)
         self._unreached = turns if failure else None
-        return failure
+        return failure and f"the model could not be taken to this branch: {failure}"
 
     def _tune(self, engine: ChatEngine) -> None:
         for event in engine.tune(lambda: not self._requests.empty()):

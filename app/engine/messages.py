@@ -102,9 +102,15 @@ class SystemRefused(Record, frozen=True):
     system_prompt: str | None  # the one in use
 
 
+class Unreached(Record, frozen=True):
+    """The engine did not get to the turns to go on from; the next answer tries again."""
+
+    message: str
+
+
 Report = (
     Loading | LoadFailed | Ready | Answering | RaceEvent | RaceEnded | Event | Refused
-    | SystemRefused
+    | SystemRefused | Unreached
 )  # fmt: skip
 """A bare `Event` is one of the measuring between answers."""
 

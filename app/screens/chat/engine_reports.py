@@ -65,6 +65,8 @@ class EngineReports:
                 note(message)
             case Failed(message) | messages.Refused(message):
                 note(message, error=True)
+            case messages.Unreached(message) if not session.busy:  # else the answer tells
+                note(f"{message}; the next question tries again", error=True)
             case RaceTerms() | Raced() if session.race is not None:
                 session.race.add(report)
             case messages.RaceEnded(error) if session.race is not None:

@@ -20,6 +20,7 @@ from app.engine.messages import (
     SetSystem,
     Start,
     SystemRefused,
+    Unreached,
 )
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.config import Mode, SamplingParams
@@ -328,16 +329,16 @@ def test_a_branch_that_was_refused_is_past_once_there_is_something_else(drive: D
 def test_nothing_is_answered_after_turns_that_nobody_chose(drive: Drive, request_: Start) -> None:
     engine = Stubborn()
     driven = drive(engine)
+    reason = "too long" if isinstance(request_, Restore) else "unexpected RuntimeError: gone"
+    line = f"the model could not be taken to this branch: {reason}"
     driven.decoder.submit(request_)
+    driven.wait(lambda reports: Unreached(line) in reports)
     driven.decoder.submit(ChooseTree(TreeChoice(Mode.CHAIN)))
     driven.decoder.submit(ASK)
     driven.wait_answers()
     (failed,) = driven.events
-    reason = "too long" if isinstance(request_, Restore) else "unexpected RuntimeError: gone"
-    assert failed == Failed(
-        f"not answered: the model could not be taken to this branch: {reason}; "
-        "ask again to try once more"
-    )
+    assert failed == Failed(f"not answered: {line}; ask again to try once more")
+    assert driven.reports.count(Unreached(line)) == 1
     engine.refuses = False
     driven.decoder.submit(ASK)
     driven.wait_answers(2)

@@ -273,8 +273,10 @@ async def refused(scene: Scene, times: int) -> None:
 async def test_a_branch_that_the_engine_refuses_is_tried_again_with_the_next_question() -> None:
     async with holding() as scene:
         await refused(scene, 1)
+        await scene.chat.until(lambda: "no room" in scene.chat.transcript)
+        assert "the next question tries again" in scene.chat.transcript.replace("\n▌", "")
         await scene.chat.ask("after that")
-        assert "no room" not in scene.chat.transcript
+        assert scene.chat.transcript.count("no room") == 1
         assert scene.asked() == ("first", "second", "third", "after that")
         assert scene.shown[-3:] == ["third", "Gamma", "Epsilon"]
 
@@ -355,18 +357,29 @@ async def test_a_failed_answer_can_be_asked_again() -> None:
 
 
 async def test_a_chat_of_another_day_is_opened_where_it_was_left() -> None:
-    history = History()
-    first = history.begin("first", done("Alpha."), 0.0)
-    history.begin("second", done("Beta."), 0.0)
-    history.begin("other", done("Gamma."), 0.0, ())
-    history.select(first)
     async with holding([]) as scene:
-        scene.chat.app.chat.branches.open(history, None, {})
+        scene.chat.app.chat.branches.open(another_day(), None, {})
         await scene.chat.pilot.pause()
         assert scene.shown == ["first", "Alpha", "second", "Beta"]
         await scene.chat.ask("third")
         assert scene.engine.asked == [("first", "second", "third")]
         assert scene.engine.turns[0].answer_ids
+
+
+async def test_a_chat_that_the_engine_refuses_says_so_when_it_is_opened() -> None:
+    async with holding([]) as scene:
+        scene.engine.refusing = 1
+        scene.chat.app.chat.branches.open(another_day(), None, {})
+        await scene.chat.until(lambda: "no room" in scene.chat.transcript)
+
+
+def another_day() -> History:
+    history = History()
+    first = history.begin("first", done("Alpha."), 0.0)
+    history.begin("second", done("Beta."), 0.0)
+    history.begin("other", done("Gamma."), 0.0, ())
+    history.select(first)
+    return history
 
 
 def done(text: str) -> Answer:
