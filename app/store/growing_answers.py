@@ -3,14 +3,14 @@
 import sqlite3
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sequoia_core.events import Event, Step
 from sequoia_core.text.detokenizer import well_formed
 
 from ..state.answer import Answer
 from .database import Operation, statements
-from .packing import Digest, pack_digest, pack_events
+from .packing import Digest, pack_digest, pack_events, without_steps
 
 CLOSED = "stopped: the program was closed in the middle of this answer"
 MOST_BYTES = 64 << 20  # of packed events; some 30,000 steps
@@ -47,11 +47,8 @@ def end_answer(exchange: str, digest: Digest, at: float) -> Operation:
 
 def drop_steps(exchange: str) -> Operation:
     """An answer keeps all of its steps or none."""
-    return statements(
-        "UPDATE chunk SET steps = 0 "
-        "WHERE exchange = (SELECT place FROM exchange WHERE id = :exchange)",
-        exchange=exchange,
-    )
+    sql = "UPDATE chunk SET steps = 0 WHERE exchange = (SELECT place FROM exchange WHERE id = :id)"
+    return statements(sql, id=exchange)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +107,8 @@ class GrowingAnswers:
 class Pending:
     """Operations that are not written yet. Filled and emptied by the writer's thread.
 
-    Once `MOST_BYTES` of packed events wait, answers that bring more lose their steps. Their texts
-    and figures are written when they end.
+    Once `MOST_BYTES` of packed events wait, answers that bring more lose their steps and nothing
+    else: their texts survive a kill.
     """
 
     def __init__(self) -> None:
@@ -122,13 +119,17 @@ class Pending:
 
     def add(self, operation: Operation) -> None:
         if isinstance(operation, ChunkWritten):
-            if operation.exchange in self._stepless:
-                return
-            self._bytes += len(operation.events)
-            if self._bytes > MOST_BYTES:
-                self._stepless.add(operation.exchange)
-                self.dropped += 1
-                operation = drop_steps(operation.exchange)
+            exchange = operation.exchange
+            if exchange not in self._stepless:
+                self._bytes += len(operation.events)
+                if self._bytes > MOST_BYTES:
+                    self._stepless.add(exchange)
+                    self.dropped += 1
+                    self.operations.append(drop_steps(exchange))
+            if exchange in self._stepless:
+                operation = replace(operation, steps=0, events=without_steps(operation.events))
+                if not operation.events:
+                    return
         self.operations.append(operation)
 
     def clear(self) -> None:
@@ -139,6 +140,5 @@ class Pending:
     def chunks(self, exchange: str) -> list[ChunkWritten] | None:
         """Packed events of an exchange, or None if steps were dropped; for any thread."""
         waiting = [each for each in self.operations if isinstance(each, ChunkWritten)]
-        if exchange in self._stepless:
-            return None
-        return [each for each in waiting if each.exchange == exchange]
+        chunks = [each for each in waiting if each.exchange == exchange]
+        return None if exchange in self._stepless else chunks

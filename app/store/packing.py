@@ -109,6 +109,13 @@ def pack_events(events: Sequence[Event]) -> bytes:
     return _pack("\n".join(map(_line, events)))
 
 
+def without_steps(blob: bytes) -> bytes:
+    """What `pack_events` packed but the steps; empty if nothing else was."""
+    lines = zlib.decompress(blob).decode().split("\n")
+    kept = [line for line in lines if not line.startswith('{"event":"Step"')]
+    return _pack("\n".join(kept)) if kept else b""
+
+
 def unpack_events(blob: bytes) -> Iterator[Event]:
     """The events of a blob. Raises DamagedError if it holds anything else."""
     for line in unpack(blob).split("\n"):

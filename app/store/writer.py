@@ -163,8 +163,7 @@ class Writer:
 
     def _collect(self) -> None:
         """Take the items until it is time to write again; none if it is time to retry."""
-        retries = self._problem is not None and self._problem.temporary
-        until = self._retry_at if retries else None
+        until = self._retry_at if self._problem and self._problem.temporary else None
         with suppress(queue.Empty):
             while not (self._items and isinstance(self._items[-1], _Demand | None)):
                 wait = None if until is None else max(0.0, until - time.monotonic())
@@ -176,19 +175,16 @@ class Writer:
         for operation in operations:
             self.pending.add(operation)
         if self.pending.dropped and not before and (problem is None or problem.temporary):
-            message = (
-                f"more than {MOST_BYTES >> 20} MiB wait to be saved: the steps of what is answered "
-                "until then are dropped, the texts are kept"
-            )
-            self._news.append(WriteNews(message))
+            why = problem.message if problem else f"the disk takes too long to write {self._path}"
+            lost = "until that is over, the steps of answers are dropped, the texts are kept"
+            self._news.append(WriteNews(f"{why}; {MOST_BYTES >> 20} MiB wait to be saved: {lost}"))
 
     def _attempt(self, *, last: bool = False) -> None:
         """Write what waits, unless that failed a moment ago."""
         problem = self._problem
-        if problem is not None:
-            due = time.monotonic() >= self._retry_at or last
-            if not (problem.temporary and due):
-                return
+        due = last or time.monotonic() >= self._retry_at
+        if problem is not None and not (problem.temporary and due):
+            return
         try:
             if self._connection is None:
                 self._connection = self._open()
@@ -196,9 +192,8 @@ class Writer:
         except Exception as error:  # the thread must go on, whatever is in the file
             self._note_problem(error)
             return
-        but = ""
-        if self.pending.dropped:
-            but = f" but the steps of {counted(self.pending.dropped, 'answer')}"
+        dropped = self.pending.dropped
+        but = f" but the steps of {counted(dropped, 'answer')}" if dropped else ""
         self.pending.clear()
         self._flushed_at = time.monotonic()
         self._problem = None

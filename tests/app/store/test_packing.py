@@ -16,6 +16,7 @@ from app.store.packing import (
     pack_events,
     unpack_digest,
     unpack_events,
+    without_steps,
 )
 from sequoia_core.events import Event, Failed, Finished, Notice, NoticeKind, Piece, Step, TextDelta
 from sequoia_core.files import encode
@@ -36,6 +37,14 @@ def test_events_and_digests_are_unpacked_as_they_were(text: str) -> None:
     digest = digest_of(events)
     assert unpack_digest(pack_digest(digest)) == digest
     assert digest.text == text
+
+
+def test_all_but_the_steps_is_kept_as_it_was() -> None:
+    events = events_of('{"event":"Step"}')
+    kept = [event for event in events if not isinstance(event, Step)]
+    assert list(unpack_events(without_steps(pack_events(events)))) == kept
+    steps = [event for event in events if isinstance(event, Step)]
+    assert without_steps(pack_events(steps)) == b""
 
 
 def test_events_in_a_digest_have_no_names_and_are_read_with_them_too() -> None:
