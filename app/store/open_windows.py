@@ -28,7 +28,11 @@ class WindowLock:
     def __init__(self, folder: Path, window: str) -> None:
         make_private_folder(folder)
         self._path = _lock_file(folder, window)
-        self._descriptor = _locked(self._path, os.O_CREAT)
+        try:
+            self._descriptor = _locked(self._path, os.O_CREAT)
+        except OSError:  # the file may have been made where there are no locks
+            self._path.unlink(missing_ok=True)
+            raise
 
     def close(self) -> None:
         self._path.unlink(missing_ok=True)
@@ -39,10 +43,8 @@ def is_open(folder: Path, window: str) -> bool:
     """Whether a window is open; one whose lock file cannot be opened counts as open."""
     try:
         os.close(_locked(_lock_file(folder, window)))
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
+    except OSError as error:
+        return not isinstance(error, FileNotFoundError)
     return False
 
 

@@ -1,5 +1,7 @@
 """The writer when things go wrong for long: the memory is bounded, and nobody waits for ever."""
 
+import errno
+import fcntl
 import sqlite3
 import threading
 import time
@@ -267,3 +269,16 @@ def test_a_file_that_is_never_written_again_takes_no_more_memory_either(
         assert "is damaged" in news.message
         assert len(list(recorder.steps(asked[0].id))) == len(STEPS)
     assert "is damaged" in recorder.unsaved
+
+
+def test_where_files_cannot_be_locked_no_lock_file_stays(
+    path: Path, quick_retries: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with recording(path) as recorder:
+        say(recorder, "one")
+    assert "No locks available" in recorder.unsaved
+    assert list((path.parent / "windows").iterdir()) == []
