@@ -22,7 +22,7 @@ from ..config.settings import Settings
 
 if TYPE_CHECKING:
     from sequoia_core.model.config import ModelConfig
-    from sequoia_core.model.loading.forward import Forward
+    from sequoia_core.model.loading.backend import Backend
     from sequoia_core.model.loading.loader import Checkpoint
 
     Known = Checkpoint | ModelConfig
@@ -146,7 +146,7 @@ def _models(settings: Settings) -> Finding:
 def _forward(settings: Settings, *, models_there: bool) -> Iterator[Finding]:
     """Device, number format, which code computes the models, and the memory for them."""
     from sequoia_core.model.device import choose_placement, devices_name, dtype_name
-    from sequoia_core.model.loading.forward import choose_forward
+    from sequoia_core.model.loading.backend import choose_backend
     from sequoia_core.model.loading.loader import BUNDLED_DRAFT, NO_DRAFT, Checkpoint, known_model
     from sequoia_core.model.native import library
 
@@ -159,36 +159,36 @@ def _forward(settings: Settings, *, models_there: bool) -> Iterator[Finding]:
             drafts = [] if draft == NO_DRAFT else [draft]
             known = [known_model(each) for each in (models.target, *drafts)]
         opened = [each for each in known if isinstance(each, Checkpoint)]
-        forward = choose_forward(settings.weights, settings.dtype, placement, opened)
+        backend = choose_backend(settings.weights, settings.dtype, placement, opened)
     except SequoiaError as error:
         yield Finding("device, weights", str(error), BROKEN)
         return
-    number = dtype_name(forward.dtype) if forward.dtype else "as the files store them"
+    number = dtype_name(backend.dtype) if backend.dtype else "as the files store them"
     if isinstance(known[0], Checkpoint):
-        number = forward.number_format(known[0])
+        number = backend.number_format(known[0])
     yield Finding("device, weights", f"{devices_name(placement.devices)}, {number}")
-    words = forward.backend() + (f": {forward.fallback}" if forward.fallback else "")
-    yield Finding("forward", words, WARN if forward.fallback else OK)
-    if forward.native and library.UNPROVEN in library.instruction_sets():
+    words = backend.name() + (f": {backend.fallback}" if backend.fallback else "")
+    yield Finding("forward", words, WARN if backend.fallback else OK)
+    if backend.native and library.UNPROVEN in library.instruction_sets():
         name = f"{library.INSTRUCTION_SET_VARIABLE}={library.UNPROVEN}"
         yield Finding("AMX", f"{name} takes it; no hardware has run it yet")
     if settings.offload is not Offload.NONE:
         where = settings.offload.value
         yield Finding("offload", f"{where}: two layers at a time are in memory")
     if models_there:
-        yield from _memory(forward, known)
+        yield from _memory(backend, known)
 
 
-def _memory(forward: "Forward", known: "list[Known | None]") -> Iterator[Finding]:
+def _memory(backend: "Backend", known: "list[Known | None]") -> Iterator[Finding]:
     """Memory of the models, device by device."""
     from sequoia_core.model.device import free_bytes
-    from sequoia_core.model.loading.forward import pair_plans
+    from sequoia_core.model.loading.backend import pair_plans
 
     target, draft = (*known, None)[:2]
     if target is None or None in known:
         yield Finding("memory", "planned at loading, when the shapes of the models are known")
         return
-    for place, plan in pair_plans(target, draft, forward).items():
+    for place, plan in pair_plans(target, draft, backend).items():
         free = free_bytes(place)
         context, end, mark = plan.context_in(free), "", OK
         if plan.least > free:

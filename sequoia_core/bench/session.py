@@ -32,7 +32,7 @@ from sequoia_core.measure.spread import Spread
 from sequoia_core.model.device import choose_dtype, dtype_name
 from sequoia_core.model.loading.loader import embedded_target_path, open_draft, open_target
 from sequoia_core.model.native.library import instruction_sets
-from sequoia_core.model.weight_shapes import weight_values
+from sequoia_core.model.tensor_names import weight_values
 from sequoia_core.text.chat_template import ChatTemplate
 
 if TYPE_CHECKING:

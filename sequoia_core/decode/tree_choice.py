@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from sequoia_core.config import NON_SEQUOIA_MODES, Lookup, Mode
 from sequoia_core.events import Notice, NoticeKind, Step, TreeChosen
-from sequoia_core.speculate.adaptive_policy import PROBE_STEPS
+from sequoia_core.speculate.adaptive_policy import IDLE_STEPS
 from sequoia_core.speculate.tree_advisor import TRYING, Advice, TreeAdvisor
 from sequoia_core.tree.choice import ADAPTIVE, ROOT, AdaptiveTree, Tree, TreeChoice
 from sequoia_core.tree.growmap import GrowMap
@@ -123,10 +123,10 @@ class PlainNotices:
         if step.baseline or not isinstance(tree, AdaptiveTree):
             return
         self._idle_steps = 0 if len(step.nodes) > 1 else self._idle_steps + 1
-        if self._idle_steps >= PROBE_STEPS and choice != self._idle_for:
+        if self._idle_steps >= IDLE_STEPS and choice != self._idle_for:
             self._idle_for = choice
             text = "plain decoding: what the draft proposes is not worth its time here; it is tried"
-            yield Notice(NoticeKind.PLAIN_DECODING, f"{text} again every {PROBE_STEPS} steps")
+            yield Notice(NoticeKind.PLAIN_DECODING, f"{text} again every {IDLE_STEPS} steps")
 
     @staticmethod
     def no_room(tree: Tree) -> Notice:

@@ -22,7 +22,7 @@ from sequoia_core.measure.acceptance import Acceptance, Text, acceptance_by_rank
 from sequoia_core.measure.timings import ForwardTimer
 from sequoia_core.model.device import device_name
 from sequoia_core.model.loading.pair import Pair
-from sequoia_core.model.weight_shapes import DRAFT_VOCAB_IDS
+from sequoia_core.model.tensor_names import DRAFT_VOCAB_IDS
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.tree.search import expected_tokens_table
 

@@ -40,7 +40,7 @@ from sequoia_core.errors import ParameterError
 from sequoia_core.model.device import free_bytes
 from sequoia_core.model.loading.memory_plan import kv_token_bytes
 from sequoia_core.model.loading.pair import load_pair
-from sequoia_core.model.weight_shapes import DRAFT_VOCAB_IDS, EMBEDDING
+from sequoia_core.model.tensor_names import DRAFT_VOCAB_IDS, EMBEDDING
 
 WORK = "work"  # folder for files in progress, inside the draft's
 SHARDS = "shards"  # folder in it for the text with the target's labels

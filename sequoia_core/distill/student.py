@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sequoia_core.model import weight_shapes as names
+from sequoia_core.model import tensor_names as names
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.layers import RotaryEmbedding, rotate
 from sequoia_core.model.loading.block_safetensors import BLOCK, pack_weights, rounded

@@ -15,12 +15,12 @@ from sequoia_core.distill.student import student_config
 from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.model.device import Placement, choose_device, choose_dtype, prepare
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.loading.forward import choose_forward
+from sequoia_core.model.loading.backend import choose_backend
 from sequoia_core.model.loading.loader import Checkpoint, open_directory, open_target
 from sequoia_core.model.loading.pair import load_native
 from sequoia_core.model.loading.tokenizer import check_embedding_fit
 from sequoia_core.model.native.llama import NativeLlama
-from sequoia_core.model.weight_shapes import DRAFT_VOCAB_IDS
+from sequoia_core.model.tensor_names import DRAFT_VOCAB_IDS
 from sequoia_core.text.chat_template import turn_ends
 
 LAYERS = {"independent": 4, "conditioned": 1}  # of a draft by kind, where no others are chosen
@@ -71,9 +71,9 @@ class DistillTarget:
         prepare((self.device,))
         checkpoint, layers = self.checkpoint, self.feature_layers
         placement = Placement((self.device,))
-        forward = choose_forward(WeightFormat.AUTO, "auto", placement, (checkpoint,))
-        if forward.native:
-            return load_native(checkpoint, forward, layers)
+        backend = choose_backend(WeightFormat.AUTO, "auto", placement, (checkpoint,))
+        if backend.native:
+            return load_native(checkpoint, backend, layers)
         return Llama(checkpoint.config, checkpoint.weights, self.device, self.dtype, layers)
 
 

@@ -15,7 +15,7 @@ from sequoia_core.model.interface import KVCache
 from sequoia_core.model.kv_cache import LayeredKVCache
 from sequoia_core.model.layers import dense
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.weight_shapes import INPUT_SCALE, INPUT_SHIFT, OWN_INPUT, TARGET_INPUT
+from sequoia_core.model.tensor_names import INPUT_SCALE, INPUT_SHIFT, OWN_INPUT, TARGET_INPUT
 
 
 class ConditionedCache(LayeredKVCache):

@@ -14,7 +14,7 @@ from sequoia_core.config import Offload
 from sequoia_core.errors import ParameterError
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.cpu import cpu_info, cpu_threads
-from sequoia_core.model.weight_shapes import layer_values, weight_values
+from sequoia_core.model.tensor_names import layer_values, weight_values
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 AMPERE = (8, 0)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sequoia_core.model import weight_shapes as names
+from sequoia_core.model import tensor_names as names
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import Stage, moved
 from sequoia_core.model.interface import KVCache

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sequoia_core.speculate.cost_model import CostModel, FadingRatio
 from sequoia_core.tree.choice import AdaptiveTree
 
-PROBE_STEPS = 24  # without drafting, until it is tried once to notice a better text
+IDLE_STEPS = 24  # without drafting, until it is tried once to notice a better text
 _RECENT = 32  # nodes whose candidates stand for what the next one may be
 _FIRST_SHARES = (0.5, 0.12, 0.05)
 EDGES = (0.01, 0.03, 0.07, 0.15, 0.25, 0.4, 0.55, 0.7, 0.82, 0.91, 0.97)  # of probability
@@ -113,7 +113,7 @@ class AdaptivePolicy:
 
     def step(self, bounds: AdaptiveTree, draft_room: int, known: LookupPath) -> "StepPolicy":
         """Decide the next tree, for which the draft may read at most `draft_room` nodes."""
-        probing = self._idle >= PROBE_STEPS
+        probing = self._idle >= IDLE_STEPS
         self._idle += 1
         return StepPolicy(self, bounds, draft_room, known, probing)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.interface import KVCache, LanguageModel
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.weight_shapes import (
+from sequoia_core.model.tensor_names import (
     ATTENTION_NORM,
     EMBEDDING,
     FINAL_NORM,

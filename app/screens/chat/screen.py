@@ -22,7 +22,7 @@ from ..settings import SettingsChanger, SettingsScreen
 from ..step_screen import PromptedScreen
 from .branches import Branches, TranscriptPages
 from .engine_reports import EngineReports
-from .output import export_chat, export_file, requested_copy
+from .export import export_chat, export_file, requested_copy
 from .redraw import Redraw
 from .session_actions import SessionActions
 from .step_inspector import StepInspector

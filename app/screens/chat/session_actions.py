@@ -60,8 +60,10 @@ class SessionActions:
             case "continue" if self.offer:
                 self.open(Place(self.offer))
                 self.offer = ""
-            case _:
+            case "sessions" | "load" | "continue":
                 self._list()
+            case _:
+                raise AssertionError(what)
 
     def open(self, place: Place) -> None:
         """Continue a recorded session; raises `ChatError` while an answer is running."""

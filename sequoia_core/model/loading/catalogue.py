@@ -9,7 +9,7 @@ from typing import Any
 from sequoia_core.errors import ParameterError, suggest
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.loading.memory_plan import MemoryPlan, kv_token_bytes, plan_memory
-from sequoia_core.model.weight_shapes import weight_values
+from sequoia_core.model.tensor_names import weight_values
 
 _CONTEXT = 4096
 _BYTES_PER_VALUE = 2

@@ -22,7 +22,7 @@ from sequoia_core.model.loading.loader import Checkpoint
 from sequoia_core.model.loading.model_files import first_line
 from sequoia_core.model.loading.tokenizer import stated_eos_ids
 from sequoia_core.model.loading.weights import Bytes, StoredMatrix, Weights, check_weights
-from sequoia_core.model.weight_shapes import expected_shapes
+from sequoia_core.model.tensor_names import expected_shapes
 
 ROTARY_BUFFER = ".attn_rot_embd.weight"  # in old files; llama.cpp makes it from the metadata
 

@@ -18,7 +18,7 @@ from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.cpu import cpu_threads
 from sequoia_core.model.device import choose_placement, devices_name, even_stages, prepare
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.loading.forward import Forward, choose_forward, fitting_window
+from sequoia_core.model.loading.backend import Backend, choose_backend, fitting_window
 from sequoia_core.model.loading.loader import Checkpoint, no_progress, open_draft, open_target
 from sequoia_core.model.loading.memory_plan import memory_errors
 from sequoia_core.model.loading.tokenizer import pair_tokenizer
@@ -29,7 +29,7 @@ from sequoia_core.model.native.llama import NativeLlama
 from sequoia_core.model.native.matrices import draft_format
 from sequoia_core.model.native.rows import NativeRows, read_rows_with
 from sequoia_core.model.offload.model import load_offloaded
-from sequoia_core.model.weight_shapes import DRAFT_VOCAB_IDS, EMBEDDING, HEAD, weight_values
+from sequoia_core.model.tensor_names import DRAFT_VOCAB_IDS, EMBEDDING, HEAD, weight_values
 from sequoia_core.text.chat_template import turn_ends
 from sequoia_core.text.template_renderer import RENDERER
 
@@ -101,10 +101,10 @@ def load_pair(
     report = progress or no_progress
     RENDERER.start()
     placement = choose_placement(device, offload)
-    choose_forward(weights, dtype, placement)  # refuses what it can before files are read
+    choose_backend(weights, dtype, placement)  # refuses what it can before files are read
     opened, small = open_target(target, report), open_draft(target, draft, report)
-    forward = choose_forward(weights, dtype, placement, [each for each in (opened, small) if each])
-    window, big = fitting_window(opened, small, forward), opened
+    backend = choose_backend(weights, dtype, placement, [each for each in (opened, small) if each])
+    window, big = fitting_window(opened, small, backend), opened
     if window < opened.config.context_window:
         report(f"The context window is {window:,} tokens: more do not fit into the memory", None)
         big = replace(opened, config=replace(opened.config, context_window=window))
@@ -117,14 +117,14 @@ def load_pair(
         lambda: f"{big.name}: the memory became full while it was loaded; take a smaller model"
     ):
         report(f"Loading {big.name}", None)
-        target_model = _load_target(big, small, forward)
+        target_model = _load_target(big, small, backend)
         return_freed_memory()
         draft_model, ids = None, None
         if small is not None:
             report(f"Loading {small.name}", None)
-            draft_model, ids = _load_draft(small, target_model, forward)
+            draft_model, ids = _load_draft(small, target_model, backend)
         return_freed_memory()
-    why = forward.fallback
+    why = backend.fallback
     digests = [opened.digest(report), small.digest(report) if small else ""]
     return Pair(
         target=target_model,
@@ -136,34 +136,34 @@ def load_pair(
             target=big.name,
             draft=small.name if small else None,
             device=devices_name(placement.devices),
-            dtype=forward.number_format(opened),
+            dtype=backend.number_format(opened),
             context_window=big.config.context_window,
-            exact=forward.exact,
+            exact=backend.exact,
             threads=cpu_threads(),
             remark=f"PyTorch computes, which is slower: {why}" if why else "",
         ),
-        fingerprint=hashlib.sha256("\n".join([*digests, forward.key()]).encode()).hexdigest()[:16],
+        fingerprint=hashlib.sha256("\n".join([*digests, backend.key()]).encode()).hexdigest()[:16],
         acceptance_rates=_stated_rates(small) if small else {},
     )
 
 
 def _load_target(
-    target: Checkpoint, draft: Checkpoint | None, forward: Forward
+    target: Checkpoint, draft: Checkpoint | None, backend: Backend
 ) -> Llama | NativeLlama:
-    config, weights, placement = target.config, target.weights, forward.placement
+    config, weights, placement = target.config, target.weights, backend.placement
     read_by_draft = draft.config.feature_layers if draft else ()
-    if forward.native:
-        return load_native(target, forward, read_by_draft)
-    assert forward.dtype is not None
+    if backend.native:
+        return load_native(target, backend, read_by_draft)
+    assert backend.dtype is not None
     if placement.offload is not Offload.NONE:
-        return load_offloaded(config, forward.dtype, weights, placement, read_by_draft)
+        return load_offloaded(config, backend.dtype, weights, placement, read_by_draft)
     on_first = weight_values(draft.config) if draft else 0
     stages = even_stages(config, placement.devices, on_first)
-    return Llama(config, weights, placement.device, forward.dtype, read_by_draft, stages)
+    return Llama(config, weights, placement.device, backend.dtype, read_by_draft, stages)
 
 
 def load_native(
-    target: Checkpoint, forward: Forward, feature_layers: Sequence[int] = ()
+    target: Checkpoint, backend: Backend, feature_layers: Sequence[int] = ()
 ) -> NativeLlama:
     """A target computed by the native library, which then reads rows of logits as well."""
     read_rows_with(NativeRows(shared_pool()))
@@ -172,12 +172,12 @@ def load_native(
         target.weights,
         shared_pool(),
         feature_layers=feature_layers,
-        matrix_format=forward.target_format,
+        matrix_format=backend.target_format,
     )
 
 
 def _load_draft(
-    draft: Checkpoint, target: Llama | NativeLlama, forward: Forward
+    draft: Checkpoint, target: Llama | NativeLlama, backend: Backend
 ) -> tuple[Llama | NativeLlama, Tensor | None]:
     if isinstance(target, NativeLlama):
         fitted = fit_draft(draft, target.config, None)
@@ -186,7 +186,7 @@ def _load_draft(
             fitted.weights,
             shared_pool(),
             embedding_of=target if fitted.config.embeddings_from_target else None,
-            matrix_format=draft_format(draft.stored_dtype, forward.dtype),
+            matrix_format=draft_format(draft.stored_dtype, backend.dtype),
         )
         return model, fitted.vocab_ids
     fitted = fit_draft(draft, target.config, lambda: target.embedding)

@@ -19,7 +19,7 @@ from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import dtype_name
 from sequoia_core.model.loading.model_files import first_line, read_json
-from sequoia_core.model.weight_shapes import DRAFT_VOCAB_IDS, EMBEDDING, HEAD, expected_shapes
+from sequoia_core.model.tensor_names import DRAFT_VOCAB_IDS, EMBEDDING, HEAD, expected_shapes
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 

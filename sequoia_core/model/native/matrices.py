@@ -14,7 +14,7 @@ import torch
 from gguf import GGMLQuantizationType
 from torch import Tensor
 
-from sequoia_core.model import weight_shapes as names
+from sequoia_core.model import tensor_names as names
 from sequoia_core.model.kv_cache import round_up
 from sequoia_core.model.layers import inverse_frequencies
 from sequoia_core.model.loading.weights import (

@@ -20,7 +20,7 @@ from sequoia_core.model.layers import Product, dense
 from sequoia_core.model.llama import Layer, Llama
 from sequoia_core.model.loading.weights import Weights
 from sequoia_core.model.offload.files import TensorFiles
-from sequoia_core.model.weight_shapes import PRODUCTS, layer_name, matrix_shapes, weight_values
+from sequoia_core.model.tensor_names import PRODUCTS, layer_name, matrix_shapes, weight_values
 
 Item = TypeVar("Item")
 

@@ -7,7 +7,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from app.config.settings import Settings
-from app.screens.chat.output import answer_events, as_json, as_markdown
+from app.screens.chat.export import answer_events, as_json, as_markdown
 from app.state.answer import Answer
 from app.state.chat_session import ChatSession
 from sequoia_core.events import (

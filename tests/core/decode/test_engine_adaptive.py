@@ -18,7 +18,7 @@ from sequoia_core.events import (
     Step,
     TreeChosen,
 )
-from sequoia_core.speculate.adaptive_policy import PROBE_STEPS
+from sequoia_core.speculate.adaptive_policy import IDLE_STEPS
 from sequoia_core.speculate.cost_model import StepCosts
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.tree_advisor import BundledAdvisor
@@ -132,14 +132,14 @@ def test_measured_times_set_the_prices() -> None:
     engine.tree_choice = TreeChoice(adaptive=True)
     engine.advisor = Dear({})
     steps = steps_of(list(engine.generate(PROMPT, GREEDY)))
-    assert sum(len(step.nodes) > 1 for step in steps) <= 1 + len(steps) // PROBE_STEPS
+    assert sum(len(step.nodes) > 1 for step in steps) <= 1 + len(steps) // IDLE_STEPS
 
 
 def test_that_no_tree_pays_is_said_once() -> None:
     engine = make_engine(TableModel(11, 1), TableModel(11, 1))
     engine.tree_choice = TreeChoice(adaptive=True)
     engine.advisor = Dear({})
-    params = SamplingParams(temperature=0.0, max_new_tokens=2 * PROBE_STEPS)
+    params = SamplingParams(temperature=0.0, max_new_tokens=2 * IDLE_STEPS)
     first, second = (list(engine.generate(PROMPT, params)) for _ in range(2))
     said = [event.kind for event in first if isinstance(event, Notice)]
     assert said == [NoticeKind.PLAIN_DECODING]

@@ -18,11 +18,7 @@ from sequoia_core.distill.draft_figures import (
 )
 from sequoia_core.distill.pipeline import UNROLL, WORK
 from sequoia_core.model.loading.pair import Pair, load_pair
-from sequoia_core.model.weight_shapes import (
-    DRAFT_VOCAB_IDS,
-    EMBEDDING,
-    expected_shapes,
-)
+from sequoia_core.model.tensor_names import DRAFT_VOCAB_IDS, EMBEDDING, expected_shapes
 from tests.core.distill.runs import TINY_RUN, load_text, run, tiny_target
 
 

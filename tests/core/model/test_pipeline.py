@@ -24,12 +24,10 @@ from sequoia_core.model.device import Placement, even_stages
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading import loader
 from sequoia_core.model.loading import pair as pair_module
-from sequoia_core.model.loading.forward import memory_plans
+from sequoia_core.model.loading.backend import memory_plans
 from sequoia_core.model.loading.loader import open_directory
 from sequoia_core.model.loading.pair import Pair, load_pair
-from sequoia_core.model.weight_shapes import (
-    expected_shapes,
-)
+from sequoia_core.model.tensor_names import expected_shapes
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.checkpoints import save_model
 from tests.core.checkpoints import tiny_tokenizer as tokenizer_of

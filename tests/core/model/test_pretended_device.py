@@ -16,9 +16,7 @@ from sequoia_core.events import PrefillDone, Step
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.kv_cache import CUDA_BUCKET
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.weight_shapes import (
-    expected_shapes,
-)
+from sequoia_core.model.tensor_names import expected_shapes
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap

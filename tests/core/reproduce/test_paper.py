@@ -11,7 +11,7 @@ import pytest
 from sequoia_core.errors import ModelLoadError, ParameterError, SequoiaError
 from sequoia_core.measure.spread import Spread
 from sequoia_core.model.loading.pair import Pair, load_pair
-from sequoia_core.model.weight_shapes import layer_values
+from sequoia_core.model.tensor_names import layer_values
 from sequoia_core.reproduce.bootstrap import Interval
 from sequoia_core.reproduce.experiment import ResultFile
 from sequoia_core.reproduce.paper import (

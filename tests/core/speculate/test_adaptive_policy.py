@@ -14,7 +14,7 @@ from sequoia_core.config import SamplingParams
 from sequoia_core.speculate.adaptive_draft import grow_adaptive
 from sequoia_core.speculate.adaptive_policy import (
     EDGES,
-    PROBE_STEPS,
+    IDLE_STEPS,
     AcceptanceEstimator,
     AdaptivePolicy,
     DraftCandidates,
@@ -140,7 +140,7 @@ def test_an_unsure_draft_costs_next_to_nothing_and_is_asked_again_in_time() -> N
     tail = decisions[100:]
     assert tail.count(-1) >= 0.9 * len(tail)
     asked = [at for at, count in enumerate(decisions) if count >= 0]
-    assert max(right - left for left, right in itertools.pairwise(asked)) == PROBE_STEPS + 1
+    assert max(right - left for left, right in itertools.pairwise(asked)) == IDLE_STEPS + 1
 
 
 def test_a_sure_draft_goes_deep_and_a_less_sure_one_less_so() -> None:

@@ -12,7 +12,7 @@ from sequoia_core.model.loading.catalogue import (
     known_draft,
 )
 from sequoia_core.model.loading.loader import BUNDLED_DRAFT, open_directory, open_target
-from sequoia_core.model.weight_shapes import DRAFT_VOCAB_IDS, expected_shapes
+from sequoia_core.model.tensor_names import DRAFT_VOCAB_IDS, expected_shapes
 
 PUBLISHED_PARAMETERS = {
     "SmolLM2-135M-Instruct": 134_515_008,

@@ -19,7 +19,7 @@ from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import free_bytes
 from sequoia_core.model.interface import KVCache
 from sequoia_core.model.loading import pair as pair_module
-from sequoia_core.model.loading.forward import pair_plans
+from sequoia_core.model.loading.backend import pair_plans
 from sequoia_core.model.loading.loader import Checkpoint, known_model
 from sequoia_core.model.loading.memory_plan import MemoryPlan, is_out_of_memory
 from sequoia_core.model.loading.pair import load_pair
@@ -284,7 +284,7 @@ def test_the_window_is_what_fits_into_the_memory(
         plans.extend(found.values())
         return found
 
-    monkeypatch.setattr("sequoia_core.model.loading.forward.pair_plans", spy)
+    monkeypatch.setattr("sequoia_core.model.loading.backend.pair_plans", spy)
     said: list[str] = []
 
     def load() -> int:

@@ -15,8 +15,8 @@ from sequoia_core.errors import ParameterError
 from sequoia_core.events import Event, Notice, NoticeKind, Step, TextDelta
 from sequoia_core.model.device import Placement
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.loading import block_safetensors, forward
-from sequoia_core.model.loading.forward import pair_plans
+from sequoia_core.model.loading import backend, block_safetensors
+from sequoia_core.model.loading.backend import pair_plans
 from sequoia_core.model.loading.loader import known_model, open_checkpoint
 from sequoia_core.model.loading.pair import Pair
 from sequoia_core.model.native import library
@@ -184,7 +184,7 @@ def test_the_planned_memory_is_what_the_library_takes(
     pair, opened = load_pair(str(target), weights=weights), open_checkpoint(str(target))
     assert isinstance(pair.target, NativeLlama)
     placement = Placement((torch.device("cpu"),))
-    chosen = forward.choose_forward(weights, "auto", placement, [opened])
+    chosen = backend.choose_backend(weights, "auto", placement, [opened])
     (plan,) = pair_plans(opened, None, chosen).values()
     assert plan.weights == pair.target.weight_bytes
     cache = pair.target.new_cache()
@@ -199,7 +199,7 @@ def test_the_planned_memory_of_the_embedded_pair_is_what_the_library_takes(embed
     placement = Placement((torch.device("cpu"),))
     assert target is not None
     assert isinstance(embedded.target, NativeLlama)
-    chosen = forward.choose_forward(WeightFormat.AUTO, "auto", placement)
+    chosen = backend.choose_backend(WeightFormat.AUTO, "auto", placement)
     (plan,) = pair_plans(target, None, chosen).values()
     assert plan.weights == embedded.target.weight_bytes
 
@@ -244,10 +244,10 @@ def test_the_fingerprint_follows_library_and_instruction_set(
         patch.setattr(library, "instruction_sets", lambda: ["another"])
         prints.add(load_pair(str(target)).fingerprint)
     with monkeypatch.context() as patch:
-        patch.setattr(forward, "library_digest", lambda: "another")
+        patch.setattr(backend, "library_digest", lambda: "another")
         prints.add(load_pair(str(target)).fingerprint)
     with monkeypatch.context() as patch:
-        patch.setattr(forward, "cpu_threads", lambda: 77)
+        patch.setattr(backend, "cpu_threads", lambda: 77)
         prints.add(load_pair(str(target)).fingerprint)
     assert len(prints) == 4
 

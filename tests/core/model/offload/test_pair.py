@@ -15,7 +15,7 @@ from sequoia_core.model import device as device_module
 from sequoia_core.model.device import Placement
 from sequoia_core.model.loading import loader
 from sequoia_core.model.loading import pair as pair_module
-from sequoia_core.model.loading.forward import memory_plans
+from sequoia_core.model.loading.backend import memory_plans
 from sequoia_core.model.loading.loader import open_directory
 from sequoia_core.model.loading.pair import Pair, load_pair
 from sequoia_core.model.offload.model import OffloadedLlama, layer_buffer, resident_bytes

@@ -1,4 +1,4 @@
-"""The forward pass that computes a pair, its number formats, and the memory it takes."""
+"""Which library computes a pair, in what number format, and the memory it takes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from sequoia_core.model.loading.memory_plan import (
 from sequoia_core.model.loading.weights import DTYPE_FORMATS, Weights
 from sequoia_core.model.native import library, matrices
 from sequoia_core.model.offload.model import resident_bytes
-from sequoia_core.model.weight_shapes import weight_values
+from sequoia_core.model.tensor_names import weight_values
 
 if TYPE_CHECKING:
     from sequoia_core.model.loading.loader import Checkpoint
@@ -43,7 +43,7 @@ WINDOW_STEP = 256  # a context window that has to be cut is a multiple of so man
 
 
 @dataclass(frozen=True, slots=True)
-class Forward:
+class Backend:
     """How a pair is computed.
 
     `dtype` is that of PyTorch's tensors; natively, the format that all matrices are converted to,
@@ -81,7 +81,7 @@ class Forward:
         offload = self.placement.offload
         return " ".join([*parts, *(["offload", offload.value] if offload != Offload.NONE else [])])
 
-    def backend(self) -> str:
+    def name(self) -> str:
         """The library that computes, its version or instruction set, and its threads."""
         if self.native:
             instructions = library.forced_instruction_set() or library.instruction_sets()[0]
@@ -92,26 +92,26 @@ class Forward:
         number = "" if self.dtype is None else dtype_name(self.dtype)
         build = library_digest() if self.native else ""
         devices = map(device_name, self.placement.devices)
-        backend = (self.weights.value, self.backend(), build, self.placement.offload.value)
+        backend = (self.weights.value, self.name(), build, self.placement.offload.value)
         return "\n".join([number, *devices, *backend])
 
 
-def choose_forward(
+def choose_backend(
     weights: WeightFormat, dtype: str, placement: Placement, models: Sequence[Checkpoint] = ()
-) -> Forward:
-    """The forward that computes target and draft (`models`, if they are opened already)."""
+) -> Backend:
+    """What computes target and draft (`models`, if they are opened already)."""
     number = choose_dtype(dtype, placement.devices, models[0].stored_dtype if models else None)
     own_format = dtype == "auto"
     reason = "" if weights is WeightFormat.TORCH else _refusal(placement, models, own_format)
     if weights is WeightFormat.TORCH or (weights is WeightFormat.AUTO and reason):
         fallback = reason if placement.is_one_cpu else ""
-        return Forward(placement, WeightFormat.TORCH, number, fallback)
+        return Backend(placement, WeightFormat.TORCH, number, fallback)
     if reason:
         raise ParameterError(f"weights are {weights.value}, but {reason}; leave --weights out")
     if weights is WeightFormat.INT8:
         _check_int8(own_format, models)
-        return Forward(placement, weights, None)
-    return Forward(placement, WeightFormat.NATIVE, None if own_format else number)
+        return Backend(placement, weights, None)
+    return Backend(placement, WeightFormat.NATIVE, None if own_format else number)
 
 
 def stored_format(weights: Weights) -> str:
@@ -164,27 +164,27 @@ def _check_int8(own_format: bool, models: Sequence[Checkpoint]) -> None:
 
 
 def pair_plans(
-    target: Checkpoint | ModelConfig, draft: Checkpoint | ModelConfig | None, forward: Forward
+    target: Checkpoint | ModelConfig, draft: Checkpoint | ModelConfig | None, backend: Backend
 ) -> dict[torch.device, MemoryPlan]:
     """What each device must have room for; the draft is on the first.
 
     Natively, a model that is not opened is assumed to have 16 bits per number.
     """
     shape, draft_shape = _config(target), _config(draft) if draft else None
-    if not forward.native:
-        assert forward.dtype is not None
-        return memory_plans(shape, draft_shape, forward.dtype, forward.placement)
+    if not backend.native:
+        assert backend.dtype is not None
+        return memory_plans(shape, draft_shape, backend.dtype, backend.placement)
     slots = len(draft_shape.feature_layers) if draft_shape else 0
-    weights, token = _native_held(target, forward.target_format, slots)
+    weights, token = _native_held(target, backend.target_format, slots)
     if draft:
         stored = None if isinstance(draft, ModelConfig) else draft.stored_dtype
-        more = _native_held(draft, matrices.draft_format(stored, forward.dtype), min(slots, 1))
+        more = _native_held(draft, matrices.draft_format(stored, backend.dtype), min(slots, 1))
         weights, token = weights + more[0], token + more[1]
     columns = draft_shape.head_vocab_size if draft_shape else 0
     plan = plan_memory(
         shape, columns, (weights, token), value_bytes=FLOAT32, on_gpu=False, native=True
     )
-    return {forward.placement.device: plan}
+    return {backend.placement.device: plan}
 
 
 def memory_plans(
@@ -239,16 +239,16 @@ def _native_held(
     return matrices.planned_bytes(model.config, stored), token
 
 
-def fitting_window(target: Checkpoint, draft: Checkpoint | None, forward: Forward) -> int:
+def fitting_window(target: Checkpoint, draft: Checkpoint | None, backend: Backend) -> int:
     """Tokens of context that fit into the memory that is free now.
 
     Raises ModelLoadError if a device has too little for a useful context.
     """
     window = target.config.context_window
-    for device, plan in pair_plans(target, draft, forward).items():
+    for device, plan in pair_plans(target, draft, backend).items():
         free = free_bytes(device)
         if plan.least > free:
-            on_first = [draft] if draft and device == forward.placement.device else []
+            on_first = [draft] if draft and device == backend.placement.device else []
             names = " and ".join(each.name for each in (target, *on_first))
             rest = plan.least - plan.weights
             more = (
@@ -256,7 +256,7 @@ def fitting_window(target: Checkpoint, draft: Checkpoint | None, forward: Forwar
                 f"{size_text(rest)} more; "
             )
             raise ModelLoadError(
-                f"{names}: {plan.weights / 2**30:.1f} GiB of {forward.number_format(target)} "
+                f"{names}: {plan.weights / 2**30:.1f} GiB of {backend.number_format(target)} "
                 f"weights do not fit into the {free / 2**30:.1f} GiB free on {device}; "
                 f"{more if rest else ''}take a smaller model or another dtype, or leave layers "
                 "elsewhere with --offload"
