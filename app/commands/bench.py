@@ -63,9 +63,8 @@ def bench(
     **given: Any,
 ) -> None:
     """Time this engine's ways to decode and other projects' decoders side by side."""
-    for name in flags.keys() - _COMPARED:
-        option_name = name.replace("_", "-")
-        raise ParameterError(f"--{option_name} does nothing for the comparison; leave it out")
+    if idle := [name.replace("_", "-") for name in flags if name not in _COMPARED]:
+        raise ParameterError(f"--{idle[0]} does nothing for the comparison; leave it out")
     before = flags.pop("temperature", None)  # given before the command
     temperature = temperature or (None if before is None else [before])
     models = model_choice.chosen_models(settings)

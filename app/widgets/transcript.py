@@ -64,7 +64,7 @@ class Transcript(LineView[list[Segment]], can_focus=True):
             self._layout.replace([])
         for entry in entries:
             self._layout.append(entry)
-        self._tint_answers()
+        self._tint(entries)
         if not self._stale:  # a recording may be long: all of it is drawn at once
             self._stale = True
             self.call_later(self.redraw)
@@ -75,20 +75,20 @@ class Transcript(LineView[list[Segment]], can_focus=True):
         for left in {*self._layout.entries}.difference(entries):
             left.release()  # another branch may never be looked at again
         self._layout.replace(entries or self._welcome)
-        self._tint_answers()
+        self._tint(entries)
         self.follows, self._walked = True, None
         self.redraw()
 
     def tint(self, tinted: bool) -> None:
         """Tint the tokens of all answers, or of none."""
         self.tinted = tinted
-        self._tint_answers()
+        self._tint(self._layout.entries)
         if self._width > 0:
             top = self._layout.measure(self.scroll_offset.y, self._layout.width)
             self._settle(self._layout.anchor(top, self._room))
 
-    def _tint_answers(self) -> None:
-        for entry in self._layout.entries:
+    def _tint(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
             if isinstance(entry, AnswerEntry):
                 entry.tinted = self.tinted
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from sequoia_core.bench import BenchPlan, names
+from sequoia_core.bench import BenchPlan, names, runs
 from sequoia_core.bench.findings import (
     PREFILL_TOKENS,
     BenchFindings,
@@ -22,7 +22,6 @@ from sequoia_core.bench.findings import (
 )
 from sequoia_core.bench.own_systems import sized_systems
 from sequoia_core.bench.process import WorkerProcess, start_systems
-from sequoia_core.bench.runs import WARM_UP_TOKENS, Decode, PeerError, Run, SpeedComparison, compare
 from sequoia_core.bench.systems import AVX2, BASELINES, OWN, PEERS, ModelFactory, Sources
 from sequoia_core.config import SamplingParams
 from sequoia_core.data.prompts import prompt_texts
@@ -75,7 +74,7 @@ class BenchSession:
         self._prompts, self._progress = prompts, progress
         self._greedy = SamplingParams(0.0, seed=SEED, max_new_tokens=self._plan.tokens)
         self.findings = BenchFindings(pair, sources.threads, sources.dtype)
-        room = pair.context_window - WARM_UP_TOKENS
+        room = pair.context_window - runs.WARM_UP_TOKENS
         self.findings.prefill_tokens = min(PREFILL_TOKENS, room)
 
     def run(self) -> BenchFindings:
@@ -96,7 +95,7 @@ class BenchSession:
             swept = dict(zip((1, *sizes), (names.PLAIN, *sized), strict=True))
             kept = {name: systems[name] for name in started.systems if name in found[0].runs}
             findings.comparisons = tuple(
-                SpeedComparison(
+                runs.SpeedComparison(
                     each.params, {name: each.runs[name] for name in kept}, _sizes(each, swept)
                 )
                 for each in found
@@ -113,25 +112,28 @@ class BenchSession:
 
     def _compare(
         self,
-        systems: Mapping[str, Decode],
+        systems: Mapping[str, runs.Decode],
         prompts: Sequence[list[int]],
         samplings: Sequence[SamplingParams],
-    ) -> tuple[SpeedComparison, ...]:
-        found = compare(systems, prompts, samplings, self._progress)
+    ) -> tuple[runs.SpeedComparison, ...]:
+        found = runs.compare(systems, prompts, samplings, self._progress)
         self.findings.absent |= found.broken
         self.findings.interrupted |= found.interrupted
         return found.comparisons
 
     def _one(
-        self, systems: Mapping[str, Decode], prompts: Sequence[list[int]], params: SamplingParams
-    ) -> SpeedComparison | None:
+        self,
+        systems: Mapping[str, runs.Decode],
+        prompts: Sequence[list[int]],
+        params: SamplingParams,
+    ) -> runs.SpeedComparison | None:
         """A comparison in one way of sampling; None after an interrupt, or if no system is left."""
         if self.findings.interrupted:
             return None
         (found,) = self._compare(systems, prompts, [params])
         return found if found.runs else None
 
-    def _measure_conditions(self, systems: Mapping[str, Decode]) -> None:
+    def _measure_conditions(self, systems: Mapping[str, runs.Decode]) -> None:
         if not self._plan.conditions:
             return
         findings, prompts = self.findings, self._prompts
@@ -139,7 +141,7 @@ class BenchSession:
         joined, length = [token for ids in prompts for token in ids], findings.prefill_tokens
         long = (joined * -(-length // len(joined)))[:length]
         findings.prefill = self._one(readers, [long] * PREFILL_ROUNDS, PREFILL_PARAMS)
-        neighbours: dict[str, Decode] = {}
+        neighbours: dict[str, runs.Decode] = {}
         watched = (names.PLAIN, best_tree(findings.comparisons), names.LLAMA_CPP)
         for name, decode in systems.items():
             if name in watched:
@@ -161,14 +163,14 @@ class BenchSession:
         wanted = (names.PLAIN, best_tree(self.findings.comparisons))
         own = [replace(each, here=False) for each in OWN if each.name in wanted]
         with start_systems(self._factory, own) as started:
-            for name, process in started.processes.items():
-                self._progress(f"Measuring memory: {name}", None)
-                with suppress(PeerError):  # a process that has ended says so when it is asked
-                    process.decode(self._prompts[0], self._greedy)
             for name, process in {**started.processes, **processes}.items():
                 try:
+                    if name in started.processes:
+                        self._progress(f"Measuring memory: {name}", None)
+                        with suppress(runs.NoSpeedError):
+                            process.decode(self._prompts[0], self._greedy)
                     self.findings.memory[name] = int(process.ask(peak_memory=True))
-                except PeerError as error:
+                except runs.PeerError as error:
                     self.findings.absent[f"{name}, memory"] = str(error)
 
 
@@ -184,7 +186,7 @@ def calibrate(factory: ModelFactory, temperatures: Sequence[float], progress: Pr
             progress(message, fraction)
 
 
-def _sizes(comparison: SpeedComparison, swept: Mapping[int, str]) -> dict[int, Spread]:
+def _sizes(comparison: runs.SpeedComparison, swept: Mapping[int, str]) -> dict[int, Spread]:
     by_name = speeds(comparison)
     return {size: by_name[name] for size, name in swept.items() if name in by_name}
 
@@ -208,10 +210,10 @@ def weight_bytes(plan: BenchPlan) -> int:
     return 2 * sum(weight_values(model.config) for model in opened if model is not None)
 
 
-def with_busy_process(decode: Decode) -> Decode:
+def with_busy_process(decode: runs.Decode) -> runs.Decode:
     """The system, while another process keeps one core busy."""
 
-    def decode_in_company(prompt_ids: Sequence[int], params: SamplingParams) -> Run:
+    def decode_in_company(prompt_ids: Sequence[int], params: SamplingParams) -> runs.Run:
         with busy_cores(1):
             return decode(prompt_ids, params)
 

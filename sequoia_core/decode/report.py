@@ -42,7 +42,7 @@ def step_nodes(scored: ScoredTree, verdict: Verdict, codec: TextCodec) -> tuple[
 
 def explained(scored: ScoredTree, verdict: Verdict, codec: TextCodec) -> Insight | None:
     """The step's `Insight`; None where memory does not suffice, since the step stands."""
-    with suppress(MemoryFullError), memory_errors(str):
+    with suppress(MemoryFullError), memory_errors(lambda: "the step cannot be explained"):
         return explain(scored, verdict, codec)
     return None
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import log
 
 import numpy as np
 import torch
@@ -60,6 +61,7 @@ class ResidualPair:
         self._outside_mass = 0.0
         if self._vocab_ids is not None:
             self._outside_mass = max(1.0 - float(self._p.sum(dtype=np.float64)), 0.0)
+        self._outside_at_first = self._outside_mass
         self._q = scored.draft_probs(node).numpy()
         self._tried: list[int] = []
 
@@ -113,10 +115,18 @@ class ResidualPair:
     @cached_property
     def outside_top(self) -> list[tuple[int, float]]:
         """The most probable tokens outside the draft's columns; their shares of the mass there."""
-        outside = self._outside()
-        values, tokens = most_probable(outside[None], [0], TOP)
-        shares = values[0] / outside.sum().clamp(min=torch.finfo(outside.dtype).tiny)
-        return list(zip(tokens[0].tolist(), shares.tolist(), strict=True))
+        if self._whole is not None:
+            outside = self._outside()
+            values, tokens = most_probable(outside[None], [0], TOP)
+            shares = values / outside.sum().clamp(min=torch.finfo(outside.dtype).tiny)
+        else:  # without a softmax over the whole vocabulary, which takes longer than the rest
+            logits = self._scored.logits[self._node].clone()
+            logits[self._ids] = float("-inf")
+            values, tokens = most_probable(logits[None], [0], TOP)
+            temperature = self._scored.params.temperature
+            total = self._scored.summary.log_totals[self._node] + log(self._outside_at_first)
+            shares = (values.double() / temperature - total).exp()
+        return list(zip(tokens[0].tolist(), shares[0].tolist(), strict=True))
 
     def _outside(self) -> Tensor:
         """What p has outside the draft's columns, up to a factor: float32 [V]."""

@@ -38,7 +38,8 @@ class GrowMap:
                 raise GrowMapError(
                     f"{label} must be one printable line of at most {_MAX_LABEL} characters"
                 )
-        for rate in self.acceptance_rates:
+        rates = tuple(map(float, self.acceptance_rates))
+        for rate in rates:
             if not 0 <= rate <= 1:
                 raise GrowMapError(f"acceptance rate {rate} is not a probability")
         root, children = _children_of(self.parents)
@@ -46,7 +47,7 @@ class GrowMap:
         for place, node in enumerate(breadth_first_order(root, children)):
             parents += [place] * len(children[node])
         self.__dict__["parents"] = tuple(parents)
-        self.__dict__["acceptance_rates"] = tuple(map(float, self.acceptance_rates))
+        self.__dict__["acceptance_rates"] = rates
 
     @classmethod
     def chain(cls, length: int) -> "GrowMap":
@@ -59,6 +60,8 @@ class GrowMap:
         parents, level = [-1], range(1)
         for width in branches:
             start = len(parents)
+            if width < 0 or start + len(level) * width > MAX_NODES:
+                raise GrowMapError(f"more than {MAX_NODES:,} nodes, or a level below 0 children")
             parents += [node for node in level for _ in range(width)]
             level = range(start, len(parents))
         return cls(tuple(parents), name=name or "x".join(map(str, branches)) or "root")
@@ -177,7 +180,7 @@ class GrowMap:
 
 def _children_of(parents: Sequence[int]) -> tuple[int, list[list[int]]]:
     """The root, and each node's children in the order they are listed; GrowMapError if no tree."""
-    if not parents:
+    if len(parents) == 0:  # also of an array
         raise GrowMapError("empty; a tree has at least a root")
     if len(parents) > MAX_NODES:
         raise GrowMapError(f"more than {MAX_NODES:,} nodes")
