@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -129,9 +130,18 @@ def test_what_is_no_tree_is_refused_in_one_line(parents: tuple[int, ...], words:
     assert "\n" not in str(caught.value)
 
 
-def test_levels_that_make_too_large_a_tree_are_refused() -> None:
+@pytest.mark.parametrize("branches", [[300, 300], [10**5, 10**5], [2, -1]])
+def test_levels_that_make_no_tree_are_refused_before_they_are_listed(branches: list[int]) -> None:
     with pytest.raises(GrowMapError, match="65,536"):
-        GrowMap.k_ary([300, 300])
+        GrowMap.k_ary(branches)
+
+
+def test_parents_may_be_an_array_and_rates_a_generator() -> None:
+    parents: Any = np.array([-1, 0, 0])
+    rates: Any = (rate / 10 for rate in (6, 2))
+    assert GrowMap(parents, acceptance_rates=rates) == GrowMap(
+        (-1, 0, 0), acceptance_rates=(0.6, 0.2)
+    )
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan"), float("inf")])
