@@ -6,7 +6,6 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +92,7 @@ def _compare(
         from sequoia_core.bench import report, session
 
         findings = session.measure(pair, plan, progress)
-        findings = _with_chat_memory(findings, plan, flags, progress)
+        _measure_chat(findings, plan, flags, progress)
     typer.echo(report.for_terminal(findings))
     source = "built-in prompts" if plan.prompts is None else f"prompts of {Path(plan.prompts).name}"
     memory = model_memory()
@@ -109,19 +108,19 @@ def _compare(
         report.write_document(findings, setting, markdown)
 
 
-def _with_chat_memory(
+def _measure_chat(
     findings: "BenchFindings", plan: BenchPlan, flags: Mapping[str, Any], progress: Progress
-) -> "BenchFindings":
-    """Measure the whole chat too if memory is wanted; a failure is a line of the report."""
+) -> None:
+    """Add the memory of the whole chat, if memory is wanted; a failure is a line of the report."""
     if not plan.memory or findings.interrupted:
-        return findings
+        return
     progress("Measuring memory: the whole chat", None)
     try:
-        return replace(findings, chat_memory=measure_chat_memory(flags))
+        findings.chat_memory = measure_chat_memory(flags)
     except KeyboardInterrupt:
-        return replace(findings, interrupted=True)
+        findings.interrupted = True
     except TerminalError as error:
-        return replace(findings, absent={**findings.absent, "the whole chat, memory": str(error)})
+        findings.absent["the whole chat, memory"] = str(error)
 
 
 @contextmanager

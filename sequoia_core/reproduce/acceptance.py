@@ -12,14 +12,7 @@ from typing_extensions import override
 from sequoia_core.data.passages import PROMPT_TOKENS, DataSpec, load_passages
 from sequoia_core.events import Progress
 from sequoia_core.measure.acceptance import AcceptancePlan, AcceptanceVector, count_acceptance
-from sequoia_core.reproduce.experiment import (
-    Experiment,
-    Report,
-    ReportTable,
-    check_room,
-    required_draft,
-    sampling_words,
-)
+from sequoia_core.reproduce import experiment
 from sequoia_core.tree.files import write_acceptance_rates
 
 if TYPE_CHECKING:
@@ -27,7 +20,7 @@ if TYPE_CHECKING:
     from sequoia_core.model.loading.pair import Pair
 
 
-class AcceptanceExperiment(Experiment):
+class AcceptanceExperiment(experiment.Experiment):
     """Counts which children are accepted, text by text, and writes the vector to `dst` at the end.
 
     Raises ParameterError if `cache_length`, the most tokens that may be cached, is too small.
@@ -40,9 +33,9 @@ class AcceptanceExperiment(Experiment):
         tokens = PROMPT_TOKENS + (plan.tokens if plan.static else 0)
         self._passages = load_passages(data, pair.tokenizer, tokens)
         self._counts: list[Acceptance] = []
-        required_draft(pair)
+        experiment.required_draft(pair)
         text = plan.text_tokens(self._passages)
-        check_room(pair, text, 0 if plan.static else plan.width, cache_length)
+        experiment.check_room(pair, text, 0 if plan.static else plan.width, cache_length)
 
     @override
     def run(self, progress: Progress) -> None:
@@ -77,7 +70,7 @@ class AcceptanceExperiment(Experiment):
         }
 
     @override
-    def report(self) -> Report:
+    def report(self) -> experiment.Report:
         from sequoia_core.figures.charts import draw_vector
 
         vector = self._vector()
@@ -90,14 +83,16 @@ class AcceptanceExperiment(Experiment):
         if len(self._counts) == len(self._passages):
             text += f"\nwritten: {self._dst}"
             values["dst"] = str(self._dst)
-        return Report((_table(vector),), text, values, partial(draw_vector, vector=vector))
+        return experiment.Report(
+            (_table(vector),), text, values, partial(draw_vector, vector=vector)
+        )
 
 
-def _table(vector: AcceptanceVector) -> ReportTable:
+def _table(vector: AcceptanceVector) -> experiment.ReportTable:
     intervals = ["{:.4f} to {:.4f}".format(*each) for each in vector.intervals]
     sums = accumulate(vector.rates)
     rows = zip(vector.rates, intervals or ["-"] * len(vector.rates), sums, strict=True)
-    return ReportTable(
+    return experiment.ReportTable(
         ("rank", "a_k", "95 % over prompts", "sum"),
         tuple(
             (str(rank), f"{rate:.4f}", interval, f"{total:.4f}")
@@ -108,7 +103,7 @@ def _table(vector: AcceptanceVector) -> ReportTable:
 
 def _summary(plan: AcceptancePlan, vector: AcceptanceVector) -> str:
     how = "one pass over each text" if plan.static else "decoding with a star"
-    sampling = ", ".join(sampling_words(plan.params, plan.draft_top_p))
+    sampling = ", ".join(experiment.sampling_words(plan.params, plan.draft_top_p))
     return (
         f"{vector.rejected:.4f} rejected by all · {vector.positions} positions of "
         f"{vector.prompts} prompts · {how}, {sampling}"

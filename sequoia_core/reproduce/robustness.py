@@ -18,18 +18,8 @@ from sequoia_core.events import Progress, Step
 from sequoia_core.figures.charts import picture, plot_spreads
 from sequoia_core.files import encode
 from sequoia_core.measure.acceptance import nucleus_sampler
-from sequoia_core.reproduce import bootstrap
+from sequoia_core.reproduce import bootstrap, experiment
 from sequoia_core.reproduce.bootstrap import LEVEL, Interval
-from sequoia_core.reproduce.experiment import (
-    Experiment,
-    Report,
-    ReportTable,
-    ResultFile,
-    check_room,
-    growmap_values,
-    prompt_digest,
-    prompt_seed,
-)
 from sequoia_core.speculate.tree_advisor import BundledAdvisor
 from sequoia_core.tree.choice import TreeChoice
 
@@ -81,7 +71,7 @@ class Sweep:
 
     def sampling(self, cell: Cell, prompt_ids: Sequence[int]) -> SamplingParams:
         """How a prompt is decoded in a cell; its seed is the same in all cells."""
-        seed = prompt_seed(self.seed, prompt_ids)
+        seed = experiment.prompt_seed(self.seed, prompt_ids)
         return SamplingParams(cell.temperature, cell.top_p, seed=seed, max_new_tokens=self.tokens)
 
 
@@ -183,7 +173,7 @@ class RuleComparison:
             panels[0].set_ylabel(f"tokens per step, {self.prompts} prompts")
 
 
-class RobustnessExperiment(Experiment):
+class RobustnessExperiment(experiment.Experiment):
     """Decodes prompts, token ids of two different texts or more, in every cell of a sweep.
 
     More prompts, temperatures or nucleus masses may be added to the result file at `path`; the rest
@@ -191,7 +181,7 @@ class RobustnessExperiment(Experiment):
     little room, or the file is of another sweep or pair.
     """
 
-    file: ResultFile[PromptCount]
+    file: experiment.ResultFile[PromptCount]
 
     def __init__(
         self, pair: Pair, sweep: Sweep, prompts: Sequence[tuple[int, ...]], path: Path
@@ -200,7 +190,7 @@ class RobustnessExperiment(Experiment):
         self._prompts = list(dict.fromkeys(prompts))
         if len(self._prompts) < 2:
             raise ParameterError("one prompt says nothing about noise; take two or more, see --end")
-        check_room(pair, max(map(len, self._prompts)) + sweep.tokens, sweep.growmap.size)
+        experiment.check_room(pair, max(map(len, self._prompts)) + sweep.tokens, sweep.growmap.size)
         endless = replace(pair, eos_token_ids=frozenset())
         self._engine = Engine.of(endless, BundledAdvisor({}))
         self._engine.clock = NoBaseline()
@@ -213,14 +203,14 @@ class RobustnessExperiment(Experiment):
             "seed": sweep.seed,
             "draft_top_p": sweep.draft_top_p,
         }
-        self.file = ResultFile(path, head, PromptCount)
+        self.file = experiment.ResultFile(path, head, PromptCount)
 
     @override
     def run(self, progress: Progress) -> None:
         cells = self._sweep.cells()
         known = {(count.cell, count.prompt) for count in self.file.rows}
         for at, (ids, cell) in enumerate(product(self._prompts, cells)):
-            if (cell, prompt_digest(ids)) in known:
+            if (cell, experiment.prompt_digest(ids)) in known:
                 continue
             progress(
                 f"Prompt {at // len(cells) + 1} of {len(self._prompts)}: {cell.rule.value}, "
@@ -239,15 +229,15 @@ class RobustnessExperiment(Experiment):
         self._engine.tree_choice = TreeChoice(cell.rule, self._sweep.growmap)
         events = self._engine.generate(prompt_ids, self._sweep.sampling(cell, prompt_ids))
         emitted = [len(event.path) for event in events if isinstance(event, Step)]
-        return PromptCount(*cell, prompt_digest(prompt_ids), sum(emitted), len(emitted))
+        return PromptCount(*cell, experiment.prompt_digest(prompt_ids), sum(emitted), len(emitted))
 
     @override
-    def report(self) -> Report:
-        wanted = set(map(prompt_digest, self._prompts))
+    def report(self) -> experiment.Report:
+        wanted = set(map(experiment.prompt_digest, self._prompts))
         counts = [count for count in self.file.rows if count.prompt in wanted]
         sweep, comparison = self._sweep, RuleComparison.of(self._sweep, counts)
         values = {
-            "growmap": growmap_values(sweep.growmap),
+            "growmap": experiment.growmap_values(sweep.growmap),
             "tokens": sweep.tokens,
             "seed": sweep.seed,
             "draft_top_p": sweep.draft_top_p,
@@ -261,10 +251,10 @@ class RobustnessExperiment(Experiment):
             ],
         }
         table, text = _table(comparison), _summary(sweep, comparison)
-        return Report((table,), text, values, comparison.draw)
+        return experiment.Report((table,), text, values, comparison.draw)
 
 
-def _table(comparison: RuleComparison) -> ReportTable:
+def _table(comparison: RuleComparison) -> experiment.ReportTable:
     headings = ("top-p", "T", *(rule.value for rule in RULES), *(f"over {rule}" for rule in OTHERS))
     rows = tuple(
         (
@@ -275,7 +265,7 @@ def _table(comparison: RuleComparison) -> ReportTable:
         )
         for each in comparison.settings
     )
-    return ReportTable(headings, rows)
+    return experiment.ReportTable(headings, rows)
 
 
 def _summary(sweep: Sweep, comparison: RuleComparison) -> str:

@@ -21,16 +21,8 @@ from sequoia_core.figures.charts import picture
 from sequoia_core.files import encode
 from sequoia_core.measure.acceptance import nucleus_sampler
 from sequoia_core.measure.spread import Spread
+from sequoia_core.reproduce import experiment
 from sequoia_core.reproduce.bootstrap import LEVEL, Interval, tokens_per_step
-from sequoia_core.reproduce.experiment import (
-    Experiment,
-    Report,
-    ReportTable,
-    check_room,
-    growmap_values,
-    prompt_seed,
-    sampling_words,
-)
 from sequoia_core.reproduce.step_breakdown import BreakdownTimer, StepBreakdown
 from sequoia_core.speculate.tree_advisor import BundledAdvisor
 from sequoia_core.tree.choice import TreeChoice
@@ -154,7 +146,7 @@ class DecodingResults:
             axes.set_ylabel(what)
 
 
-class DecodingExperiment(Experiment):
+class DecodingExperiment(experiment.Experiment):
     """Decodes prompts, token ids of one text or more, with a tree, plainly, or both.
 
     Raises ParameterError if there is no draft or too little room.
@@ -163,7 +155,7 @@ class DecodingExperiment(Experiment):
     def __init__(self, pair: Pair, plan: DecodingPlan, prompts: Sequence[Sequence[int]]) -> None:
         nodes = 0 if plan.measured is Measured.BASELINE else plan.growmap.size
         text = max(map(len, prompts)) + plan.params.max_new_tokens
-        check_room(pair, text, nodes, plan.cache_length)
+        experiment.check_room(pair, text, nodes, plan.cache_length)
         self._pair, self._plan, self._prompts = pair, plan, prompts
         self._runs: dict[str, list[Run]] = {}
         self._breakdowns: list[StepBreakdown] = []
@@ -193,7 +185,7 @@ class DecodingExperiment(Experiment):
         decode = engine_system(self._pair, advisor, choice, make_sampler, on_step)
 
         def seeded(prompt_ids: Sequence[int], params: SamplingParams) -> Run:
-            run = decode(prompt_ids, replace(params, seed=prompt_seed(seed, prompt_ids)))
+            run = decode(prompt_ids, replace(params, seed=experiment.prompt_seed(seed, prompt_ids)))
             if timer is not None:
                 self._breakdowns.append(timer.answer())
             return run
@@ -211,13 +203,13 @@ class DecodingExperiment(Experiment):
         return replace(results, breakdown=averaged(times, median))
 
     @override
-    def report(self) -> Report:
+    def report(self) -> experiment.Report:
         results, plan, pair = self.results(), self._plan, self._pair.description
         figures = {name: results.figures(name) for name in results.runs}
         values = {
             "measured": plan.measured.value,
             "rule": plan.rule.value,
-            "growmap": growmap_values(plan.growmap) if TREE in figures else None,
+            "growmap": experiment.growmap_values(plan.growmap) if TREE in figures else None,
             "temperature": plan.params.temperature,
             "top_p": plan.params.top_p,
             "draft_top_p": plan.draft_top_p,
@@ -235,10 +227,10 @@ class DecodingExperiment(Experiment):
         tables = [_figures_table(figures)]
         if results.breakdown is not None:
             tables.append(results.breakdown.table())
-        return Report(tuple(tables), _summary(plan, results), values, results.draw)
+        return experiment.Report(tuple(tables), _summary(plan, results), values, results.draw)
 
 
-def _figures_table(figures: dict[str, SystemFigures]) -> ReportTable:
+def _figures_table(figures: dict[str, SystemFigures]) -> experiment.ReportTable:
     systems = figures.values()
     rows = [
         ("tokens/step", *(each.tokens_per_step.spread().text(2) for each in systems)),
@@ -249,7 +241,7 @@ def _figures_table(figures: dict[str, SystemFigures]) -> ReportTable:
     speedups = [each.speedup.text(2, "x") if each.speedup else "" for each in systems]
     if any(speedups):
         rows.append(("speed-up", *speedups))
-    return ReportTable(("", *figures), tuple(rows), right=False)
+    return experiment.ReportTable(("", *figures), tuple(rows), right=False)
 
 
 def _summary(plan: DecodingPlan, results: DecodingResults) -> str:
@@ -257,7 +249,7 @@ def _summary(plan: DecodingPlan, results: DecodingResults) -> str:
     parts = [f"{results.prompts} prompts, {params.max_new_tokens} tokens each"]
     if TREE in results.runs:
         parts.append(f"{plan.rule.value}, {tree.name}: {tree.size} nodes, depth {tree.depth}")
-    parts += [*sampling_words(params, plan.draft_top_p), f"seed {params.seed}"]
+    parts += [*experiment.sampling_words(params, plan.draft_top_p), f"seed {params.seed}"]
     return (
         " · ".join(parts) + "\n"
         "tokens/step with its 95 % interval over prompts; times: median, lowest and highest\n"

@@ -31,7 +31,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(model_choice, "load_chosen", lambda settings, progress: "the pair")
     monkeypatch.setattr(session, "measure", measure)
-    monkeypatch.setattr(bench_command, "_with_chat_memory", lambda findings, *_: findings)
+    monkeypatch.setattr(bench_command, "_measure_chat", lambda *_: None)
     monkeypatch.setattr(report, "for_terminal", lambda findings: f"the {findings}")
     return asked
 
@@ -117,11 +117,10 @@ def test_a_temperature_before_the_command_is_weaker_and_not_the_chats(
 ) -> None:
     of_the_chat: list[Any] = []
 
-    def with_chat_memory(findings: object, _plan: object, flags: object, _progress: object) -> Any:
+    def measure_chat(_findings: object, _plan: object, flags: object, _progress: object) -> None:
         of_the_chat.append(flags)
-        return findings
 
-    monkeypatch.setattr(bench_command, "_with_chat_memory", with_chat_memory)
+    monkeypatch.setattr(bench_command, "_measure_chat", measure_chat)
     arguments = ["--temperature", "0.3", "bench", "--temperature", "0"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
@@ -139,7 +138,7 @@ def hear(message: str, fraction: float | None) -> None:
     """Progress, of which nothing is shown."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Found:
     """What of findings the chat's memory is added to."""
 
@@ -158,7 +157,8 @@ def test_the_chats_memory_is_measured_with_the_other_figures_of_memory(
 
     def found(findings: Any, **changes: bool) -> Any:
         plan = bench.BenchPlan(**changes)  # type: ignore[arg-type]
-        return bench_command._with_chat_memory(findings, plan, flags, hear)
+        bench_command._measure_chat(findings, plan, flags, hear)
+        return findings
 
     assert found(Found()).chat_memory == 7
     assert found(Found(), memory=False).chat_memory is None
@@ -170,8 +170,8 @@ def test_a_chat_that_ends_is_a_line_of_the_report(monkeypatch: pytest.MonkeyPatc
         raise TerminalError("the chat ended")
 
     monkeypatch.setattr(bench_command, "measure_chat_memory", fail)
-    before: Any = Found(absent={"a": "b"})
-    found = bench_command._with_chat_memory(before, bench.BenchPlan(), {}, hear)
+    found: Any = Found(absent={"a": "b"})
+    bench_command._measure_chat(found, bench.BenchPlan(), {}, hear)
     assert found.absent == {"a": "b", "the whole chat, memory": "the chat ended"}
 
 
@@ -182,8 +182,8 @@ def test_an_interrupt_while_the_chats_memory_is_measured_keeps_the_findings(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(bench_command, "measure_chat_memory", interrupt)
-    before: Any = Found(absent={"a": "b"})
-    found: Any = bench_command._with_chat_memory(before, bench.BenchPlan(), {}, hear)
+    found: Any = Found(absent={"a": "b"})
+    bench_command._measure_chat(found, bench.BenchPlan(), {}, hear)
     assert found == Found(interrupted=True, absent={"a": "b"})
 
 
