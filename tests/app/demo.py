@@ -38,15 +38,15 @@ class Picture:
 
 
 SETTLE_SECONDS = 3.0
-_POINTED = ("tab", *("up",) * 5, "enter")
+_POINTED = ("tab", "down", "enter")
 """To the tree, to a node of it, and why it came out so."""
 END = 100_000
 PICTURES = (
-    Picture("chat", "sequoia", (160, 50), held_at=38),
+    Picture("chat", "sequoia", (160, 50), held_at=41),
     Picture("looking-back", "midnight", (160, 50), ("left",) * 9, held_at=END),
     Picture("tints", "okabe-ito", (120, 44), ("f6",), held_at=END),
-    Picture("narrow-tree", "high-contrast", (80, 24), ("f4",), held_at=34),
-    Picture("why", "sequoia", (160, 50), ("left",) * 12 + _POINTED, held_at=END),
+    Picture("narrow-tree", "high-contrast", (80, 24), ("f4",), held_at=40),
+    Picture("why", "sequoia", (160, 50), ("left",) * 11 + _POINTED, held_at=END),
     Picture("heat-map", "fjord", (160, 50), ("f4",), held_at=END),
     Picture("help", "sequoia", (100, 44), ("f1",)),
 )
