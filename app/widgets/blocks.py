@@ -26,6 +26,9 @@ class Block:
     __slots__ = ("_draw", "_lines", "_look", "_width", "text")
 
     def __init__(self, text: str, draw: Draw) -> None:
+        self.become(text, draw)
+
+    def become(self, text: str, draw: Draw) -> None:
         self.text, self._draw = text, draw
         self._lines: Lines = []
         self._width = -1  # nothing is drawn

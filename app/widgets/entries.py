@@ -99,7 +99,7 @@ class TextEntry(Entry):
             self._blocks = [*head, *body, Block("", lambda *_: [[]])]
         if self.remark != self._drawn_remark:
             self._drawn_remark = self.remark
-            self._blocks[0] = Block(self._name, self._draw_name)
+            self._blocks[0].become(self._name, self._draw_name)
         return self._blocks
 
     def _draw_name(self, name: str, width: int, look: Look) -> Lines:
@@ -164,9 +164,9 @@ class AnswerEntry(Entry):
     def blocks(self) -> Sequence[Block]:
         name, figures = visible(self.name), self.answer.waiting or self.answer.footer()
         if name != self._heading.text:
-            self._heading = Block(name, _draw_name)
+            self._heading.become(name, _draw_name)
         if figures != self._footing.text:
-            self._footing = Block(figures, _draw_figures)
+            self._footing.become(figures, _draw_figures)
         marked = self.tinted or self.walked_step is not None
         body = self._marked_blocks() if marked else self._markdown_blocks()
         return [self._heading, *body, self._footing]
@@ -190,7 +190,7 @@ class AnswerEntry(Entry):
                 draw = self._draw_chunk if chunk.ends_block else self._draw_part
                 self._markdown.append(Block(chunk.source, draw))
             if self._chunks.tail != self._tail.text:
-                self._tail = Block(self._chunks.tail, self._draw_chunk)
+                self._tail.become(self._chunks.tail, self._draw_chunk)
         return [*self._markdown, self._tail]
 
     def _draw_chunk(self, source: str, width: int, look: Look) -> Lines:
