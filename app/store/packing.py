@@ -111,8 +111,7 @@ def pack_events(events: Sequence[Event]) -> bytes:
 
 def without_steps(blob: bytes) -> bytes:
     """What `pack_events` packed but the steps; empty if nothing else was."""
-    lines = zlib.decompress(blob).decode().split("\n")
-    kept = [line for line in lines if not line.startswith('{"event":"Step"')]
+    kept = [line for line in unpack(blob).split("\n") if not line.startswith('{"event":"Step"')]
     return _pack("\n".join(kept)) if kept else b""
 
 
