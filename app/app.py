@@ -52,9 +52,11 @@ class SequoiaApp(BaseApp):
         recorder: Recorder | None = None,
         preferences: Preferences | None = None,
         unsent: str = "",
+        *,
+        go_on: bool = False,
     ) -> None:
         super().__init__(settings.theme)
-        self._unsent = unsent
+        self._unsent, self._opens_last = unsent, go_on
         self.decoder = DecodeThread(engine_factory)
         self._log_handler: logging.Handler = logging.NullHandler()
         self._switch_seconds = sys.getswitchinterval()
@@ -72,7 +74,9 @@ class SequoiaApp(BaseApp):
             self.collections.start()
         # importing what decodes holds the interpreter lock: the prompt is drawn first
         self.chat.call_after_refresh(self.decoder.start)
-        self.begin(accessible=self.chat.session.settings.accessible)
+        self.begin(self.chat.session.settings)
+        if self._opens_last:
+            self.chat.sessions.open_last()
         if self._unsent:
             self.chat.prompt.put(self._unsent)
             self.chat.prompt.hint(NOT_SENT)
@@ -128,16 +132,23 @@ class SequoiaApp(BaseApp):
 
 
 def run_chat(
-    engine_factory: EngineFactory, settings: Settings, flags: Mapping[str, Any]
+    engine_factory: EngineFactory,
+    settings: Settings,
+    flags: Mapping[str, Any],
+    *,
+    go_on: bool = False,
 ) -> SequoiaApp:
     """Run a chat until it is left, and say what could not be recorded of it.
 
-    `flags` are those of the settings that were given on the command line.
+    `flags` are those of the settings that were given on the command line; `go_on` opens the last
+    chat of the record.
     """
     recorder = DatabaseRecorder(record_file()) if settings.record else Recorder()
     try:
         unsent = take_unsent() if settings.record else ""
-        app = SequoiaApp(engine_factory, settings, recorder, Preferences(flags), unsent)
+        app = SequoiaApp(
+            engine_factory, settings, recorder, Preferences(flags), unsent, go_on=go_on
+        )
         with suppress(BrokenPipeError):  # the server of a browser's window was killed
             app.run()
     finally:

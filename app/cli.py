@@ -85,6 +85,7 @@ def chat(
     ctx: typer.Context,
     flags: dict[str, Any],
     version: Annotated[bool, flag("--version", "Print the version.")] = False,
+    go_on: Annotated[bool, flag("--continue -c", "Open the last chat.")] = False,
 ) -> None:
     """Chat with a model that decodes by tree speculation, every tree drawn live.
 
@@ -94,7 +95,11 @@ def chat(
         typer.echo(f"sequoia {sequoia_core.__version__}")
         raise typer.Exit
     if ctx.invoked_subcommand is None:
-        open_chat(flags)
+        open_chat(flags, go_on=go_on)
+    elif go_on:
+        raise ParameterError(
+            f"--continue opens the chat; leave it out before {ctx.invoked_subcommand}"
+        )
 
 
 def main() -> None:

@@ -34,7 +34,8 @@ def quick_imports() -> Iterator[None]:
         gc.enable()
 
 
-def open_chat(flags: Mapping[str, Any]) -> None:
+def open_chat(flags: Mapping[str, Any], *, go_on: bool = False) -> None:
+    """Open the chat, the last one with `go_on`."""
     with quick_imports():
         from ..config.load import load_settings
 
@@ -43,6 +44,8 @@ def open_chat(flags: Mapping[str, Any]) -> None:
     remark = model_choice.chosen_models(settings).remark
     if not _on_terminal():
         raise ParameterError("the chat needs a terminal; `sequoia ask` works with pipes")
+    if go_on and not settings.record:
+        raise ParameterError("--continue needs the record of the chats; leave out --no-record")
     if remark:
         sys.stderr.write(remark + "\n")
     with quick_imports():
@@ -51,7 +54,7 @@ def open_chat(flags: Mapping[str, Any]) -> None:
 
     app = run_chat(
         lambda progress: model_choice.build_chat(settings, progress, insight=settings.insight),
-        settings, flags,
+        settings, flags, go_on=go_on,
     )  # fmt: skip
     if app.return_code:
         keep_unsent(app.unsent, record=settings.record)

@@ -127,6 +127,7 @@ class Settings:
         "sequoia", "colours; your own go into themes/ beside config.toml", "NAME", has_option=False
     )
     accessible: bool = _looks(False, "no frames, no motion, linear text, verdicts in words")
+    vim_keys: bool = _looks(False, "h j k l g G move in lists, in the tree and in the chat's text")
     record: bool = _record(True, "keep chats; without, they are gone with the window")
     keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """By the id of an action, where a person changed them."""

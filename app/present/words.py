@@ -1,5 +1,6 @@
 """Ranks, dates and settings in words."""
 
+import re
 from datetime import datetime, timedelta
 
 from sequoia_core.events import PairDescription, TreeChosen
@@ -7,6 +8,14 @@ from sequoia_core.tree.choice import ADAPTIVE
 
 from ..config.settings import CHAT_SETTINGS, Settings, shown
 
+_TITLE_CHARACTERS = 60
+_FENCED = re.compile(r"^(```|~~~).*?(^\1|\Z)", re.MULTILINE | re.DOTALL)
+_COURTESY = re.compile(
+    r"(hi|hello|hey|good (morning|afternoon|evening)|please|thanks|thank you"
+    r"|(can|could|would|will) you( please)?|i('d| would) like you to|i (want|need) you to"
+    r"|help me( to)?|tell me)\b[\s,.!:;-]*",
+    re.IGNORECASE,
+)
 _LAST = 253_000_000_000.0  # in the year 9987
 
 
@@ -14,6 +23,20 @@ def ordinal(rank: int) -> str:
     """1st, 2nd, 11th, 21st."""
     ending = "th" if rank // 10 % 10 == 1 else {1: "st", 2: "nd", 3: "rd"}.get(rank % 10, "th")
     return f"{rank}{ending}"
+
+
+def title_of(prompt: str) -> str:
+    """The first meaningful words of a prompt: no code, no greeting, one line of 60 characters."""
+    lines = _FENCED.sub("", prompt).splitlines() or [""]
+    line = next((line for line in lines if any(map(str.isalnum, line))), prompt)
+    line = title = " ".join(line.split()).lstrip("#>*- ")
+    while found := _COURTESY.match(title):
+        title = title[found.end() :]
+    title = title[:1].upper() + title[1:] if title and title != line else line
+    if len(title) > _TITLE_CHARACTERS:
+        title = title[:_TITLE_CHARACTERS].rpartition(" ")[0] or title[:_TITLE_CHARACTERS]
+        title = title.rstrip(",;:.- ") + "…"
+    return title
 
 
 def moment(value: object) -> float:

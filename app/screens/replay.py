@@ -184,7 +184,7 @@ class ReplayApp(BaseApp):
         return self.replay
 
     def on_mount(self) -> None:
-        self.begin(accessible=self._settings.accessible)
+        self.begin(self._settings)
         for problem in self.use_keys(self._settings.keys):
             self.show_note(problem, error=True)
         self.replay.key_bar.keys = self.keys

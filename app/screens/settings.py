@@ -59,6 +59,8 @@ class SettingsChanger:
             self.app.use_theme(settings.theme)
         elif name == "accessible":
             self.app.use_accessible(settings.accessible)
+        elif name == "vim_keys":
+            self.app.vim_keys = settings.vim_keys
         elif SETTINGS[name].group is Group.TREE:
             self.submit(ChooseTree(tree_choice(settings)))
             self.session.tree = None  # the known one is of the settings before

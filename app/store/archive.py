@@ -26,7 +26,7 @@ class SessionInfo:
 
     id: str
     name: str | None  # what a person called it
-    title: str  # its first prompt, on one line
+    title: str  # the first words of its first prompt
     changed: float  # by its last message, in seconds since the epoch
     exchanges: int
     cut_off: int  # how many of its answers were
@@ -71,17 +71,19 @@ class Archive:
             return _infos(connection, "")
 
     def find(self, wanted: str) -> SessionInfo:
-        """The session of this name, or the only one whose name or title begins so."""
+        """The session of this name, or the only one whose name or title begins so, or has it."""
         infos = [info for info in self.sessions() if not info.deleted]
         wanted = wanted.strip().casefold()
         named = [info for info in infos if (info.name or "").casefold() == wanted]
         begun = [info for info in infos if info.label.casefold().startswith(wanted)]
-        chosen = named or begun
+        containing = [info for info in infos if wanted in info.label.casefold()]
+        chosen = named or begun or containing
         if not chosen:
-            raise StoreError(f"no session begins with {wanted!r}; /sessions lists all")
+            raise StoreError(f"no session is called {wanted!r}; /sessions lists all")
         if len(chosen) > 1:
             raise StoreError(
-                f"{len(chosen)} sessions begin with {wanted!r}; say more, or choose in /sessions"
+                f"{len(chosen)} sessions have {wanted!r} in their title; say more, or choose in "
+                "/sessions"
             )
         return chosen[0]
 

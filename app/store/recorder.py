@@ -16,6 +16,7 @@ from sequoia_core.events import Event, Step
 from sequoia_core.files import encode
 from sequoia_core.text.detokenizer import well_formed
 
+from ..present.words import title_of
 from ..state.history import Exchange
 from .archive import Archive
 from .database import Operation, StoreError, statements
@@ -26,7 +27,6 @@ from .writer import News, Writer
 
 CLOSE_SECONDS = 5.0
 _SETTLE_SECONDS = 0.3
-_TITLE_CHARACTERS = 200
 
 
 class Recorder:
@@ -111,7 +111,7 @@ class DatabaseRecorder(Recorder):
             "deleted = NULL, deleted_by = NULL WHERE id = :session",
             window=self._writer.window,
             session=self.session,
-            title=" ".join(prompt.split())[:_TITLE_CHARACTERS],
+            title=title_of(prompt),
             exchange=exchange.id,
             parent=exchange.parent,
             prompt=prompt,

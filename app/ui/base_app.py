@@ -19,6 +19,7 @@ from textual.app import App, SystemCommand
 from textual.driver import Driver
 from textual.filter import LineFilter, NoColor
 from textual.screen import Screen
+from textual.widgets import Input, TextArea
 from typing_extensions import override
 
 from sequoia_core.errors import ParameterError, SequoiaError, suggest
@@ -28,6 +29,7 @@ from ..config import themes
 from ..config.actions import ACTIONS, Action, actions, bindings
 from ..config.keymap import Keys, remapped
 from ..config.paths import config_file
+from ..config.settings import Settings
 from ..present.accessible import ACCESSIBLE, PlainFrames
 from ..state.sanitize import visible
 from .clipboard import copy_message, copy_with, local_programs, terminal_sequence
@@ -38,6 +40,10 @@ from .gc_control import GarbageCollections
 WATCH_SECONDS = 1.0
 _COPIED_SECONDS = 4.0
 _WIDE = 100
+_VIM_KEYS = {
+    "h": "left", "j": "down", "k": "up", "l": "right", "g": "home", "G": "end",
+    "ctrl+b": "pageup", "ctrl+f": "pagedown",
+}  # fmt: skip
 _NEVER = 100_000  # more columns than a terminal has
 _STYLES = Path(__file__).parents[1] / "styles"
 _ONLINE = re.compile(r"@font-face \{[^}]*\}\s*|<!--.*?-->\s*", re.DOTALL)
@@ -73,6 +79,7 @@ class BaseApp(App[None]):
         super().__init__()
         self.animation_level = "none"
         self.keys = Keys()
+        self.vim_keys = False  # letters move in what has the focus, unless it takes text
         self.collections = GarbageCollections()
         self.theme_problems = found.problems
         self.own_themes = {each.name: each for each in found.themes}  # those from files
@@ -81,9 +88,10 @@ class BaseApp(App[None]):
         self._begin_with_theme(theme)
         self.use_accessible(False)
 
-    def begin(self, *, accessible: bool) -> None:
+    def begin(self, settings: Settings) -> None:
         """Say what is wrong with the themes, and read them again whenever their files change."""
-        self.use_accessible(accessible)
+        self.use_accessible(settings.accessible)
+        self.vim_keys = settings.vim_keys
         for problem in self.theme_problems:
             self.show_note(problem, error=True)
         self.set_interval(WATCH_SECONDS, self.reload_themes)
@@ -205,6 +213,19 @@ class BaseApp(App[None]):
         self.notify(text, markup=False, timeout=_COPIED_SECONDS)
 
     # Keys
+
+    @override
+    async def on_event(self, event: events.Event) -> None:
+        if self.vim_keys and isinstance(event, events.Key) and not event.is_forwarded:
+            self._move_by_letter(event)
+        await super().on_event(event)
+
+    def _move_by_letter(self, event: events.Key) -> None:
+        """Make the key another one, unless it is text, or nothing has the focus that moves."""
+        focused = self.focused if self.screen_stack else None
+        other = _VIM_KEYS.get(event.character or event.key) or _VIM_KEYS.get(event.key)
+        if other and focused is not None and not isinstance(focused, Input | TextArea):
+            event.key, event.character = other, None
 
     def use_keys(self, wanted: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
         """Use other keys, by id of their action; one line for each action that keeps its own.

@@ -215,6 +215,7 @@ def as_json(chat: ChatSession, when: float) -> str:
         "version": 1,
         "exported": _instant(when),
         "pair": encode(chat.pair) if chat.pair else None,
+        "system": chat.settings.system,
         "branch": [each.id for each in chat.history.branch],
         "exchanges": [_exchange(each) for each in chat.history.exchanges.values()],
     }

@@ -1,15 +1,23 @@
 """What `/sessions`, `/search`, `/save`, `/load` and `/continue` do, and news of the record."""
 
 import asyncio
-from collections.abc import Coroutine
+import time
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from sequoia_core.errors import counted
+from sequoia_core.files import is_file_name
+
+from ...state.chat_import import read_chat
 from ...state.chat_session import STILL_ANSWERING, ChatError, ChatSession
 from ...state.race_result import recorded_note
 from ...state.sanitize import fit
-from ...store.archive import StoredSession
+from ...store.archive import SessionInfo, StoredSession
+from ...store.database import StoreError
 from ...store.open_windows import LeftOpen
 from ...store.recorder import DatabaseRecorder, Recorder
 from ...store.writer import WriteNews
@@ -44,6 +52,9 @@ class SessionActions:
 
     def act(self, what: str, words: str = "") -> None:
         """Carry out a command by its name; raises `ChatError` if that cannot be done now."""
+        if what == "import":  # without a record too
+            self._begin_import(words)
+            return
         record = self._record
         match what:
             case "search":
@@ -69,6 +80,10 @@ class SessionActions:
         """Continue a recorded session; raises `ChatError` while an answer is running."""
         self.session.check_idle()
         self._begin(self._open(place), exclusive=True, group="open")
+
+    def open_last(self) -> None:
+        """Continue the session that was used last."""
+        self._begin(self._open_last(), exclusive=True, group="open")
 
     @property
     def _record(self) -> DatabaseRecorder:
@@ -135,11 +150,49 @@ class SessionActions:
         await asyncio.wrap_future(change)
         self.pages.note(f"this chat is called {name} now; /load {name} opens it again")
 
+    # Importing
+
+    def _begin_import(self, file: str) -> None:
+        if not file:
+            raise ChatError("a file is missing: /import FILE.json or FILE.jsonl")
+        path = Path(file).expanduser()
+        if not is_file_name(str(path)):
+            raise ChatError(f"{file!r} is no name of a file")
+        self.session.check_idle()
+        self._begin(self._import(path), exclusive=True, group="open")
+
+    async def _import(self, path: Path) -> None:
+        chat = await asyncio.to_thread(read_chat, path, time.time())
+        self.session.check_idle()
+        self.offer = ""
+        branch = chat.history.branch
+        self.branches.open(chat.history, chat.system, {})
+        self.recorder.about(chat.target or "imported", None, chat.system)
+        for exchange in chat.history.exchanges.values():
+            self.recorder.begin(exchange)
+            for event in chat.events[exchange.id]:
+                self.recorder.event(exchange.id, event)
+        if branch:
+            self.recorder.select(branch[-1].id)
+        if chat.unanswered:
+            self.prompt.put(chat.unanswered)
+        self.prompt.hint(f"imported: {counted(len(chat.events), 'message')}")
+
     # Opening
 
     async def _find(self, name: str) -> None:
         info = await asyncio.to_thread(self._record.archive.find, name)
         await self._open(Place(info.id))
+
+    async def _open_last(self) -> None:
+        infos: Sequence[SessionInfo] = ()
+        with suppress(StoreError):  # there is no record yet, or its writer says what is wrong
+            infos = await asyncio.to_thread(self._record.archive.sessions)
+        last = next((info for info in infos if not info.deleted), None)
+        if last is None:
+            self.prompt.hint("there is no earlier chat: this is a new one")
+        else:
+            await self._open(Place(last.id))
 
     async def _open(self, place: Place) -> None:
         with errors_shown(self._note_error):

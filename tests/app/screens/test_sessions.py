@@ -145,7 +145,7 @@ async def test_slash_commands_open_the_list_and_load(path: Path) -> None:
         await chat.type("/load one", "enter")
         await told(chat, "first answer")
         await chat.type("/load nonsense", "enter")
-        await chat.until(lambda: "no session begins with" in chat.hint)
+        await chat.until(lambda: "no session is called" in chat.hint)
         assert "first answer" in chat.transcript
 
 
@@ -496,3 +496,66 @@ async def test_every_command_that_help_lists_is_handled(path: Path, name: str) -
         await chat.ask()
         await chat.type(name, "enter")
         await chat.pilot.pause()
+
+
+# Importing, and going on with the last chat
+
+
+async def test_an_imported_chat_is_shown_recorded_and_gone_on_with(
+    path: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "chat.json"
+    file.write_text(
+        '[{"role": "user", "content": "Hello, please name a colour"},'
+        '{"role": "assistant", "content": "Blue."}, {"role": "user", "content": "Another?"}]'
+    )
+    engine = replay(make_answer())
+    async with chatting(path, engine) as chat:
+        await chat.type(f"/import {file}", "enter")
+        await chat.until(lambda: "imported: 1 message" in chat.hint)
+        assert "Blue." in chat.transcript
+        assert chat.prompt.text == "Another?"
+        await chat.pilot.press("enter")
+        await chat.finish()
+    (info,) = Archive(path).sessions()
+    assert info.title == "Name a colour"
+    first, second = Archive(path).load(info.id).history.branch
+    assert (first.answer.verbatim, second.answer.verbatim) == ("Blue.", ANSWER)
+    assert second.parent == first.id
+
+
+async def test_importing_needs_a_file_that_is_a_chat(path: Path) -> None:
+    async with chatting(path) as chat:
+        await chat.type("/import", "enter")
+        assert "a file is missing" in chat.hint
+        await chat.type(" nowhere.json", "enter")
+        await chat.until(lambda: "No such file" in chat.hint)
+
+
+async def test_the_last_chat_is_gone_on_with_at_the_start(path: Path) -> None:
+    async with chatting(path) as chat:
+        await chat.ask("first question")
+    async with chatting(path) as chat:
+        await chat.ask("second question")
+    app = SequoiaApp(
+        lambda progress: replay(make_answer()), Settings(), DatabaseRecorder(path), go_on=True
+    )
+    async with app.run_test(size=(120, 44)) as pilot:
+        chat = Driver(app, pilot)
+        await told(chat, "second question")
+        assert "first question" not in chat.transcript
+        await chat.ask("third question")
+    (last, _) = Archive(path).sessions()
+    assert [each.prompt for each in Archive(path).load(last.id).history.branch] == [
+        "second question", "third question",
+    ]  # fmt: skip
+
+
+async def test_without_an_earlier_chat_a_new_one_begins(path: Path) -> None:
+    app = SequoiaApp(
+        lambda progress: replay(make_answer()), Settings(), DatabaseRecorder(path), go_on=True
+    )
+    async with app.run_test(size=(120, 44)) as pilot:
+        chat = Driver(app, pilot)
+        await chat.until(lambda: "there is no earlier chat" in chat.hint)
+        await chat.ask("first question")

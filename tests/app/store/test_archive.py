@@ -67,7 +67,7 @@ def test_a_chat_is_read_as_it_was_recorded(path: Path) -> None:
         assert read.answer.footer() == told.answer.footer()
         assert read.answer.done
     assert (stored.target, stored.system) == ("target", "be brief")
-    assert stored.info.title == "Why? Really, why?"
+    assert stored.info.title == "Why?"
     assert stored.info.exchanges == 3
 
 
@@ -353,7 +353,7 @@ def test_names(path: Path) -> None:
             recorder.rename(two.id, "KAFER").result(PATIENCE_SECONDS)
         assert recorder.archive.find("käf").id == one.id
         assert recorder.archive.find("TWO").id == two.id
-        with pytest.raises(StoreError, match="no session begins"):
+        with pytest.raises(StoreError, match="no session is called"):
             recorder.archive.find("nothing")
         recorder.rename(one.id, None).result(PATIENCE_SECONDS)
         assert recorder.archive.find("one").id == one.id
