@@ -15,8 +15,11 @@ from .actions import Action
 _EVERYWHERE = "app"
 _TYPED = frozenset({"app", "chat", "prompt", "search"})  # contexts in which letters are typed
 _EMPTY_PROMPT = frozenset(
-    {"chat.step", "chat.step_before", "chat.step_after", "chat.first_step", "chat.live"}
-)
+    {
+        "chat.step", "chat.step_before", "chat.step_after", "chat.first_step", "chat.live",
+        "chat.explain",
+    }
+)  # fmt: skip
 """These act only while the prompt is empty, so they may have letters."""
 _TYPING = frozenset({"space", "enter", "backspace", "tab"})
 _MODIFIERS = frozenset({"ctrl", "alt", "shift", "super", "hyper", "meta"})

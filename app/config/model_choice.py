@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from sequoia_core.config import Mode
 from sequoia_core.events import Progress
 from sequoia_core.model.loading.catalogue import find_pair, known_draft
-from sequoia_core.speculate.tree_advisor import MEASURED
+from sequoia_core.speculate.tree_advisor import DEFAULT_CHAIN, MEASURED, PACKAGED
 from sequoia_core.tree.choice import ADAPTIVE, TreeChoice
-from sequoia_core.tree.files import find_growmap
+from sequoia_core.tree.files import find_growmap, largest_packaged
+from sequoia_core.tree.growmap import GrowMap
 
 from .settings import Settings
 
@@ -43,16 +45,49 @@ def chosen_models(settings: Settings) -> Models:
     return Models(target, draft, f"draft: {draft}, from the catalogue")
 
 
-def tree_choice(settings: Settings) -> TreeChoice:
-    """Mode, tree shape and lookup. Raises GrowMapError if the named shape cannot be used."""
-    others = ("auto", ADAPTIVE, MEASURED)
-    named = settings.growmap not in others
+class TreeRoom(NamedTuple):
+    """What a panel holds of a tree without scrolling."""
+
+    nodes: int
+    depth: int
+
+
+_UNNAMED = ("auto", ADAPTIVE, MEASURED)  # growmaps that the machine chooses
+_LEAST_SHOWN = 8  # nodes; in a smaller panel this tree scrolls
+
+
+def shows_tree(settings: Settings) -> bool:
+    """Whether trees are chosen to be looked at: a growmap that a person named stays."""
+    unnamed = settings.growmap in _UNNAMED
+    return settings.show_tree and unnamed and settings.mode is not Mode.AR
+
+
+def tree_choice(settings: Settings, room: TreeRoom | None = None) -> TreeChoice:
+    """Mode, tree shape and lookup. Raises GrowMapError if the named shape cannot be used.
+
+    With `show_tree` the shape is the largest packaged one that has `room`, where that is given.
+    """
+    if room is not None and shows_tree(settings):
+        return TreeChoice(
+            settings.mode, _shown_growmap(settings, room), lookup=settings.lookup, shown=True
+        )
+    named = settings.growmap not in _UNNAMED
     return TreeChoice(
         settings.mode,
-        find_growmap(settings.growmap, others) if named else None,
+        find_growmap(settings.growmap, _UNNAMED) if named else None,
         adaptive={ADAPTIVE: True, MEASURED: False}.get(settings.growmap),
         lookup=settings.lookup,
     )
+
+
+def _shown_growmap(settings: Settings, room: TreeRoom) -> GrowMap:
+    if settings.mode is Mode.CHAIN:
+        return GrowMap.chain(max(DEFAULT_CHAIN, min(room.nodes - 1, room.depth)))
+    greedy = settings.temperature == 0.0 or settings.mode is Mode.GREEDY
+    folder, _, _ = PACKAGED["greedy" if greedy else "stochastic"].rpartition("-")
+    largest = largest_packaged(f"{folder}-", max(_LEAST_SHOWN, room.nodes), room.depth)
+    assert largest is not None, "a tree of so few nodes is flat"
+    return largest
 
 
 def load_chosen(settings: Settings, progress: Progress) -> "Pair":

@@ -122,6 +122,9 @@ class Settings:
         "tree shape: a file, a name, adaptive, measured, or auto",
         "FILE|NAME|auto|adaptive|measured",
     )
+    show_tree: bool = _tree(
+        False, "larger trees than pay here, to look at them in the panel", has_option=False
+    )
     lookup: Lookup = _tree(Lookup.AUTO, "speculate with what the conversation repeats")
     theme: str = _looks(
         "sequoia", "colours; your own go into themes/ beside config.toml", "NAME", has_option=False

@@ -16,6 +16,7 @@ from ..config.actions import actions, bindings
 from ..state.slash_commands import USAGE
 from ..ui.base_app import BaseApp
 from ..widgets.header import SPEEDUP_MEANING
+from .explain import GLOSSARY
 
 _KEYS = parse_toml(Path(__file__).with_name("help_keys.toml").read_text("utf-8"))
 _REPLAY_TIME = (
@@ -54,6 +55,7 @@ class HelpScreen(ModalScreen[None]):
         yield _section("Commands", _table(commands, width))
         yield _section(shown("Tints, chat.tint"), tints)
         yield _section("x plain", _paragraph(SPEEDUP_MEANING, width))
+        yield _section("Words", _table(list(GLOSSARY.items()), width))
 
     def _keys(self, where: str) -> Sequence[tuple[str, str]]:
         rows: list[tuple[str, str]] = []

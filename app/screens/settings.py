@@ -9,10 +9,12 @@ from textual.content import Content
 from textual.widgets import Input, OptionList
 from typing_extensions import override
 
+from sequoia_core.tree.choice import TreeChoice
+
 from ..config.actions import Action, bindings
 from ..config.keymap import key_name
 from ..config.load import Loaded, Source
-from ..config.model_choice import tree_choice
+from ..config.model_choice import TreeRoom, shows_tree, tree_choice
 from ..config.preferences import Preferences
 from ..config.settings import SETTINGS, Group, Setting, Settings, shown
 from ..engine.messages import ChooseTree, Request, SetSystem, Start
@@ -36,9 +38,11 @@ class SettingsChanger:
     submit: Callable[[Request], None]
     restart: Callable[[Start], None]  # begins a new chat by a request
     changed: Callable[[], None]
+    tree_room: Callable[[], TreeRoom]
 
     def __post_init__(self) -> None:
         self.key_problems = self._use_keys(self.settings.keys)
+        self._shown: TreeChoice | None = None  # what the engine was told last in show mode
 
     @property
     def settings(self) -> Settings:
@@ -62,12 +66,24 @@ class SettingsChanger:
         elif name == "vim_keys":
             self.app.vim_keys = settings.vim_keys
         elif SETTINGS[name].group is Group.TREE:
-            self.submit(ChooseTree(tree_choice(settings)))
-            self.session.tree = None  # the known one is of the settings before
+            self._choose_tree(settings)
         elif name == "system" and settings.system != self.settings.system:
             self.restart(SetSystem(settings.system, self.settings.system))
         self.session.settings = settings
         self.changed()
+
+    def fit_shown_tree(self) -> None:
+        """In show mode, choose the tree by the panel and the temperature as they are now."""
+        if shows_tree(self.settings):
+            self._choose_tree(self.settings)
+
+    def _choose_tree(self, settings: Settings) -> None:
+        choice = tree_choice(settings, self.tree_room())
+        if choice.shown and choice == self._shown:
+            return
+        self._shown = choice if choice.shown else None
+        self.submit(ChooseTree(choice))
+        self.session.tree = None  # the known one is of the settings before
 
     def try_keys(self, wanted: Mapping[str, tuple[str, ...]]) -> Sequence[str]:
         """Use these keys by action; if there are new problems, return them and change nothing."""

@@ -8,6 +8,7 @@ from textual.screen import Screen
 from textual.widget import Widget
 from typing_extensions import override
 
+from ..config.model_choice import TreeRoom
 from ..state.answer import Chosen
 from ..state.step_cursor import StepCursor
 from ..ui.base_app import BaseApp
@@ -18,8 +19,13 @@ from ..widgets.prompt import Prompt
 from ..widgets.statistics_panel import StatisticsPanel
 from ..widgets.transcript import Transcript
 from ..widgets.tree_view import TreeView
+from ..widgets.welcome import ExampleTree
 from ..widgets.why_panel import WhyPanel
 
+_AROUND_TREE = 10  # rows of a screen that is not wide around its tree
+_NOT_NODES = 2  # rows of the tree with the headings of its columns and the target's own token
+_LABEL_CELLS = 28  # of a row without its guides: a token and two probabilities
+_LEAST_DEPTH = 3
 LEGEND = Content.assemble(
     "Tints: ", ("bonus", "bold $bonus"), " · draft's ", ("1st", "$rank-1"), " ",
     ("2nd", "underline $rank-2"), " ", ("3rd+", "underline italic $rank-3"), " guess",
@@ -47,7 +53,10 @@ class StepScreen(Screen[None]):
         yield self.header
         with Horizontal(id="body"):
             yield self.transcript
-            yield Vertical(self.token_tree, self._map, self._bar, self._statistics, id="decoding")
+            yield Vertical(
+                self.token_tree, ExampleTree(), self._map, self._bar, self._statistics,
+                id="decoding",
+            )  # fmt: skip
             yield self.why_panel
             yield Widget(id="beside-why")  # keeps the explanation off the tree
         yield self._strip
@@ -75,6 +84,12 @@ class StepScreen(Screen[None]):
         self._statistics.statistics, self._statistics.chosen = statistics, chosen
         self.header.statistics = statistics
         self.header.chosen_tree = chosen.tree if chosen is not None else None
+
+    def tree_room(self) -> TreeRoom:
+        """What the panel of the tree holds, or would hold if it were shown."""
+        panels = (each.size for each in self.query("#tree, #example, #heat") if each.region)
+        width, height = next(panels, (self.size.width // 2, self.size.height - _AROUND_TREE))
+        return TreeRoom(height - _NOT_NODES, max(_LEAST_DEPTH, (width - _LABEL_CELLS) // 2))
 
     @property
     def explains(self) -> bool:

@@ -204,7 +204,8 @@ class _Meanings(XTermParser):
         keys = ANSI_SEQUENCES_KEYS.get(sequence)
         if isinstance(keys, tuple):
             return [events.Key(key.value, None) for key in keys]
-        with_alt = len(sequence) == 2 and keys is None
+        # Textual takes Alt and a digit for what a Mac types by it
+        with_alt = len(sequence) == 2 and (keys is None or sequence[1].isdigit())
         return self._sequence_to_key_events(sequence[1], alt=True) if with_alt else []
 
     def keys(self, sequence: str) -> list[events.Key]:

@@ -20,7 +20,7 @@ _FENCE = '"""'
 _STEPS = {"chat.step_before": "back", "chat.step_after": "forward"}
 _WALKS = {**_STEPS, "chat.first_step": "first", "chat.live": "live"}
 _WRITES = {"prompt.send": "send", "prompt.new_line": "new_line"}
-_ACTIONS = (*_WRITES, "chat.step", *_WALKS, "chat.leave")  # what keys do here
+_ACTIONS = (*_WRITES, "chat.step", *_WALKS, "chat.leave", "chat.explain")  # what keys do here
 _WALKING = "chat.step_before, chat.first_step walk; this key writes here"
 _BORDER = 2  # cells of the border next to a hint
 _PAGE_KEYS = {"pageup": -1, "pagedown": 1}
@@ -195,7 +195,7 @@ class Prompt(TextArea):
             walks_on = self.held or self._stepping or name in self.keys.changed
             if walks_on or not event.is_printable:
                 return f"screen.walk('{_WALKS[name]}')"
-        return "app.quit" if name == "chat.leave" else ""
+        return {"chat.leave": "app.quit", "chat.explain": "screen.explain_screen"}.get(name, "")
 
     def action_new_line(self) -> None:
         self.insert("\n")

@@ -1,7 +1,6 @@
 """The conversation: entries one below another, held at the end until a person scrolls away."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import ClassVar
 
 from rich.segment import Segment
@@ -15,12 +14,11 @@ from sequoia_core.errors import counted
 
 from ..config.keymap import Keys
 from ..store.text_search import Term
-from .entries import AnswerEntry, Entry, TextEntry
+from .entries import AnswerEntry, Entry
 from .entry_layout import Anchor, EntryLayout, TextLine
 from .line_view import LineView
 from .transcript_styles import STYLES, Look, current_look
-
-_WELCOME = Path(__file__).with_name("welcome.txt").read_text("utf-8").strip()
+from .welcome import WelcomeEntry
 
 
 class Transcript(LineView[list[Segment]], can_focus=True):
@@ -32,7 +30,7 @@ class Transcript(LineView[list[Segment]], can_focus=True):
     def __init__(self) -> None:
         super().__init__("transcript")
         self.follows = True  # the view stays at the end as the chat grows
-        self._welcome: list[Entry] = []  # what is shown without entries
+        self._welcome: WelcomeEntry | None = None  # above notes while there is no message
         self._layout = EntryLayout()
         self.tinted = False  # tokens have the colours of where they came from
         self._look: Look | None = None
@@ -46,22 +44,22 @@ class Transcript(LineView[list[Segment]], can_focus=True):
         self._target_due = False
 
     def use_keys(self, keys: Keys) -> None:
-        """Show a welcome text with these keys while there are no entries."""
-        before, self._welcome = self._welcome, [TextEntry(keys.shown(_WELCOME), "note", mark=" ")]
-        if self._layout.entries == before:
-            self._layout.replace(self._welcome)
+        """Welcome with these keys while there is no message."""
+        notes, self._welcome = self._without_welcome, WelcomeEntry(keys)
+        if not _has_answer(notes):
+            self._layout.replace([self._welcome, *notes])
             self.redraw()
 
     def begin(self, *entries: Entry) -> None:
         """Add a message and its answer; the view goes to the end."""
         self._clear_search()
         self.follows = True
+        if self._welcomes:
+            self._layout.replace(self._without_welcome)
         self.add(*entries)
 
     def add(self, *entries: Entry) -> None:
         """Add entries; `redraw` shows what comes into an answer among them."""
-        if self._layout.entries == self._welcome:
-            self._layout.replace([])
         for entry in entries:
             self._layout.append(entry)
         self._tint(entries)
@@ -70,11 +68,12 @@ class Transcript(LineView[list[Segment]], can_focus=True):
             self.call_later(self.redraw)
 
     def show(self, entries: Sequence[Entry]) -> None:
-        """Show these entries from the end, or the welcome text if there are none."""
+        """Show these entries from the end, with the welcome above them if there is no message."""
         self._clear_search()
         for left in {*self._layout.entries}.difference(entries):
             left.release()  # another branch may never be looked at again
-        self._layout.replace(entries or self._welcome)
+        welcome = [self._welcome] if self._welcome is not None else []
+        self._layout.replace(entries if _has_answer(entries) else [*welcome, *entries])
         self._tint(entries)
         self.follows, self._walked = True, None
         self.redraw()
@@ -119,6 +118,9 @@ class Transcript(LineView[list[Segment]], can_focus=True):
         self._stale = False
         if self._width <= 0:
             return
+        if self._welcome is not None and self._welcomes:
+            notes = sum(each.estimate_height(self._width) for each in self._without_welcome)
+            self._welcome.use_room(self._room - notes)
         wrapped = self._width != self._layout.width
         top = self._layout.use(self._width, self.look, self.scroll_offset.y)
         anchor = self._layout.anchor(top, self._room)
@@ -128,6 +130,14 @@ class Transcript(LineView[list[Segment]], can_focus=True):
             self._place(self._target_top(self._layout.height if wrapped else top))
         else:
             self._settle(anchor)
+
+    @property
+    def _welcomes(self) -> bool:
+        return self._layout.entries[:1] == [self._welcome]
+
+    @property
+    def _without_welcome(self) -> list[Entry]:
+        return self._layout.entries[self._welcomes :]
 
     @property
     def _width(self) -> int:
@@ -261,3 +271,7 @@ class Transcript(LineView[list[Segment]], can_focus=True):
         self._look = None
         self.redraw()
         self.refresh()
+
+
+def _has_answer(entries: Sequence[Entry]) -> bool:
+    return any(isinstance(entry, AnswerEntry) for entry in entries)

@@ -7,7 +7,7 @@ from sequoia_core.config import NON_SEQUOIA_MODES, Lookup, Mode
 from sequoia_core.events import Notice, NoticeKind, Step, TreeChosen
 from sequoia_core.speculate.adaptive_policy import IDLE_STEPS
 from sequoia_core.speculate.tree_advisor import TRYING, Advice, TreeAdvisor
-from sequoia_core.tree.choice import ADAPTIVE, ROOT, AdaptiveTree, Tree, TreeChoice
+from sequoia_core.tree.choice import ADAPTIVE, ROOT, SHOWN, AdaptiveTree, Tree, TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 
 
@@ -42,11 +42,20 @@ def tree_for(
             growmap = GrowMap.chain(growmap.depth)
         reason = "asked for by name" if growmap.size > 1 else "plain decoding: a tree of one node"
         advice = Advice(growmap, growmap.acceptance_rates, None, reason)
+        if choice.shown:
+            advice = _as_shown(growmap, advisor.advise(temperature, context_length, chain))
     else:
         advice = advisor.advise(temperature, context_length, chain)
     if choice.mode in NON_SEQUOIA_MODES and temperature > 0.0:  # rates are of other children
         advice = replace(advice, rates=(), deeper=(), predicted_speedup=None)
     return _as_chosen(choice, advice)
+
+
+def _as_shown(growmap: GrowMap, advice: Advice) -> Advice:
+    """Advice to decode with another growmap, to be looked at; it says whether that is too large."""
+    paying = advice.growmap.size if advice.growmap is not None else 1
+    what = SHOWN if growmap.size > paying else "shown to fit the panel"
+    return replace(advice, growmap=growmap, predicted_speedup=None, reason=f"{what}, to look at it")
 
 
 def _as_chosen(choice: TreeChoice, advice: Advice) -> tuple[GrowMap, TreeChosen]:

@@ -22,6 +22,7 @@ class TreeChoice:
     # one call, in the modes `sequoia` and `greedy`.
     adaptive: bool | None = None
     lookup: Lookup = Lookup.OFF  # appends continuations to trees of these two modes
+    shown: bool = False  # `growmap` was chosen to be looked at, not to be fast
 
     def __post_init__(self) -> None:
         tree = self.growmap
@@ -41,6 +42,7 @@ class TreeChoice:
 
 ROOT = GrowMap((-1,), name="root")  # the tree of plain decoding: nothing is drafted
 ADAPTIVE = "adaptive"  # name of a tree whose shape is decided each step
+SHOWN = "shown larger than pays here"  # how the reason of such a `TreeChosen` begins
 
 
 @dataclass(frozen=True, slots=True)

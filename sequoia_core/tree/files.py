@@ -49,6 +49,13 @@ def find_growmap(name_or_path: str, others: tuple[str, ...] = ()) -> GrowMap:
     raise GrowMapError(f"growmap {name_or_path}: no such file or name; {hint}")
 
 
+def largest_packaged(start: str, most_nodes: int, most_depth: int) -> GrowMap | None:
+    """Of the packaged shapes whose names begin so, the one with the most nodes within limits."""
+    shapes = (find_growmap(name) for name in growmap_names() if name.startswith(start))
+    fitting = (each for each in shapes if each.size <= most_nodes and each.depth <= most_depth)
+    return max(fitting, key=lambda each: each.size, default=None)
+
+
 def _packaged_folder() -> Path:
     """In the package when installed, next to it in a checkout."""
     package = Path(__file__).resolve().parents[1]

@@ -16,6 +16,8 @@ from ...state.slash_commands import Command, is_command, parse_command, parse_co
 from ...store.recorder import Recorder
 from ...ui.base_app import errors_shown
 from ...widgets.prompt import Prompt
+from ...widgets.welcome import STARTERS
+from ..explain import ExplainScreen
 from ..help import HelpScreen
 from ..race import RaceScreen
 from ..settings import SettingsChanger, SettingsScreen
@@ -64,11 +66,13 @@ class ChatScreen(PromptedScreen):
 
     def on_mount(self) -> None:
         self._changer = SettingsChanger(
-            self.session, self.app, self.decoder.submit, self.branches.clear, self._settings_changed
-        )
+            self.session, self.app, self.decoder.submit, self.branches.clear,
+            self._settings_changed, self.tree_room,
+        )  # fmt: skip
         for problem in self._changer.key_problems:
             self.pages.note(problem, error=True)
         self.header.status = "loading"
+        self.add_class("-empty")
         self.prompt.focus()
         self.set_interval(DRAIN_SECONDS, self._take_reports)
         self.set_interval(DRAIN_SECONDS, self.redraw.go_on)
@@ -93,6 +97,7 @@ class ChatScreen(PromptedScreen):
         collections.collect_if_due(idle=not session.decoding)
 
     def _branch_shown(self) -> None:
+        self.set_class(not self.session.history.branch, "-empty")
         self.inspector.show_last()
         self.redraw.text()
         self.redraw.changed(urgent=True)
@@ -136,6 +141,7 @@ class ChatScreen(PromptedScreen):
     def _ask(self, text: str, sibling_of: Exchange | None = None) -> None:
         exchange = self.branches.begin(text, sibling_of)
         self.sessions.offer = ""
+        self._changer.fit_shown_tree()
         record = self.reports.begin(exchange)
         self.decoder.submit(Ask(text, self.session.settings.sampling()), record)
 
@@ -155,6 +161,9 @@ class ChatScreen(PromptedScreen):
                 name, settings = parse_set(words, session.settings)
                 self._changer.change(name, settings)
                 self.pages.note(f"{name} is now {value_text(settings, name)}")
+            case "show-tree":
+                other = "off" if session.settings.show_tree else "on"
+                self._run(Command("set", f"show_tree {words or other}"))
             case "show":
                 self.pages.note(describe(session.settings, session.pair, session.tree))
             case "clear":
@@ -195,6 +204,16 @@ class ChatScreen(PromptedScreen):
         if action == "walk":
             return self.inspector.has_steps
         return super().check_action(action, parameters)
+
+    def action_starter(self, name: str) -> None:
+        """Send one of the starter prompts; what is typed stays."""
+        with errors_shown(self.prompt.hint):
+            if self.session.history.branch:
+                raise ChatError("starter prompts are for an empty chat: /clear begins one")
+            self._ask(STARTERS[name])
+
+    def action_explain_screen(self) -> None:
+        self.app.push_screen(ExplainScreen(self, self.prompt))
 
     def action_page(self, direction: int) -> None:
         self.transcript.scroll_relative(y=self.transcript.size.height * direction, animate=False)

@@ -26,6 +26,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "record": ("false", False),
     "mode": ("chain", Mode.CHAIN),
     "growmap": ("chain/2", "chain/2"),
+    "show_tree": ("true", True),
     "lookup": ("on", Lookup.ON),
     "temperature": ("1.5", 1.5),
     "top_p": ("0.5", 0.5),

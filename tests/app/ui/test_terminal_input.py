@@ -117,6 +117,7 @@ def test_a_character_that_the_end_cuts_off_is_not_lost() -> None:
         (b"\x1b[A\x1bOP\x1b[Z\x1b[[A", ["up", "f1", "shift+tab", "f1"]),
         (b"\x1b[57441;2:3u", []),
         (b"\x1ba", ["alt+a"]),
+        (b"\x1b1\x1b4", ["alt+1", "alt+4"]),
     ],
 )
 def test_a_report_of_a_key_is_that_key(report: bytes, keys: list[str]) -> None:

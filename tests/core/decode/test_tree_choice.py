@@ -6,7 +6,7 @@ from sequoia_core.config import Mode
 from sequoia_core.decode.tree_choice import tree_for
 from sequoia_core.errors import GrowMapError
 from sequoia_core.speculate.tree_advisor import DEFAULT_CHAIN, Advice, BundledAdvisor, TreeAdvisor
-from sequoia_core.tree.choice import MOST_DEPTH, MOST_NODES, ROOT, TreeChoice
+from sequoia_core.tree.choice import MOST_DEPTH, MOST_NODES, ROOT, SHOWN, TreeChoice
 from sequoia_core.tree.files import find_growmap, growmap_names
 from sequoia_core.tree.growmap import GrowMap
 
@@ -64,6 +64,21 @@ def test_without_a_name_the_adviser_is_asked_what_matters(mode: Mode, temperatur
     assert (chosen.predicted_speedup, chosen.reason) == (1.4, "measured")
     assert chosen.expected_by_rank == (0.9, 0.05)
     assert chosen.expected_tokens == TREE.expected_tokens((0.9, 0.05, 0.01))
+
+
+@pytest.mark.parametrize(
+    ("paying", "reason"),
+    [(None, SHOWN), (GrowMap((-1, 0)), SHOWN), (TREE, "shown to fit the panel")],
+)
+def test_a_tree_to_look_at_says_whether_it_is_too_large(
+    paying: GrowMap | None, reason: str
+) -> None:
+    adviser = Adviser(Advice(paying, (0.9, 0.05), 1.4, "measured"))
+    growmap, chosen = tree_for(TreeChoice(growmap=TREE, shown=True), adviser, 0.0, 7)
+    assert growmap is TREE
+    assert chosen.reason.startswith(reason)
+    assert chosen.expected_by_rank == (0.9, 0.05)  # as known of this pair
+    assert chosen.predicted_speedup is None
 
 
 def test_where_no_tree_pays_the_reason_is_passed_on() -> None:
