@@ -27,7 +27,8 @@ _UNNAMED = frozenset({"newline"})  # sent by some terminals for another key
 _NAMES = {
     "escape": "esc", "left_square_bracket": "[", "right_square_bracket": "]", "slash": "/",
     "question_mark": "?", "plus": "+", "minus": "-", "equals_sign": "=", "comma": ",",
-    "full_stop": ".", "pageup": "page up", "pagedown": "page down", "backslash": "\\",
+    "full_stop": ".", "asterisk": "*", "pageup": "page up", "pagedown": "page down",
+    "backslash": "\\",
 }  # fmt: skip
 _BASES = {key.value.rpartition("+")[2] for key in KnownKeys} | _UNNAMED | _NAMES.keys()
 _ID = re.compile(r"\b[a-z]+\.[a-z_]+\b")

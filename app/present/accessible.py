@@ -44,6 +44,8 @@ class PlainFrames(LineFilter):
 def row_in_words(row: TreeRow) -> str:
     if row.verdict is NodeVerdict.ROOT:
         return f"root {row.token}"
+    if row.folded:
+        return f"depth {row.depth}, {row.token}, {'listed next' if row.opened else 'not listed'}"
     words = f"depth {row.depth}, {row.verdict.value}: {row.token}"
     if row.looked_up:
         words += ", looked up"

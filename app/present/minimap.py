@@ -14,6 +14,7 @@ _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # of a Braille
 _DOWN, _ACROSS = len(_DOTS), len(_DOTS[0])
 _BLANK = 0x2800
 _MOST_TO_CHILD, _MOST_TO_LEAF = 8, 4  # dots; farther apart, a small tree is not seen as one
+_FEW = 3
 _STYLES = {
     NodeVerdict.NOT_REACHED: "$unreached",
     NodeVerdict.REJECTED: "$rejected",
@@ -104,9 +105,9 @@ def _places(step: Step, across: int, down: int, *, downwards: bool) -> dict[int,
 
 
 def _spacing(room: int, count: int, most: int) -> float:
-    """Dots from one to the next, whole ones if there is room."""
+    """Dots from one to the next, whole ones where a part of one is not needed."""
     exact = max(0, room) / max(1, count)
-    return min(most, exact if exact < 1 else int(exact))
+    return min(most, exact if exact < _FEW else int(exact))
 
 
 def _edge(

@@ -8,7 +8,10 @@ from textual.screen import Screen
 from textual.widget import Widget
 from typing_extensions import override
 
+from sequoia_core.config import Lookup
+
 from ..config.model_choice import TreeRoom
+from ..present.accessible import is_accessible
 from ..state.answer import Chosen
 from ..state.step_cursor import StepCursor
 from ..ui.base_app import BaseApp
@@ -18,6 +21,7 @@ from ..widgets.header import Header
 from ..widgets.prompt import Prompt
 from ..widgets.statistics_panel import StatisticsPanel
 from ..widgets.transcript import Transcript
+from ..widgets.tree_strip import TreeStrip
 from ..widgets.tree_view import TreeView
 from ..widgets.welcome import ExampleTree
 from ..widgets.why_panel import WhyPanel
@@ -43,6 +47,7 @@ class StepScreen(Screen[None]):
         self.header, self._below = header, below
         self.transcript = Transcript()
         self.token_tree = TreeView()
+        self._tree_strip = TreeStrip()  # where there is no room for the tree
         self._map = AcceptanceView()  # shown in the place of the tree
         self._statistics = StatisticsPanel()
         self._bar, self._strip = StepBar(id="step"), StepBar(id="strip")  # of which one is shown
@@ -59,6 +64,7 @@ class StepScreen(Screen[None]):
             )  # fmt: skip
             yield self.why_panel
             yield Widget(id="beside-why")  # keeps the explanation off the tree
+        yield self._tree_strip
         yield self._strip
         yield self._below
         yield self.key_bar
@@ -68,11 +74,17 @@ class StepScreen(Screen[None]):
         if str(self.token_tree.border_title or "") != title:
             self.token_tree.border_title = Content(title)
         self.token_tree.show(cursor.step, scroll=still)
+        self._tree_strip.shown = cursor.step, title
+        tree = cursor.chosen.tree if cursor.chosen is not None else None
+        if cursor.answer is None or tree is not None:  # else it is not yet known
+            drafts = tree is not None and (tree.nodes > 1 or tree.lookup != Lookup.OFF)
+            self.set_class(drafts, "-drafts")
 
     def draw_views(self, cursor: StepCursor, title: str) -> None:
         """Draw the explanation and the map, if they are on show."""
         if self.explains:
-            self.why_panel.explain(cursor.step, self.token_tree.node, title.lower())
+            tree = self.token_tree
+            self.why_panel.explain(cursor.step, tree.node, title.lower(), tree.folded)
         if self.has_class("-heat"):
             self._map.show(cursor.answer, cursor.at, cursor.chosen)
 
@@ -110,15 +122,27 @@ class StepScreen(Screen[None]):
         """Draw again, as the same step is looked at in another way."""
 
     def action_tree(self) -> None:
-        """Tree, map, neither; on a narrow screen they take the place of the transcript."""
-        narrow = self.has_class("-narrow")
-        name = "-tree-shown" if narrow else "-tree-hidden"
-        shown, heat = self.has_class(name) is narrow, self.has_class("-heat")
-        if not shown or heat:
-            self.toggle_class(name)
-        self.set_class(shown and not heat, "-heat")
+        """Tree, map, neither; on a narrow screen both in the chat's place, and the strip first."""
+        narrow, hidden = self.has_class("-narrow"), self.has_class("-tree-hidden")
+        map_shown, covers = self.has_class("-heat"), self.covers_chat
+        if hidden:
+            self.remove_class("-tree-hidden")
+        elif narrow and not covers:
+            self.add_class("-tree-shown")
+            self.remove_class("-heat")
+        elif not map_shown:
+            self.add_class("-heat")
+        else:
+            self.remove_class("-heat", "-tree-shown")
+            self.set_class(not narrow or self._strip_fits, "-tree-hidden")
         self.explain(False)
         self.view_changed()
+
+    @property
+    def _strip_fits(self) -> bool:
+        """Whether a narrow screen has the tree's strip, unless it is hidden."""
+        small = self.has_class("-tiny") or self.has_class("-short")
+        return self.has_class("-drafts") and not small and not is_accessible(self)
 
     @property
     def covers_chat(self) -> bool:

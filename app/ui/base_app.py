@@ -16,6 +16,7 @@ from rich.text import Text
 from textual import events
 from textual._compositor import CompositorUpdate
 from textual.app import App, SystemCommand
+from textual.color import Color
 from textual.driver import Driver
 from textual.filter import LineFilter, NoColor
 from textual.screen import Screen
@@ -69,7 +70,9 @@ class BaseApp(App[None]):
     CONTEXTS: ClassVar[tuple[str, ...]] = ("app",)  # of its actions
     CSS_PATH = _STYLES / "chat.tcss"
     CSS = (_STYLES / "looks.tcss").read_text(encoding="utf-8")
-    VERTICAL_BREAKPOINTS = [(0, "-tiny"), (12, "-short"), (30, "-tall"), (42, "-roomy")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [  # noqa: RUF012
+        (0, "-tiny"), (12, "-short"), (18, "-low"), (22, "-medium"), (30, "-tall"), (42, "-roomy"),
+    ]  # fmt: skip
 
     def __init__(self, theme: str) -> None:
         own = config_file().parent / "themes"
@@ -175,6 +178,18 @@ class BaseApp(App[None]):
             self.notify(problem, severity="warning", markup=False)
 
     # Pictures and copies
+
+    @property
+    def picture_colors(self) -> dict[str, str]:
+        """The theme's colours for CSS; those of the default one if it has the terminal's own."""
+        variables = self.theme_variables
+        if self.native_ansi_color:
+            theme = self.own_themes[themes.DEFAULT_THEME]
+            defaults = themes.app_color_defaults(theme)
+            variables = defaults | theme.to_color_system().generate() | theme.variables
+        background = Color.parse(variables["background"])
+        names = (*themes.APP_COLORS, "foreground", "background")
+        return {name: (background + Color.parse(variables[name])).hex6 for name in names}
 
     @override
     def export_screenshot(self, *, title: str | None = None, simplify: bool = False) -> str:

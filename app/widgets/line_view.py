@@ -50,6 +50,25 @@ class LineView(ScrollView, Generic[Item]):
     def blank(self) -> Style:
         """The style where there is no text."""
 
+    @property
+    def side_width(self) -> int:
+        """Cells at the right that `side_at` draws, whatever text is in the line."""
+        return 0
+
+    def side_at(self, y: int) -> Strip:
+        """What is drawn right of the text in a visible line."""
+        del y
+        return Strip([])
+
+    @property
+    def text_width(self) -> int:
+        return max(0, self.scrollable_content_region.width - self.side_width)
+
+    def blank_line(self, y: int) -> Strip:
+        """The text of a line without an item."""
+        del y
+        return Strip.blank(self.text_width, self.blank)
+
     @override
     def render_lines(self, crop: Region) -> list[Strip]:
         self._painting = True
@@ -71,10 +90,10 @@ class LineView(ScrollView, Generic[Item]):
 
     @override
     def render_line(self, y: int) -> Strip:
-        width, at = self.scrollable_content_region.width, y + self.scroll_offset.y
+        width, at = self.text_width, y + self.scroll_offset.y
         item = self.item_at(y)
         if item is None:
-            return Strip.blank(width, self.blank)
+            return Strip.join([self.blank_line(y), self.side_at(y)])
         strip = Strip(self.segments(item, width)).adjust_cell_length(width, self.blank)
         span = self.text_selection.get_span(at) if self.text_selection is not None else None
         if span is not None:
@@ -86,6 +105,7 @@ class LineView(ScrollView, Generic[Item]):
             selected = Style(bgcolor=style.bgcolor, reverse=style.reverse)
             inside = Strip(Segment.apply_style(inside, post_style=selected), inside.cell_length)
             strip = Strip.join([before, inside, after])
+        strip = Strip.join([strip, self.side_at(y)])
         # Offsets are for the mouse; in painted lines they would fill the caches of styles.
         return strip if self._painting else strip.apply_offsets(0, at)
 
@@ -102,10 +122,11 @@ class LineView(ScrollView, Generic[Item]):
     def _painted_lines(self, lines: range) -> list[Strip]:
         width, blank = self.content_size.width, self.blank
         backgrounds, filters = self.background_colors, tuple(self.get_line_filters())
-        text_width = min(self.scrollable_content_region.width, width)
+        side_width = self.side_width
+        text_width = min(self.text_width, width)
         frame = (
             self.outer_size.width, self.outer_size.height > self.gutter.height, text_width, width,
-            self.gutter, self.styles.border, backgrounds, filters,
+            side_width, self.gutter, self.styles.border, backgrounds, filters,
         )  # fmt: skip
         if frame != self._frame:
             left, top = self.gutter.left, self.gutter.top
@@ -116,26 +137,37 @@ class LineView(ScrollView, Generic[Item]):
             self._key, self._painted = key, {}
 
         def paint(text: Iterable[Segment]) -> Strip:
-            """A whole line; text that is too wide is cut, `blank` fills the rest."""
+            """A whole line without its side; text that is too wide is cut, `blank` fills up."""
             segments = list(text)
             cells = sum(segment.cell_length for segment in segments)
             if cells > text_width:
                 segments, cells = list(Strip(segments).crop(0, text_width)), text_width
-            segments.append(Segment(" " * (width - cells), blank))
+            full = text_width if side_width else width
+            segments.append(Segment(" " * (full - cells), blank))
             for each in filters:
                 segments = each.apply(segments, backgrounds[1])
-            left, right = self._sides
-            return Strip([*left, *segments, *right], left.cell_length + width + right.cell_length)
+            left, right = self._sides[0], () if side_width else self._sides[1]
+            right_cells = 0 if side_width else self._sides[1].cell_length
+            return Strip([*left, *segments, *right], left.cell_length + full + right_cells)
+
+        def with_side(strip: Strip, y: int) -> Strip:
+            side, right = list(self.side_at(y)), self._sides[1]
+            side.append(Segment(" " * (width - text_width - side_width), blank))
+            for each in filters:
+                side = each.apply(side, backgrounds[1])
+            cells = strip.cell_length + width - text_width + right.cell_length
+            return Strip([*strip, *side, *right], cells)
 
         strips: list[Strip] = []
         for y in lines:
             item = self.item_at(y)
             if item is None:
-                strips.append(paint(self.render_line(y)))
-                continue
-            if id(item) not in self._painted:
-                self._painted[id(item)] = item, paint(self.segments(item, text_width))
-            strips.append(self._painted[id(item)][1])
+                strip = paint(self.blank_line(y))
+            else:
+                if id(item) not in self._painted:
+                    self._painted[id(item)] = item, paint(self.segments(item, text_width))
+                strip = self._painted[id(item)][1]
+            strips.append(with_side(strip, y) if side_width else strip)
         return strips
 
     def _textual_lines(self, first: int, end: int) -> list[Strip]:

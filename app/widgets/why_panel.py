@@ -7,9 +7,18 @@ from textual.content import Content
 from textual.reactive import reactive
 from typing_extensions import override
 
+from sequoia_core.errors import counted
 from sequoia_core.events import Origin, Outcome, Ranking, Step, TreeNode, TrialRecord
 
-from ..present.tree_rows import BONUS_NODE, GLYPHS, NodeVerdict, verdict_of
+from ..present.tree_rows import (
+    BONUS_NODE,
+    GLYPHS,
+    NodeVerdict,
+    fold_index,
+    is_fold,
+    subtree_sizes,
+    verdict_of,
+)
 from ..present.words import ordinal
 from ..state.sanitize import fit, quote_token
 from .line import Line
@@ -48,8 +57,14 @@ class WhyPanel(Line):
     BORDER_SUBTITLE = r"esc closes · up down node · \[ ] step"
     explanation: reactive[NodeExplanation | None] = reactive(None)  # None before the first step
 
-    def explain(self, step: Step | None, node: int, title: str) -> None:
-        self.explanation = explain_node(step, node) if step is not None else None
+    def explain(
+        self, step: Step | None, node: int, title: str, folded: tuple[int, ...] = ()
+    ) -> None:
+        """Explain a node, or the fold below a node that stands for these and all below them."""
+        if step is not None and is_fold(node):
+            self.explanation = explain_fold(step, fold_index(node), folded)
+        else:
+            self.explanation = explain_node(step, node) if step is not None else None
         if str(self.border_title or "") != f"Why · {title}":
             self.border_title = Content(f"Why · {title}")
 
@@ -138,6 +153,27 @@ def explain_node(step: Step, index: int) -> NodeExplanation:
         quantities=tuple(_quantities(node, step.insight.trial(index) if step.insight else None)),
         reason=_reason(step, node),
     )
+
+
+def explain_fold(step: Step, above: int, folded: tuple[int, ...]) -> NodeExplanation:
+    """Why these children of a node, and all nodes below them, were not tried."""
+    sizes, parent = subtree_sizes(step), step.nodes[above]
+    count = sum(sizes[node] for node in folded)
+    if above not in step.path:
+        reason = f"None was tried, since {quote_token(parent.text)} was {parent.outcome.value}."
+    else:
+        chosen = next((at for at in step.path if step.nodes[at].parent == above), None)
+        reason = "None was tried: verification ended before them."
+        if chosen is not None:
+            reason = f"None was tried, since {quote_token(step.nodes[chosen].text)} was accepted."
+    return NodeExplanation(
+        NodeVerdict.NOT_REACHED,
+        counted(count, "node"),
+        parent.token_id,
+        "not reached, folded into one row",
+        f"after {quote_token(parent.text)}, from depth {parent.depth + 1}",
+        "Enter or a click opens and closes it", {}, reason=reason,
+    )  # fmt: skip
 
 
 def _explain_bonus(step: Step) -> NodeExplanation:

@@ -9,6 +9,7 @@ from app.present.tree_rows import tree_rows
 from app.screens.step_screen import LEGEND
 from app.state.answer import Answer
 from app.store.database import DamagedError
+from app.widgets.tree_strip import TreeStrip
 from app.widgets.why_panel import explain_node
 from sequoia_core.events import (
     Event,
@@ -120,12 +121,14 @@ async def test_f4_goes_round_in_the_chats_place_where_it_is_narrow() -> None:
     async with driving(recorded(), size=(80, 24)) as chat:
         await chat.ask()
         seen = []
-        for _ in range(4):
-            screen = chat.screen_text()
-            seen.append(("draft target" in screen, "expected" in screen, "Chat" in screen))
+        for _ in range(5):
+            screen, strip = chat.screen_text(), chat.app.chat.query_one(TreeStrip).display
+            shown = "Chat" in screen, strip, chat.tree.region.area > 0, "expected" in screen
+            seen.append(shown)
             await chat.pilot.press("f4")
         assert seen == [
-            (False, False, True), (True, False, False), (False, True, False), (False, False, True)
+            (True, True, False, False), (False, False, True, False), (False, False, False, True),
+            (True, False, False, False), (True, True, False, False),
         ]  # fmt: skip
 
 
