@@ -1,5 +1,7 @@
 """The chat screen: sends prompts to the decode thread and draws what it reports."""
 
+from dataclasses import replace
+
 from textual import events, on
 from textual.widget import Widget
 from typing_extensions import override
@@ -28,6 +30,7 @@ from .export import export_chat, export_file, requested_copy
 from .redraw import Redraw
 from .session_actions import SessionActions
 from .step_inspector import StepInspector
+from .tree_export import export_tree, tree_file
 
 DRAIN_SECONDS = 1 / 20
 
@@ -186,8 +189,15 @@ class ChatScreen(PromptedScreen):
             case _:
                 self.sessions.act(command.name, words)
 
-    def _export(self, file: str) -> None:
-        path = export_file(file, self.session)
+    def _export(self, words: str) -> None:
+        what, _, name = words.partition(" ")
+        if what == "tree":
+            cursor, colors = self.inspector.cursor, self.app.picture_colors
+            file = tree_file(name.strip(), cursor)
+            drawing = export_tree(file, replace(cursor), self.session.pair, colors, self.pages.note)
+            self.run_worker(drawing, group="export", exit_on_error=False)
+            return
+        path = export_file(words, self.session)
         if path.suffix == ".svg":  # once the command is no longer in the prompt
             self.call_after_refresh(self.app.action_picture, path)
         else:

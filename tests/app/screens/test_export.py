@@ -197,3 +197,75 @@ async def test_what_cannot_be_written_is_told_in_one_line(here: Path) -> None:
             await chat.type(line, "enter")
             await chat.until(lambda complaint=complaint: complaint in chat.hint)  # type: ignore[misc]
         assert (here / "there.md").read_text("utf-8") == "mine"
+
+
+# The tree of a step
+
+
+async def test_the_tree_on_show_is_drawn(here: Path) -> None:
+    async with driving(replay()) as chat:
+        await chat.ask()
+        await chat.walk("home")
+        await chat.type("/export tree", "enter")
+        await chat.until(lambda: "(the tree of step 1)" in chat.transcript)
+        await chat.walk("right_square_bracket")
+        await chat.type("/export tree second.svg", "enter")
+        await chat.until(lambda: "(the tree of step 2)" in chat.transcript)
+        picture = (here / "tree.svg").read_text("utf-8")
+        assert "Step 1: " in picture
+        assert chat.app.picture_colors["accepted"] in picture
+        assert "Step 2: " in (here / "second.svg").read_text("utf-8")
+
+
+@pytest.mark.parametrize("theme", ["terminal", "textual-dark", "sequoia-light"])
+async def test_a_picture_has_colours_in_every_theme(theme: str) -> None:
+    async with driving(settings=Settings(theme=theme)) as chat:
+        for color in chat.app.picture_colors.values():
+            assert len(color) == 7
+            assert int(color[1:], 16) >= 0
+        assert chat.app.picture_colors["foreground"] != chat.app.picture_colors["background"]
+
+
+async def test_a_tree_that_cannot_be_drawn_is_told_in_one_line(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(here))
+    async with driving(replay()) as chat:
+        await chat.type("/export tree", "enter")
+        assert "no tree yet" in chat.hint
+        await chat.pilot.press("ctrl+u")
+        await chat.ask()
+        (here / "tree.svg").write_text("mine", encoding="utf-8")
+        for line, complaint in (
+            ("/export tree", "is there already"),
+            ("/export tree x.pdf", ".svg or .png"),
+            ("/export tree x.png", "a PNG needs rsvg-convert"),
+        ):
+            chat.prompt.text = ""
+            await chat.type(line, "enter")
+            await chat.until(lambda complaint=complaint: complaint in chat.hint)  # type: ignore[misc]
+            assert chat.prompt.text == line
+        assert (here / "tree.svg").read_text("utf-8") == "mine"
+
+
+async def test_a_png_is_made_by_the_first_program_that_can(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = here / "bin"
+    programs.mkdir()
+    for name, script in (
+        ("rsvg-convert", "exit 1"),
+        ("inkscape", 'read -r line < "$4"; [ "${line%% *}" = "<svg" ] && echo PNG > "${3#*=}"'),
+    ):
+        (programs / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs))
+    async with driving(replay()) as chat:
+        await chat.ask()
+        await chat.type("/export tree a tree.png", "enter")
+        await chat.until(lambda: "exported: a tree.png" in chat.transcript)
+        assert (here / "a tree.png").read_text("utf-8") == "PNG\n"
+        (programs / "inkscape").write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+        await chat.type("/export tree b.png", "enter")
+        await chat.until(lambda: "could not make a PNG" in chat.transcript)
+        assert not (here / "b.png").exists()
