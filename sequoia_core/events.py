@@ -9,6 +9,7 @@ another tree. A consumer that pauses does so after a `Step`.
 from collections.abc import Callable
 from enum import StrEnum
 from functools import cached_property
+from itertools import pairwise
 
 from sequoia_core.files import Record, TaggedRecord
 
@@ -213,9 +214,16 @@ class Totals(Record, frozen=True):
     draft_seconds: float = 0.0  # of `seconds`, in draft forwards
     verify_seconds: float = 0.0  # of `seconds`, in target forwards
     baseline_steps: int = 0  # of `steps`, those with `Step.baseline`; each emits one token
+    # names and meanings as in vLLM's metrics; 0 and empty in records of earlier versions
+    num_drafts: int = 0  # of `steps`, those that drafted or looked up a tree
+    num_draft_tokens: int = 0  # nodes of these trees, the roots not counted
+    num_accepted_tokens: int = 0  # of `num_draft_tokens`
+    num_accepted_tokens_per_pos: tuple[int, ...] = ()  # [d - 1]: drafts that accepted d or more
 
     def plus(self, step: Step) -> "Totals":
-        emitted = len(step.token_ids)
+        emitted, accepted = len(step.token_ids), step.accepted
+        per_pos = self.num_accepted_tokens_per_pos
+        longest = max(accepted, len(per_pos))
         return Totals(
             tokens=self.tokens + emitted,
             steps=self.steps + 1,
@@ -224,11 +232,28 @@ class Totals(Record, frozen=True):
             draft_seconds=self.draft_seconds + step.timings.draft_ms / 1e3,
             verify_seconds=self.verify_seconds + step.timings.verify_ms / 1e3,
             baseline_steps=self.baseline_steps + step.baseline,
+            num_drafts=self.num_drafts + (len(step.nodes) > 1),
+            num_draft_tokens=self.num_draft_tokens + len(step.nodes) - 1,
+            num_accepted_tokens=self.num_accepted_tokens + accepted,
+            num_accepted_tokens_per_pos=tuple(
+                (per_pos[at] if at < len(per_pos) else 0) + (at < accepted) for at in range(longest)
+            ),
         )
 
     @property
+    def mean_acceptance_length(self) -> float | None:
+        """1 + accepted tokens / drafts, the target's own token included; None without a draft."""
+        return 1.0 + self.num_accepted_tokens / self.num_drafts if self.num_drafts else None
+
+    @property
+    def accepted_lengths(self) -> tuple[int, ...]:
+        """Histogram: [n] counts the drafts of which exactly n tokens were accepted."""
+        at_least = (self.num_drafts, *self.num_accepted_tokens_per_pos, 0)
+        return tuple(more - fewer for more, fewer in pairwise(at_least)) if self.num_drafts else ()
+
+    @property
     def tokens_per_step(self) -> float:
-        """Mean tokens per step, baseline steps left out; 0 before the first."""
+        """Mean tokens per pass of the target, baseline steps left out; 0 before the first."""
         steps = self.steps - self.baseline_steps
         return (self.tokens - self.baseline_steps) / steps if steps else 0.0
 

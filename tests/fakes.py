@@ -283,7 +283,7 @@ class RacingEngine(ReplayEngine):
 
 def plain_answer(text: str) -> tuple[Event, ...]:
     """An answer decoded a token a step."""
-    tree = TreeChosen("ar", "", 1, 0, reason="plain decoding was asked for")
+    tree = TreeChosen("ar", "", 1, 0, reason="plain decoding, chosen by you")
     events = list(make_answer(text, tree, parents=(-1,)))
     return tuple(
         replace(event, timings=StepTimings(0.0, 20.0, 1.0)) if isinstance(event, Step) else event

@@ -11,7 +11,7 @@ from uuid import uuid4
 import typer
 
 from sequoia_core import events
-from sequoia_core.errors import ParameterError, SequoiaError
+from sequoia_core.errors import ParameterError, SequoiaError, counted
 from sequoia_core.recording.trace_file import Asked, recorded
 from sequoia_core.text.detokenizer import well_formed
 from sequoia_core.tree.choice import ADAPTIVE
@@ -20,6 +20,7 @@ from ..config import model_choice
 from ..config.paths import output_file
 from ..config.settings import Settings
 from ..state.answer import Answer
+from ..state.figures import figures, request_figures, tree_size
 from ..state.sanitize import visible
 from .console import progress_line
 from .options import ALL_SETTINGS, flag, with_settings
@@ -42,6 +43,7 @@ def figures_json(answer: Answer) -> str:
         "tokens_per_second": totals.tokens_per_second,
         "ar_ms": plain_ms,
         "speedup": None if plain_ms is None else totals.speedup,
+        **request_figures(totals),
         "growmap": _shape(chosen),
         "growmaps": [{"step": each.since, **_shape(each.tree)} for each in answer.trees],
         "looked_up": _looked_up(answer),
@@ -54,21 +56,13 @@ def figures_line(answer: Answer) -> str:
     assert answer.finished is not None
     totals, chosen, tree = answer.finished.totals, answer.trees[-1].tree, "plain decoding"
     if chosen.depth:
-        tree = f"tree {chosen.nodes} nodes, depth {chosen.depth}"
-    if chosen.growmap == ADAPTIVE:
-        tree = f"adaptive {tree} at most"
+        tree = f"{'adaptive ' if chosen.growmap == ADAPTIVE else ''}tree, {tree_size(chosen)}"
     if len(answer.trees) > 1:
         tree += f", the last of {len(answer.trees)}"
-    parts = [
-        f"{totals.tokens} tokens in {totals.seconds:.2f} s",
-        f"{totals.tokens_per_second:.1f} tokens/s",
-        f"{totals.tokens_per_step:.2f} tokens/step",
-    ]
-    if (plain_ms := _plain_ms(totals)) is not None:
-        parts.append(f"{totals.speedup:.2f}x plain ({plain_ms:.1f} ms/token)")
-    parts.append(tree)
+    parts = figures(totals, None if _plain_ms(totals) is None else totals.speedup)
+    parts += [f"{counted(totals.tokens, 'token')} in {totals.seconds:.2f} s", tree]
     if looked_up := _looked_up(answer):
-        parts.append(f"{looked_up} tokens looked up")
+        parts.append(f"{counted(looked_up, 'token')} looked up")
     return " · ".join(parts)
 
 

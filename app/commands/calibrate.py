@@ -99,7 +99,7 @@ def _compared(comparison: "GridComparison", width: int) -> "Iterator[RenderableT
     cells = [cell for cell in comparison.cells if cell.tree.size > 1]
     cells.sort(key=lambda cell: (cell.tree.size, cell.tree.depth))
     lines: dict[int, list[tuple[float, float]]] = {}
-    table = Table("nodes", "depth", "predicted", "measured", "tokens/step", "step / plain step")
+    table = Table("nodes", "depth", "predicted", "measured", "tokens per pass", "step / plain step")
     for cell in cells:
         size, depth = cell.tree.size, cell.tree.depth
         lines.setdefault(depth, []).append((size, cell.predicted))

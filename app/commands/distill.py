@@ -101,8 +101,8 @@ def _on_terminal() -> bool:
 def describe(status: DistillStatus) -> str:
     """The known figures of a status."""
     figures = {
-        "{:.0f} tok/s": status.rate or None,
+        "{:.0f} tokens/s": status.rate or None,
         "loss {:.3f}": status.loss,
-        "{:.2f} tokens/step predicted": status.tokens_per_step,
+        "{:.2f} tokens per pass predicted": status.tokens_per_step,
     }
     return "  ".join(each.format(value) for each, value in figures.items() if value is not None)

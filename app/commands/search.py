@@ -101,12 +101,21 @@ def _report(config: "SearchConfig", result: "SearchResult", dst: Path) -> Report
         plain = f"a forward of {config.plain_nodes} rows"
     lines = [
         f"{tree.size} nodes, depth {tree.depth} ({best.levels} levels): "
-        f"{best.expected_tokens:.3f} tokens/step, {best.ms_per_token:.3f} ms/token, "
+        f"{best.expected_tokens:.3f} tokens per pass, {best.ms_per_token:.3f} ms/token, "
         f"{speedup:.3f}x {plain} ({result.plain_ms:g} ms)",
-        *([] if pays else ["no tree is predicted to pay: decode plainly (--mode ar)"]),
+        *([] if pays else ["every tree would be slower here: decode plainly (--mode ar)"]),
         f"written: {dst}",
     ]
-    headings = ("nodes", "levels", "depth", "tokens/step", "ms/step", "ms/token", "speed-up", "")
+    headings = (
+        "nodes",
+        "levels",
+        "depth",
+        "tokens per pass",
+        "ms/step",
+        "ms/token",
+        "speed-up",
+        "",
+    )
     table = ReportTable(headings, tuple(_row(nodes, result) for nodes in config.target_time))
     values = {
         **_values(result, best),

@@ -88,21 +88,31 @@ class Settings:
     draft: str | None = _models(None, "the draft model, as target; none decodes plainly", "MODEL")
     dtype: DType = _models(DType.AUTO, "number format of the weights")
     weights: WeightFormat = _models(
-        WeightFormat.AUTO, "what computes on CPUs; int8 is another model"
+        WeightFormat.AUTO, "what computes on CPUs; int8 rounds the weights"
     )
     device: str = _models(
         "auto", "where to compute; a list spreads the target", "auto|cpu|cuda|cuda:N[,cuda:N...]"
     )
     offload: Offload = _models(
-        Offload.NONE, "where the target's layers are kept until they compute"
+        Offload.NONE, "where the target's layers are kept until they are used"
     )
-    insight: bool = _models(True, "keep why each step came out so; costs some time and memory")
-    temperature: float = _sampling(_DEFAULTS.temperature, "0 is greedy", "NUMBER")
-    top_p: float = _sampling(_DEFAULTS.top_p, "nucleus mass, above 0 and at most 1", "NUMBER")
-    top_k: int = _sampling(_DEFAULTS.top_k, "how many tokens are kept; 0 keeps all", "NUMBER")
+    insight: bool = _models(
+        True, "keep why each token was accepted or rejected; costs some time and memory"
+    )
+    temperature: float = _sampling(
+        _DEFAULTS.temperature, "how random; 0 always takes the most probable token", "NUMBER"
+    )
+    top_p: float = _sampling(
+        _DEFAULTS.top_p,
+        "keep the most probable tokens up to this sum, above 0 and at most 1",
+        "NUMBER",
+    )
+    top_k: int = _sampling(
+        _DEFAULTS.top_k, "keep so many of the most probable tokens; 0 keeps all", "NUMBER"
+    )
     seed: int | None = _sampling(
         _DEFAULTS.seed,
-        "repeat draws; answers too with a named growmap and no lookup",
+        "repeat random draws; whole answers with a named growmap and no lookup",
         "NUMBER",
         "random",
     )
@@ -116,7 +126,7 @@ class Settings:
         "TEXT",
         has_command=False,
     )
-    mode: Mode = _tree(Mode.SEQUOIA, "how tokens are decided; ar is plain decoding")
+    mode: Mode = _tree(Mode.SEQUOIA, "how guesses are drawn and judged; ar is plain decoding")
     growmap: str = _tree(
         "auto",
         "tree shape: a file, a name, adaptive, measured, or auto",
@@ -125,13 +135,13 @@ class Settings:
     show_tree: bool = _tree(
         False, "larger trees than pay here, to look at them in the panel", has_option=False
     )
-    lookup: Lookup = _tree(Lookup.AUTO, "speculate with what the conversation repeats")
+    lookup: Lookup = _tree(Lookup.AUTO, "also guess what the conversation repeats")
     theme: str = _looks(
         "sequoia", "colours; your own go into themes/ beside config.toml", "NAME", has_option=False
     )
     accessible: bool = _looks(False, "no frames, no motion, linear text, verdicts in words")
     vim_keys: bool = _looks(False, "h j k l g G move in lists, in the tree and in the chat's text")
-    record: bool = _record(True, "keep chats; without, they are gone with the window")
+    record: bool = _record(True, "keep chats; off: they are gone with the window")
     keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """By the id of an action, where a person changed them."""
 

@@ -19,7 +19,7 @@ from .decode_thread import carry_out, error_line
 WAITING = Notice(
     NoticeKind.WAITING,
     "waiting for another window: answers that run at once take turns, a step each; "
-    "tok/s counts this window's own steps",
+    "tokens/s counts this window's own steps",
 )
 
 Loader = Callable[[Progress], Callable[[], ChatEngine]]

@@ -10,6 +10,7 @@ from sequoia_core.errors import counted
 from sequoia_core.events import Step
 
 from ..state.answer import Rate, Statistics, step_speedup
+from ..state.figures import figures, speed_words
 from .tree_rows import NodeVerdict, TreeRow
 
 ACCESSIBLE = "-accessible"  # class of the app while the mode is on
@@ -46,7 +47,7 @@ def row_in_words(row: TreeRow) -> str:
         return f"root {row.token}"
     if row.folded:
         return f"depth {row.depth}, {row.token}, {'listed next' if row.opened else 'not listed'}"
-    words = f"depth {row.depth}, {row.verdict.value}: {row.token}"
+    words = f"depth {row.depth}, {row.verdict.words}: {row.token}"
     if row.looked_up:
         words += ", looked up"
     elif row.draft_prob is not None:
@@ -56,25 +57,26 @@ def row_in_words(row: TreeRow) -> str:
 
 def step_in_words(step: Step) -> str:
     times = step.timings
-    outcome = f"{step.accepted} accepted and 1 bonus"
+    outcome = f"{step.accepted} accepted and 1 of the target's own"
     if step.baseline:
-        outcome = "plain step, which speed-ups are measured against"
+        outcome = "plain step, to measure what plain decoding takes"
     words = (
         f"{outcome}: {counted(len(step.token_ids), 'token')} in "
-        f"{times.total_ms:.1f} ms: draft {times.draft_ms:.1f}, verify {times.verify_ms:.1f}, "
+        f"{times.total_ms:.1f} ms: draft {times.draft_ms:.1f}, target {times.verify_ms:.1f}, "
         f"rest {times.bookkeeping_ms:.1f}"
     )
-    return words + _times_plain(step_speedup(step))
+    speedup = step_speedup(step)
+    return words if speedup is None else f"{words}; {speed_words(speedup)}"
 
 
 def rates_in_words(what: str, rates: tuple[Rate, ...], expected: tuple[float, ...]) -> str:
-    """Acceptance rates with the expected ones, such as "1: 62% of 55% expected"."""
+    """Acceptance rates with the expected ones, such as "1: 62%, 55% expected"."""
     words = []
     for at in range(max(len(rates), len(expected))):
         share = rates[at].value if at < len(rates) else None
         words.append(f"{at + 1}: " + ("none" if share is None else f"{share:.0%}"))
         if at < len(expected):
-            words[-1] += f" of {expected[at]:.0%} expected"
+            words[-1] += f", {expected[at]:.0%} expected"
     return f"accepted {what}: " + ("; ".join(words) or "nothing yet")
 
 
@@ -83,12 +85,5 @@ def statistics_in_words(statistics: Statistics) -> str:
     if not totals.steps:
         return "no step yet"
     last = " ".join(f"{value:g}" for value in statistics.accepted[-8:])
-    words = (
-        f"{totals.tokens_per_second:.1f} tokens a second, {totals.tokens_per_step:.2f} a step; "
-        f"accepted in the last steps: {last}"
-    )
-    return words + _times_plain(statistics.speedup)
-
-
-def _times_plain(speedup: float | None) -> str:
-    return "" if speedup is None else f"; {speedup:.2f} times plain"
+    words = ", ".join(figures(totals, statistics.speedup))
+    return f"{words}; accepted in the last steps: {last}"

@@ -26,6 +26,10 @@ class NodeVerdict(StrEnum):
     NOT_REACHED = "not reached"
     BONUS = "bonus"
 
+    @property
+    def words(self) -> str:
+        return "target's own" if self is NodeVerdict.BONUS else self.value
+
 
 _LEAST_FOLD = 2  # rows that the smallest fold takes away
 GLYPHS = dict(zip(NodeVerdict, "●✔✘·➜", strict=True))

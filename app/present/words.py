@@ -4,9 +4,10 @@ import re
 from datetime import datetime, timedelta
 
 from sequoia_core.events import PairDescription, TreeChosen
-from sequoia_core.tree.choice import ADAPTIVE
 
 from ..config.settings import CHAT_SETTINGS, Settings, shown
+from ..state.answer import Answer
+from ..state.figures import figures, per_pass, request_lines, speed_words, tree_size
 
 _TITLE_CHARACTERS = 60
 _FENCED = re.compile(r"^(```|~~~).*?(^\1|\Z)", re.MULTILINE | re.DOTALL)
@@ -64,8 +65,13 @@ def value_text(settings: Settings, name: str) -> str:
     return shown(getattr(settings, name)) or CHAT_SETTINGS[name].unset
 
 
-def describe(settings: Settings, pair: PairDescription | None, tree: TreeChosen | None) -> str:
-    """The text of `/show`: settings, pair and tree, one entry a line."""
+def describe(
+    settings: Settings,
+    pair: PairDescription | None,
+    tree: TreeChosen | None,
+    answer: Answer | None = None,
+) -> str:
+    """The text of `/show`: settings, pair, tree and the figures of an answer, an entry a line."""
     rows = [(name, value_text(settings, name)) for name in CHAT_SETTINGS]
     if pair is None:
         rows.append(("pair", "still loading"))
@@ -76,7 +82,8 @@ def describe(settings: Settings, pair: PairDescription | None, tree: TreeChosen 
             ("device", f"{pair.device}, {pair.dtype}"),
             ("context window", f"{pair.context_window} tokens"),
         ]
-    return "\n".join(f"{name:<15} {value}" for name, value in [*rows, *_tree_rows(tree)])
+    rows += [*_tree_rows(tree), *_answer_rows(answer)]
+    return "\n".join(f"{name:<15} {value}" for name, value in rows)
 
 
 def _tree_rows(tree: TreeChosen | None) -> list[tuple[str, str]]:
@@ -84,11 +91,17 @@ def _tree_rows(tree: TreeChosen | None) -> list[tuple[str, str]]:
         return [("tree", "chosen with the next answer")]
     if tree.nodes <= 1:
         return [("tree", f"none: {tree.reason or 'plain decoding'}")]
-    text = f"{tree.growmap}: {tree.nodes} nodes, {tree.depth} deep"
-    if tree.growmap == ADAPTIVE:
-        text += " at most"
+    text = f"{tree.growmap}: {tree_size(tree)}"
     if tree.expected_tokens is not None:
-        text += f", {tree.expected_tokens:.2f} tokens/step expected"
+        text += f", {per_pass(tree.expected_tokens)} expected"
     if tree.predicted_speedup is not None:
-        text += f", {tree.predicted_speedup:.2f}x predicted"
+        text += f", predicted {speed_words(tree.predicted_speedup, short=True)}"
     return [("tree", text)] + ([("", tree.reason)] if tree.reason else [])
+
+
+def _answer_rows(answer: Answer | None) -> list[tuple[str, str]]:
+    if answer is None or not answer.statistics:
+        return []
+    last = answer.statistics[-1]
+    text = ", ".join(figures(last.totals, last.speedup))
+    return [("last answer", text), *(("", line) for line in request_lines(last.totals))]

@@ -15,7 +15,7 @@ from sequoia_core.files import parse_toml
 from ..config.actions import actions, bindings
 from ..state.slash_commands import USAGE
 from ..ui.base_app import BaseApp
-from ..widgets.header import SPEEDUP_MEANING
+from ..widgets.header import FIGURES_MEANING
 from .explain import GLOSSARY
 
 _KEYS = parse_toml(Path(__file__).with_name("help_keys.toml").read_text("utf-8"))
@@ -24,10 +24,10 @@ _REPLAY_TIME = (
     "The time between an answer and the next prompt is cut to a second and a half."
 )
 _TINTS = (
-    ("bold $bonus", "bonus: drawn by the target itself"),
-    ("$rank-1", "the draft's first guess"),
-    ("underline $rank-2", "its second"),
-    ("underline italic $rank-3", "its third or later"),
+    ("bold $bonus", "written by the target itself"),
+    ("$rank-1", "the draft's 1st guess"),
+    ("underline $rank-2", "its 2nd guess"),
+    ("underline italic $rank-3", "its 3rd or a later guess"),
 )
 _WIDEST = 120  # columns, as in the style sheet
 _FRAME_CELLS = 8  # frame, padding and scroll bar
@@ -54,7 +54,7 @@ class HelpScreen(ModalScreen[None]):
         yield _section("Keys", _table(self._keys("chat"), width))
         yield _section("Commands", _table(commands, width))
         yield _section(shown("Tints, chat.tint"), tints)
-        yield _section("x plain", _paragraph(SPEEDUP_MEANING, width))
+        yield _section("Figures", _paragraphs(FIGURES_MEANING, width))
         yield _section("Words", _table(list(GLOSSARY.items()), width))
 
     def _keys(self, where: str) -> Sequence[tuple[str, str]]:
@@ -76,7 +76,7 @@ class ReplayHelp(HelpScreen):
     def _sections(self, width: int) -> Iterable[Content]:
         yield _section("Keys", _table(self._keys("replay"), width))
         yield _section("Time", _paragraph(_REPLAY_TIME, width))
-        yield _section("x plain", _paragraph(SPEEDUP_MEANING, width))
+        yield _section("Figures", _paragraphs(FIGURES_MEANING, width))
 
 
 def _section(heading: str, lines: Iterable[Content]) -> Content:
@@ -85,6 +85,10 @@ def _section(heading: str, lines: Iterable[Content]) -> Content:
 
 def _paragraph(text: str, width: int) -> Iterable[Content]:
     return (Content("  " + line) for line in wrap(text, max(1, width - 2)))
+
+
+def _paragraphs(texts: Iterable[str], width: int) -> Iterable[Content]:
+    return (line for text in texts for line in _paragraph(text, width))
 
 
 def _table(rows: Sequence[tuple[str, str]], width: int) -> Iterable[Content]:

@@ -9,6 +9,7 @@ from textual.screen import Screen
 from textual.widgets import Static
 
 from sequoia_core.chat.race import Lane
+from sequoia_core.errors import counted
 from sequoia_core.events import PrefillDone
 
 from ..config.actions import bindings
@@ -16,12 +17,13 @@ from ..engine.decode_thread import DecodeThread
 from ..engine.messages import Race
 from ..state.answer import ENDINGS
 from ..state.chat_session import ChatSession, RaceQuestion
+from ..state.figures import per_pass
 from ..state.race_result import Agreement, LaneState, RaceState, agreement_line
 from ..state.sanitize import fit, visible
 from ..ui.base_app import BaseApp
 from ..widgets.bars import KeyBar, RaceBars
 from ..widgets.lane_text import LaneText
-from ..widgets.line import Line
+from ..widgets.line import Line, first_fitting, speed_text
 from .chat.redraw import FramePacer
 
 _DRAW_SECONDS = 1 / 20
@@ -93,10 +95,10 @@ class RaceScreen(Screen[None]):
         self._bars.show_race(run)
         self._title.show(self._title_text())
         self._show_verdict()
-        threads = "" if run.terms is None else f" on {run.terms.threads} threads"
+        threads = "" if run.terms is None else f", {counted(run.terms.threads, 'thread')} each"
         terms = (
-            f"Interleaved{threads}: the lane behind steps next;\n"
-            "clocks count steps only, not the reading of the prompt."
+            "The two take turns; each clock counts only its own work.\n"
+            f"Reading the prompt is not counted{threads}."
         )
         self._terms.show(Content.styled(terms, "$notice"))
         running = "race paused" if self._decoder.paused else "race"
@@ -104,7 +106,7 @@ class RaceScreen(Screen[None]):
 
     def _show_verdict(self) -> None:
         run = self._run
-        lines = [_speedup(run), _agreement(run)]
+        lines = [_speedup(run, self.size.width - 2), _agreement(run)]
         if run.diverged and run.greedy:
             lines.append(Content.styled(f"there: {run.divergence()}", "$notice"))
         elif run.notices and not run.ended:
@@ -164,7 +166,7 @@ def _progress(lane: LaneState, run: RaceState, width: int) -> str:
     return "reading the prompt" if run.terms else "waiting"
 
 
-def _speedup(run: RaceState) -> Content:
+def _speedup(run: RaceState, width: int) -> Content:
     if run.failure is not None:
         return Content.styled(visible(run.failure), "$error")
     plain, trees = run.plain, run.speculative
@@ -173,10 +175,10 @@ def _speedup(run: RaceState) -> Content:
     ratio = trees.tokens_per_second / plain.tokens_per_second
     rates = f"{trees.tokens_per_second:.1f} against {plain.tokens_per_second:.1f} tokens/s"
     ended = any(each.answer.done for each in run.lanes.values())
-    clock = ", while both ran" if ended else ", wall clock"
-    return Content.assemble(
-        (f"{ratio:.2f}x plain", "bold $speedup"), (f"   {rates}{clock}", "$foreground")
-    )
+    headline = Content.styled(per_pass(trees.tokens / trees.answer.step_count), "bold $foreground")
+    parts = headline, "   ", speed_text(ratio)
+    forms = [(*parts, (f"   {rates}{', while both ran' if ended else ''}", "$foreground")), parts]
+    return first_fitting([Content.assemble(*form) for form in forms], width)
 
 
 def _agreement(run: RaceState) -> Content:
@@ -188,9 +190,9 @@ def _agreement(run: RaceState) -> Content:
         text = glyph + agreement_line(result)
     elif run.common and not run.ended:
         if not run.greedy:
-            text = "above temperature 0 each lane draws its own text"
+            text = "above temperature 0 each lane draws its own text at random"
         elif run.diverged:
-            style, text = "$foreground", f"✘ the texts parted after {run.common} tokens"
+            style, text = "$foreground", f"✘ the texts differ after {counted(run.common, 'token')}"
         else:
-            style, text = "$accepted", f"✔ equal so far: {run.common} tokens, one for one"
+            style, text = "$accepted", f"✔ equal so far: {counted(run.common, 'token')}"
     return Content.styled(text, style)

@@ -31,8 +31,8 @@ _NOT_NODES = 2  # rows of the tree with the headings of its columns and the targ
 _LABEL_CELLS = 28  # of a row without its guides: a token and two probabilities
 _LEAST_DEPTH = 3
 LEGEND = Content.assemble(
-    "Tints: ", ("bonus", "bold $bonus"), " · draft's ", ("1st", "$rank-1"), " ",
-    ("2nd", "underline $rank-2"), " ", ("3rd+", "underline italic $rank-3"), " guess",
+    "Written by: ", ("target", "bold $bonus"), ", draft's ", ("1st", "$rank-1"), ", ",
+    ("2nd", "underline $rank-2"), ", ", ("3rd+", "underline italic $rank-3"), " guess",
 )  # fmt: skip
 """On the border of the transcript while its tokens are tinted."""
 

@@ -7,8 +7,10 @@ from itertools import accumulate
 from typing import Any
 
 from sequoia_core import events
+from sequoia_core.errors import counted
 from sequoia_core.files import Record
 
+from .figures import figures
 from .sanitize import visible
 
 HISTORY = 120  # steps in the sparklines; more than a terminal is wide
@@ -226,13 +228,8 @@ class Answer:
         parts: list[str] = []
         if self.statistics:
             last = self.statistics[-1]
-            parts = [
-                f"{last.totals.tokens} tokens",
-                f"{last.totals.tokens_per_second:.1f} tok/s",
-                f"{last.totals.tokens_per_step:.2f} tokens/step",
-            ]
-            if last.speedup is not None:
-                parts.append(f"{last.speedup:.2f}x plain")
+            tokens = counted(last.totals.tokens, "token")
+            parts = [*figures(last.totals, last.speedup), tokens]
         if self.finished is not None:
             parts += ENDINGS[self.finished.reason]
         return " · ".join(parts)

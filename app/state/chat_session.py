@@ -14,8 +14,8 @@ from .history import Exchange, History, turns
 from .race_result import RaceState
 
 # Ids of actions in messages are shown as their keys.
-STILL_ANSWERING = "still answering: press chat.stop first, your text stays here"
-NO_SIBLING = "no other branch: chat.again asks again, chat.edit edits a message"
+STILL_ANSWERING = "Press chat.stop to stop the answer first"
+NO_SIBLING = "no other branch yet: chat.again regenerates, chat.edit edits a message"
 NOTHING_TO_RACE = "nothing to race yet: type a prompt, then chat.race, or /race PROMPT"
 
 
@@ -146,7 +146,7 @@ class ChatSession:
             raise ChatError("the models are still loading: race in a moment")
         self.check_idle()
         if self.racing:
-            raise ChatError("a race is on already")
+            raise ChatError("a race is running already")
         if words:
             return RaceQuestion(turns(self.path(self.edited)), words, None)
         if self.last is None:

@@ -10,6 +10,7 @@ from sequoia_core.events import FinishReason, Notice, PrefillDone, TreeChosen
 from sequoia_core.files import Record, decode, parse_json
 
 from .answer import Answer
+from .figures import per_pass, speed_words, tree_size
 from .sanitize import quote_token, visible
 
 
@@ -64,14 +65,16 @@ class RaceResult(Record, frozen=True):
 
     def note(self) -> str:
         """Two lines for the transcript."""
-        lanes = self.speculative, self.plain
-        speedup = f"{self.speedup:.2f}x, " if self.speedup is not None else ""
+        lanes, steps = (self.speculative, self.plain), self.speculative.steps
+        words = [per_pass(self.speculative.tokens / steps)] if steps else []
+        words += [speed_words(self.speedup)] if self.speedup is not None else []
         rates = " against ".join(f"{each.tokens_per_second:.1f}" for each in lanes)
         times = " against ".join(
             f"{counted(each.tokens, 'token')} in {each.seconds:.2f} s" for each in lanes
         )
         return (
-            f"Race, {self.tree} against plain decoding: {speedup}{rates} tokens/s; {times}.\n"
+            f"Race, {self.tree} against plain decoding: {', '.join([*words, rates])} tokens/s; "
+            f"{times}.\n"
             f"{agreement_line(self)}"
         )
 
@@ -230,7 +233,7 @@ def tree_name(tree: TreeChosen) -> str:
     looks_up = tree.lookup != Lookup.OFF
     if tree.nodes <= 1:
         return "lookup only" if looks_up else "plain decoding"
-    return f"{tree.mode} tree {tree.nodes}x{tree.depth}{' + lookup' if looks_up else ''}"
+    return f"{tree.mode} tree, {tree_size(tree)}{' + lookup' if looks_up else ''}"
 
 
 def agreement_line(result: RaceResult) -> str:
@@ -240,14 +243,14 @@ def agreement_line(result: RaceResult) -> str:
         case Agreement.EQUAL:
             return f"Both texts are equal, token for token: {counted(common, 'token')}."
         case Agreement.SO_FAR:
-            return f"Stopped; both texts are equal as far as both got: {common} tokens."
+            return f"Stopped; both texts are equal as far as both got: {counted(common, 'token')}."
         case Agreement.SAMPLED:
             return (
-                f"At temperature {result.temperature:g} each draws its own text from the same "
-                "distribution; at temperature 0 they could be compared."
+                f"At temperature {result.temperature:g} each lane draws its own text at random; at "
+                "temperature 0 the texts could be compared."
             )
         case Agreement.DIVERGED:
-            why = ": rounding decided a near-tie; see --dtype float32."
+            why = ": rounding tipped a near-tie; with --dtype float32 they are equal."
             if result.must_agree:
                 why = ", which these numbers do not allow: please report it."
-            return f"The texts part after {common} tokens{why}"
+            return f"The texts differ after {counted(common, 'token')}{why}"

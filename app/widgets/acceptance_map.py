@@ -150,13 +150,13 @@ class AcceptanceView(ScrollView, can_focus=True, inherit_bindings=False):
         if y == 0:
             text = f" {self._title()}"
         elif y == 1 and not is_accessible(self):
-            text = fit(" child rank", max(0, width - _FIGURES)) + f"{'got':>5} {'expected':>9}   "
+            text = fit(" guess", max(0, width - _FIGURES - 2)) + f"{'actual':>7} {'expected':>9}   "
         return Content.styled(fit(text, width) or " ", "$notice")
 
     def _title(self) -> str:
         counted = self._map
         if not counted.steps:
-            return "how often each place of the tree is accepted appears here"
+            return "here you see how often each place of the tree is accepted"
         one = counted.steps == 1
         steps = f"step {counted.last}" if one else f"steps {counted.first} to {counted.last}"
         name = counted.chosen.tree.growmap if counted.chosen is not None else ""
@@ -165,7 +165,7 @@ class AcceptanceView(ScrollView, can_focus=True, inherit_bindings=False):
     def _row(self, row: AcceptanceRow, width: int) -> Content:
         rate, expected = row.rate.value or 0.0, row.expected
         if is_accessible(self):
-            words = f" child {', '.join(map(ordinal, row.position))}: accepted {rate:.2f}"
+            words = f" guess {', '.join(map(ordinal, row.position))}: accepted {rate:.2f}"
             words += "" if expected is None else f", expected {expected:.2f}"
             return Content.styled(fit(words, width), "$foreground")
         guides = Content(" " + "".join(part.text for part in row.guides[-_MOST_GUIDES:]))

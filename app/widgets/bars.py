@@ -22,16 +22,14 @@ from ..present.accessible import is_accessible, step_in_words
 from ..state.answer import Statistics, step_speedup
 from ..state.race_result import LaneState, RaceState
 from ..state.sanitize import fit
-from .line import Line, gauge, spread
+from .line import Line, first_fitting, gauge, speed_text, spread
 
 _LEAST_SEEK = 8
 _FIRST_SCALE = 16
 """Tokens that a race's bar is wide for at first; doubled whenever a lane outgrows it."""
 _LANES = {Lane.PLAIN: "$verify", Lane.SPECULATIVE: "$speedup"}
 _LABELS = 22
-_FIGURES, _FEW_FIGURES = 30, 19
-"""Cells behind a race's bar; the fewer ones end before the tokens of a step."""
-_ROOMY = 76
+_FIGURES = 24  # cells behind a race's bar
 _WORDS = {each.id: each.bar for each in ACTIONS}
 _KEY_ROWS = parse_toml(Path(__file__).with_name("key_rows.toml").read_text("utf-8"))
 _KEPT = 2  # keys at the end of each row that stay when others no longer fit
@@ -66,21 +64,20 @@ def _outcome(step: Step, width: int) -> Content:
     time = (f" in {step.timings.total_ms:.1f} ms", "$notice")
     if step.baseline:
         start = [(" plain step", "bold $bonus")]
-        gives = [", which speed-ups are measured against: ", ": "]
+        gives = [", to measure what plain decoding takes: ", ": "]
     else:
         start = [
             (f" {step.accepted}", "bold $accepted"), (" accepted + ", "$notice"),
             ("1", "bold $bonus"),
         ]  # fmt: skip
-        gives = [" bonus = " if count == step.accepted + 1 else " bonus, cut to "]
+        own = " target's own"
+        gives = [f"{own} = " if count == step.accepted + 1 else f"{own}, cut to "]
     ends = [[(text, "$notice"), tokens, time] for text in gives]
     between = (gives[-1], "$notice")
     ends += [[between, (str(count), "bold $foreground"), time], [between, tokens]]
     forms = [Content.assemble(*start, *end) for end in ends]
-    left = next((form for form in forms if form.cell_length <= width), forms[-1])
-    speedup = step_speedup(step)
-    right = Content.styled(f"{speedup:.2f}x", "bold $speedup") if speedup else Content("")
-    return spread(left, right, width)
+    left, speedup = first_fitting(forms, width), step_speedup(step)
+    return spread(left, speed_text(speedup, short=True) if speedup else Content(""), width)
 
 
 def _time_bar(step: Step, width: int) -> Content:
@@ -99,11 +96,14 @@ def _times(step: Step, statistics: Statistics, width: int) -> Content:
     times, speedup = step.timings, statistics.speedup
     left = Content.assemble(
         (" █", "$draft"), (f" draft {times.draft_ms:.1f}  ", "$notice"),
-        ("▓", "$verify"), (f" verify {times.verify_ms:.1f}  ", "$notice"),
+        ("▓", "$verify"), (f" target {times.verify_ms:.1f}  ", "$notice"),
         ("░", "$bookkeeping"), (f" rest {times.bookkeeping_ms:.1f} ms", "$notice"),
     )  # fmt: skip
-    right = Content.styled(f"running {speedup:.2f}x", "$speedup") if speedup else Content("")
-    return spread(left, right, width)
+    so_far = f"so far {statistics.totals.tokens_per_step:.2f} per pass"
+    forms = [Content.styled(so_far, "bold $foreground"), Content("")]
+    if speedup:
+        forms.insert(0, Content.assemble(forms[0], "  ", speed_text(speedup, short=True)))
+    return spread(left, first_fitting(forms, width - left.cell_length - 2), width)
 
 
 class PlayerPosition(NamedTuple):
@@ -202,16 +202,15 @@ class RaceBars(Line):
     def _bar(self, what: str, lane: Lane, share: float, figures: str) -> Content:
         name = what if lane is Lane.PLAIN else ""
         label = Content.assemble((f" {name:<8}", "$notice"), (f"{lane.value:<13}", "$foreground"))
-        width = _FIGURES if self.size.width >= _ROOMY else _FEW_FIGURES
-        shown = Content.styled(figures[:width].ljust(width), "$foreground")
+        shown = Content.styled(figures.ljust(_FIGURES), "$foreground")
         if is_accessible(self):  # a bar is read aloud sign by sign
             return Content.assemble(label, shown)
-        cells = max(0, self.size.width - _LABELS - width - 2)
+        cells = max(0, self.size.width - _LABELS - _FIGURES - 2)
         return Content.assemble(label, (gauge(share, cells), _LANES[lane]), " ", shown)
 
 
 def _speed(lane: LaneState) -> str:
-    return f"{lane.tokens:>4}  {lane.tokens_per_second:.1f} tok/s" if lane.tokens else "0"
+    return f"{lane.tokens:>4}  {lane.tokens_per_second:.1f} tokens/s" if lane.tokens else "0"
 
 
 def _time(lane: LaneState) -> str:
@@ -219,7 +218,7 @@ def _time(lane: LaneState) -> str:
     if not lane.answer.statistics:
         return text
     totals = lane.answer.statistics[-1].totals
-    return f"{text}  {counted(totals.steps, 'step'):<9} {totals.tokens_per_step:.2f} each"
+    return f"{text}  {totals.tokens_per_step:.2f} per pass"
 
 
 class KeyBar(Line):

@@ -1,4 +1,4 @@
-"""The header line: models, device, tree and temperature; at the right the speed and speed-up."""
+"""The header line: models, device, tree, temperature; at the right tokens per pass and speed."""
 
 from collections.abc import Iterable
 
@@ -13,14 +13,19 @@ from sequoia_core.tree.choice import ADAPTIVE
 
 from ..config.settings import Settings
 from ..state.answer import Statistics
+from ..state.figures import per_pass, tree_size
 from ..state.sanitize import fit, visible
-from .line import Line
+from .line import Line, first_fitting, speed_text
 
-SPEEDUP_MEANING = (
-    "Speed-up over plain decoding: the time that the tokens would have taken in plain steps, over "
-    "the time they took. About one step in thirty is decoded plainly, in the same answer and on "
-    "the machine as it is then, to know what a plain step takes."
+FIGURES_MEANING = (
+    "Tokens per pass: how many tokens each pass of the target, the large model, gives on average, "
+    "its own token included. Plain decoding gives 1. This does not depend on how busy the machine "
+    "is.",
+    "Faster or slower than plain: the time that plain decoding would have taken for the same "
+    "tokens, compared with the time they took. About one step in thirty is decoded plainly, in the "
+    "same answer, to measure this; these steps do not count in tokens per pass.",
 )
+"""What the two figures at the right say, a paragraph each."""
 _AUTO = "auto"
 _PLAIN = "plain decoding"
 _LOOKUP = " + lookup"
@@ -40,7 +45,7 @@ class Header(Line):
 
     def __init__(self, *, replayed: bool = False) -> None:
         super().__init__(id="header")
-        self.tooltip = SPEEDUP_MEANING
+        self.tooltip = "\n\n".join(FIGURES_MEANING)
         self._replayed = replayed  # `settings` are not those of the recording
 
     @override
@@ -49,10 +54,7 @@ class Header(Line):
         if self.status:
             parts.append(Content.styled(f" {self.status} ", "bold reverse $bonus"))
         if self.statistics is not None:
-            speed, speedup = self.statistics.totals.tokens_per_second, self.statistics.speedup
-            parts.append(Content.styled(f"{speed:.1f} tok/s", "bold $foreground"))
-            if speedup is not None:
-                parts.append(Content.styled(f"{speedup:.2f}x plain", "bold $speedup"))
+            parts.append(first_fitting(_figures(self.statistics), self.size.width // 2))
         right = Content("   ").join(parts)
         room = self.size.width - right.cell_length - 3
         left = Content.styled(" Sequoia", "bold $primary")
@@ -74,24 +76,40 @@ class Header(Line):
             number, *kernels = self.pair.dtype.split()
             dtype = " ".join((_DTYPES.get(number, number), *kernels))
             yield [f"{self.pair.device} {dtype}", "$notice"]
-        tree = self._tree_text()
-        forms = [tree, tree.removesuffix(_LOOKUP)]
-        if self.chosen_tree is not None and self.chosen_tree.nodes > 1:
-            forms.append(f"tree {forms[-1].rpartition(' ')[2]}")  # without its name
-        yield [*forms, "$notice"]
+        yield [*self._tree_forms(), "$notice"]
         temperature = self.temperature if self._replayed else self.settings.temperature
         if temperature is not None:
-            yield [f"T {temperature:g}", "$notice"]
+            yield [f"temperature {temperature:g}", f"T {temperature:g}", "$notice"]
 
-    def _tree_text(self) -> str:
+    def _tree_forms(self) -> list[str]:
+        """The tree in words, the longest form first."""
         requested, tree = self.settings.growmap, self.chosen_tree
         if tree is None:
-            return _PLAIN if self.settings.mode is Mode.AR else f"tree {visible(requested)}"
+            return [_PLAIN if self.settings.mode is Mode.AR else f"tree {visible(requested)}"]
         looks_up = tree.lookup != Lookup.OFF
         if tree.nodes <= 1:
-            return "tree lookup only" if looks_up else _PLAIN
+            return ["tree lookup only" if looks_up else _PLAIN]
         adaptive = tree.growmap == ADAPTIVE
         is_auto = requested == _AUTO and not adaptive and not self._replayed
         name = _AUTO if is_auto else visible(tree.growmap)
-        size = f"{'≤' if adaptive else ''}{tree.nodes}x{tree.depth}"
-        return f"tree {name} {size}{_LOOKUP if looks_up else ''}"
+        size = tree_size(tree)
+        nodes = size.partition(",")[0]
+        lookup = [f"tree {name}, {size}{_LOOKUP}"] if looks_up else []
+        return [*lookup, f"tree {name}, {size}", f"tree {name}, {nodes}", f"tree {nodes}"]
+
+
+def _figures(statistics: Statistics) -> list[Content]:
+    """The headline, wall clock, and tokens a second where there is room; the longest form first."""
+    totals, speedup = statistics.totals, statistics.speedup
+    headline = Content.styled(per_pass(totals.tokens_per_step), "bold $foreground")
+    brief = Content.styled(f"{totals.tokens_per_step:.2f} per pass", "bold $foreground")
+    rate = Content.styled(f"{totals.tokens_per_second:.1f} tokens/s", "$notice")
+    if speedup is None:
+        forms = [[headline, rate], [headline], [brief]]
+    else:
+        clock, short = speed_text(speedup), speed_text(speedup, short=True)
+        forms = [
+            [headline, clock, rate], [headline, short, rate], [headline, short], [brief, short],
+            [brief],
+        ]  # fmt: skip
+    return [Content("   ").join(form) for form in forms]

@@ -6,6 +6,8 @@ from textual.content import Content
 from textual.widget import Widget
 from typing_extensions import override
 
+from ..state.figures import speed_words
+
 _SPARKS = "▁▂▃▄▅▆▇█"
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 
@@ -30,6 +32,18 @@ class Line(Widget):
     @override
     def render(self) -> Content:
         return self._content
+
+
+def speed_text(speedup: float, *, short: bool = False) -> Content:
+    """Wall clock against plain decoding, in the colour of a gain or of a loss."""
+    words = speed_words(speedup, short=short)
+    color = "$accepted" if "faster" in words else "$rejected" if "slower" in words else "$notice"
+    return Content.styled(words, color)
+
+
+def first_fitting(forms: Sequence[Content], room: int) -> Content:
+    """The first of these forms that fits, or else the last."""
+    return next((form for form in forms if form.cell_length <= room), forms[-1])
 
 
 def sparkline(values: Sequence[float], cells: int) -> str:

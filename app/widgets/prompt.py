@@ -21,7 +21,7 @@ _STEPS = {"chat.step_before": "back", "chat.step_after": "forward"}
 _WALKS = {**_STEPS, "chat.first_step": "first", "chat.live": "live"}
 _WRITES = {"prompt.send": "send", "prompt.new_line": "new_line"}
 _ACTIONS = (*_WRITES, "chat.step", *_WALKS, "chat.leave", "chat.explain")  # what keys do here
-_WALKING = "chat.step_before, chat.first_step walk; this key writes here"
+_WALKING = "this key types; chat.step_before, chat.first_step go through the steps"
 _BORDER = 2  # cells of the border next to a hint
 _PAGE_KEYS = {"pageup": -1, "pagedown": 1}
 # As bindings these would run after the characters typed behind them, when keys come in a burst.

@@ -1,7 +1,7 @@
 """The statistics of an answer up to a step: speeds, acceptance rates, and why this tree."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.cells import cell_len
 from textual.content import Content
@@ -9,12 +9,15 @@ from textual.reactive import reactive
 from typing_extensions import override
 
 from ..present.accessible import is_accessible, rates_in_words, statistics_in_words
+from ..present.words import ordinal
 from ..state.answer import Chosen, Rate, Statistics
+from ..state.figures import per_pass
 from ..state.sanitize import fit, visible
-from .line import Line, gauge, sparkline
+from .line import Line, gauge, sparkline, speed_text
 
 _LABEL = 10
 _FIGURE = 5
+_RATE_LABEL, _RATES = 5, 16  # cells in front of a rate's bar, and of the two figures behind it
 _FRAMED_LINES = 5  # of the statistics in their frame, where there is no room for rates
 
 
@@ -51,7 +54,7 @@ class StatisticsPanel(Line):
                 statistics_in_words(statistics),
                 f"tree {self._reason()}",
                 rates_in_words("by depth", statistics.by_depth, by_depth),
-                rates_in_words("by child rank", statistics.by_rank, by_rank),
+                rates_in_words("by guess", statistics.by_rank, by_rank),
             ]
             width = max(1, self.size.width - 1)
             rows = (row for line in words for row in Content(f" {line}").wrap(width))
@@ -66,8 +69,8 @@ class StatisticsPanel(Line):
         room = self.size.height - len(lines) - 1
         if room > 0:
             half = (width - 2) // 2
-            left = _rate_table("by depth", statistics.by_depth, by_depth, half, room)
-            right = _rate_table("by child rank", statistics.by_rank, by_rank, half, room)
+            left = _rate_table("by depth", str, statistics.by_depth, by_depth, half, room)
+            right = _rate_table("by guess", ordinal, statistics.by_rank, by_rank, half, room)
             lines += [Content.assemble(a, "  ", b) for a, b in zip(left, right, strict=True)]
         return Content("\n").join(Content.assemble(" ", line) for line in lines)
 
@@ -91,12 +94,10 @@ def _summary(statistics: Statistics) -> Content:
     totals = statistics.totals
     if not totals.steps:
         return Content.styled("no step yet", "$notice")
-    parts = [
-        Content.styled(f"{totals.tokens_per_second:.1f} tokens/s", "bold $foreground"),
-        Content.styled(f"{totals.tokens_per_step:.2f} tokens/step", "bold $foreground"),
-    ]
+    parts = [Content.styled(per_pass(totals.tokens_per_step), "bold $foreground")]
     if statistics.speedup is not None:
-        parts.append(Content.styled(f"{statistics.speedup:.2f}x plain", "bold $speedup"))
+        parts.append(speed_text(statistics.speedup, short=True))
+    parts.append(Content.styled(f"{totals.tokens_per_second:.1f} tokens/s", "$notice"))
     return Content("   ").join(parts)
 
 
@@ -114,21 +115,27 @@ def _spark_line(label: str, values: Sequence[float], style: str, width: int) -> 
 
 
 def _rate_table(
-    title: str, rates: Sequence[Rate], expected: Sequence[float], width: int, rows: int
+    title: str,
+    label: Callable[[int], str],
+    rates: Sequence[Rate],
+    expected: Sequence[float],
+    width: int,
+    rows: int,
 ) -> list[Content]:
-    """A heading and `rows` lines of exactly `width` cells: index, bar, measured, expected."""
-    lines = [Content.styled(fit(fit(title, max(0, width - 10)) + "got   exp", width), "$notice")]
+    """A heading and `rows` lines of exactly `width` cells: label, bar, actual, expected."""
+    heading = fit(title, max(0, width - _RATES)) + f" {'actual':>6} {'expected':>8}"
+    lines = [Content.styled(fit(heading, width), "$notice")]
     for at in range(rows):
         rate = rates[at].value if at < len(rates) else None
         wanted = expected[at] if at < len(expected) else None
         line = Content("")
         if rate is not None or wanted is not None:
             style = "$accepted" if wanted is None or (rate or 0.0) >= wanted else "$bonus"
-            got, exp = ("   –" if share is None else f"{share:.2f}" for share in (rate, wanted))
+            actual, exp = ("–" if share is None else f"{share:.2f}" for share in (rate, wanted))
             line = Content.assemble(
-                (f"{at + 1:>2} ", "$notice"),
-                (gauge(rate, max(0, width - 14)), style),
-                (f" {got}  {exp}", "$foreground"),
+                (f"{label(at + 1):<{_RATE_LABEL}}", "$notice"),
+                (gauge(rate, max(0, width - _RATE_LABEL - _RATES)), style),
+                (f" {actual:>6} {exp:>8}", "$foreground"),
             )
         lines.append(line.truncate(max(0, width), pad=True))
     return lines

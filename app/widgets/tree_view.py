@@ -290,8 +290,8 @@ class TreeView(LineView[TreeRow], can_focus=True, inherit_bindings=False):
         yield from guides
         width = max(0, width - Segment.get_line_length(guides))
         columns = min(2 * _COLUMN, width)
-        bonus = " bonus" if row.verdict is NodeVerdict.BONUS else ""
-        label = fit(f"{row.glyph}{' ' * (not row.folded)}{row.token}{bonus}", width - columns)
+        own = f" {row.verdict.words}" if row.verdict is NodeVerdict.BONUS else ""
+        label = fit(f"{row.glyph}{' ' * (not row.folded)}{row.token}{own}", width - columns)
         if style.strike:  # the token alone: figures that are struck out cannot be read
             token, style = style, style + Style(strike=False)
             text = label[_GLYPH:].rstrip()

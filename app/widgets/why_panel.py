@@ -133,18 +133,18 @@ def explain_node(step: Step, index: int) -> NodeExplanation:
     if node.parent < 0:
         return NodeExplanation(
             *known, "the last token of the step before", "the root of this step's tree",
-            *_distributions(step, 0, {}), reason="It was given, not judged.",
+            *_distributions(step, 0, {}), reason="Certain before this step: nothing to judge.",
         )  # fmt: skip
     siblings = step.children[node.parent]
     earlier = [each for each in siblings if step.nodes[each].rank < node.rank]
     residual: dict[str, Ranking] = {}
     if node.outcome is Outcome.REJECTED:
-        residual = _residual(step, index, "left of target")
+        residual = _residual(step, index, "residual after")
     elif node.outcome is Outcome.ACCEPTED and earlier:
-        residual = _residual(step, earlier[-1], "held against")
+        residual = _residual(step, earlier[-1], "residual before")
     origin = "looked up in the conversation" if node.origin is Origin.LOOKUP else "drafted"
     parent = quote_token(step.nodes[node.parent].text)
-    rank = f"{ordinal(node.rank)} of {len(siblings)}"
+    rank = f"{ordinal(node.rank)} guess of {len(siblings)}"
     return NodeExplanation(
         *known,
         node.outcome.value,
@@ -181,15 +181,15 @@ def _explain_bonus(step: Step) -> NodeExplanation:
     tried = [at for at in step.children[end] if step.nodes[at].outcome is Outcome.REJECTED]
     greedy = any(_is_greedy(step.nodes[at]) for at in tried)
     if step.baseline:
-        reason = "Nothing was drafted: a plain step, which speed-ups are measured against."
+        reason = "Nothing was drafted: a plain step, to measure what plain decoding takes."
     elif not tried:
         reason = "Nothing was drafted here: it comes from the target's own distribution."
     elif greedy:
-        reason = "It is the target's most probable token, and no child was it."
+        reason = "It is the target's most probable token, and no guess was that token."
     else:
-        reason = "Every child was rejected: drawn from what that left of the target."
-    residual = _residual(step, tried[-1], "drawn from this") if tried else {}
-    remark = "at first" if tried and not greedy else ""
+        reason = "Every guess was rejected: drawn from the residual, what is left of the target."
+    residual = _residual(step, tried[-1], "residual") if tried else {}
+    remark = "before rejections" if tried and not greedy else ""
     return NodeExplanation(
         NodeVerdict.BONUS,
         quote_token(step.bonus_text),
@@ -214,7 +214,7 @@ def _quantities(node: TreeNode, trial: TrialRecord | None) -> list[Quantity]:
         if symbol == "q" and trial is not None and value == 1.0:
             remark = "proposed with certainty"
         elif first is not None and _number(first) != _number(value):
-            remark = f"at first {_number(first)}"
+            remark = f"{_number(first)} before rejections"
         found.append(Quantity(symbol, f"{whose}'s probability", _number(value), remark))
     if node.draw is not None and node.accept_prob is not None:
         chance = _number(node.accept_prob)
@@ -240,7 +240,7 @@ def _reason(step: Step, node: TreeNode) -> str:
     if node.draw is not None:
         return ""
     if not _is_greedy(node):
-        return "How it was tried was not recorded with this step."
+        return "How it was judged was not recorded with this step."
     if node.outcome is Outcome.ACCEPTED:
         return "It is the target's most probable token, which is what greedy decoding takes."
     best = step.insight.opinion(node.parent) if step.insight else None

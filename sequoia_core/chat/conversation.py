@@ -202,7 +202,6 @@ class Conversation(ChatEngine):
             self._warned_of_precision = True
             yield Notice(
                 NoticeKind.PRECISION,
-                f"in {self.description.dtype} a forward of several rows rounds differently from a "
-                "single row's, so near-ties may fall differently than in plain decoding; "
-                "--dtype float32 gives the same text token for token",
+                "Rounding can tip a near-tie, so this text may differ slightly from plain decoding "
+                f"({self.description.dtype}; --dtype float32 gives the same text)",
             )

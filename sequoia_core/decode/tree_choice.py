@@ -20,27 +20,29 @@ def tree_for(
 ) -> tuple[Tree, TreeChosen]:
     """The tree to decode with, one node for plain decoding, and the event that says so."""
     if choice.mode is Mode.AR:
-        return _as_chosen(choice, Advice(None, (), None, "plain decoding was asked for"))
+        return _as_chosen(choice, Advice(None, (), None, "plain decoding, chosen by you"))
     if not drafts:
         reason, lookup = "plain decoding: this target has no draft", lookup_for(choice).value
         return ROOT, TreeChosen(Mode.AR.value, "", 1, 0, reason=reason, lookup=lookup)
     chain = choice.mode is Mode.CHAIN
     if choice.adaptive:
         measured = advisor.costs(temperature, context_length) is not None
-        times = "times measured here" if measured else "times assumed until they are measured"
+        times = "fitted to this machine" if measured else "not fitted to this machine yet"
         tree = AdaptiveTree(branching=1) if chain else AdaptiveTree()
         return tree, TreeChosen(
             mode=choice.mode.value,
             growmap=ADAPTIVE,
             nodes=tree.size,
             depth=tree.depth,
-            reason=f"grown each step by the draft's own probabilities, at most so large; {times}",
+            reason=f"a new shape at each step, by the draft's probabilities; {times}",
             lookup=lookup_for(choice).value,
         )
     if (growmap := choice.growmap) is not None:
         if chain and growmap.branching > 1:  # the path of first children, as long as it is deep
             growmap = GrowMap.chain(growmap.depth)
-        reason = "asked for by name" if growmap.size > 1 else "plain decoding: a tree of one node"
+        reason = (
+            "chosen by you" if growmap.size > 1 else "plain decoding: the chosen tree has one node"
+        )
         advice = Advice(growmap, growmap.acceptance_rates, None, reason)
         if choice.shown:
             advice = _as_shown(growmap, advisor.advise(temperature, context_length, chain))
@@ -134,7 +136,9 @@ class PlainNotices:
         self._idle_steps = 0 if len(step.nodes) > 1 else self._idle_steps + 1
         if self._idle_steps >= IDLE_STEPS and choice != self._idle_for:
             self._idle_for = choice
-            text = "plain decoding: what the draft proposes is not worth its time here; it is tried"
+            text = (
+                "Trees are off: the draft's guesses are not worth their time here; they are tried"
+            )
             yield Notice(NoticeKind.PLAIN_DECODING, f"{text} again every {IDLE_STEPS} steps")
 
     @staticmethod

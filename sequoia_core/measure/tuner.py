@@ -12,7 +12,13 @@ from sequoia_core.measure.timings import StepCostModel, step_ms
 from sequoia_core.model.loading.pair import Pair
 from sequoia_core.model.malloc_trim import return_freed_memory
 from sequoia_core.speculate.cost_model import StepCosts
-from sequoia_core.speculate.tree_advisor import TRYING, Advice, BundledAdvisor, TreeAdvisor
+from sequoia_core.speculate.tree_advisor import (
+    MEASURED,
+    TRYING,
+    Advice,
+    BundledAdvisor,
+    TreeAdvisor,
+)
 from sequoia_core.tree.choice import ROOT
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.tree.search import TreePlan, TreeTable, choose_tree, expected_tokens_table
@@ -57,7 +63,7 @@ class SpeedModel:
     def learnt(self) -> str:
         """Where the rates come from, as a part of a reason."""
         steps = self.record.steps
-        return f"from {steps} steps" if steps else "from another temperature"
+        return f"{steps} steps" if steps else "rates of another temperature"
 
 
 @dataclass(slots=True)
@@ -92,7 +98,7 @@ class OnlineAdvisor(TreeAdvisor):
         key = (Band.of(temperature), chain)
         state = self._states.get(key)
         if state is None:
-            plan, reason = model.search(), f"measured here, acceptance {model.learnt}"
+            plan, reason = model.search(), f"fitted to this machine ({model.learnt})"
             state = self._states[key] = _TreeState(plan.growmap or ROOT, plan.tree, reason)
             _schedule_probe(state, plan)
         elif not state.probing:
@@ -148,14 +154,12 @@ class OnlineAdvisor(TreeAdvisor):
         shape, record = state.shape, model.record
         predicted = model.speedup(shape if shape.size > 1 else state.candidate)
         if shape.size == 1:
-            what = "a tree is predicted to gain too little"
-            if predicted <= 1.0:
-                what = "no tree is predicted to pay"
-            reason = f"{what}: {predicted:.2f}x at best {model.learnt}"
+            what = "be slower" if predicted <= 1.0 else "gain too little"
+            reason = f"Trees are off: they would {what} here ({predicted:.2f}x)"
             return Advice(None, record.rates, predicted, reason, record.deeper)
         reason = TRYING if state.probing else state.reason
-        name = f"auto-{shape.size}x{shape.depth}"
-        named = GrowMap(shape.parents, name, record.rates, model.learnt)
+        source = f"fitted to this machine ({model.learnt})"
+        named = GrowMap(shape.parents, MEASURED, record.rates, source)
         return Advice(named, record.rates, predicted, reason, record.deeper)
 
 
@@ -163,7 +167,7 @@ def _reconsider(state: _TreeState, model: SpeedModel, plan: TreePlan) -> None:
     now, best = model.speedup(state.tree), max(plan.predicted_speedup, 1.0)
     if best > GAIN * now:
         state.tree = plan.growmap or ROOT
-        state.reason = f"predicted {best:.2f}x instead of {now:.2f}x {model.learnt}"
+        state.reason = f"changed after {model.learnt}: {best:.2f}x predicted, before {now:.2f}x"
     state.candidate = plan.tree
     _schedule_probe(state, plan)
 
@@ -234,9 +238,10 @@ class Tuner:
         parts = []
         for each in (0.0, temperature or TEMPERATURE):
             plan = self.online.speed_model(each, TYPICAL_CONTEXT).search()
-            shape, predicted = plan.growmap, f"predicted {plan.predicted_speedup:.2f}x"
+            shape, predicted = plan.growmap, f"{plan.predicted_speedup:.2f}x predicted"
             tree = f"{shape.size} nodes, depth {shape.depth}" if shape else "plain decoding"
-            parts.append(f"temperature {each:g}: {tree}, {'' if shape else 'a tree '}{predicted}")
+            what = predicted if shape else f"the best tree: {predicted}"
+            parts.append(f"at temperature {each:g} {tree} ({what})")
         return "measured this machine; the best fixed trees: " + "; ".join(parts)
 
     def measure(self, temperature: float = TEMPERATURE) -> Iterator[tuple[str, float]]:

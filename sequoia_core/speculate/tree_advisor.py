@@ -10,7 +10,7 @@ from sequoia_core.tree.files import find_growmap
 from sequoia_core.tree.growmap import GrowMap
 
 MEASURED = "measured"  # name of the fixed shape that is predicted to be the fastest on this machine
-TRYING = "trying whether a tree pays by now"  # a reason while plain decoding is the rule
+TRYING = "trying a tree again: it may be faster by now"  # a reason while plain decoding is the rule
 PACKAGED = {"greedy": "smollm2-135m/greedy-6x2", "stochastic": "smollm2-135m/stochastic-6x2"}
 DEFAULT_CHAIN = 3  # drafted tokens of a chain when no growmap is named
 
@@ -63,5 +63,5 @@ class BundledAdvisor(TreeAdvisor):
     def advise(self, temperature: float, context_length: int, chain: bool) -> Advice:  # noqa: ARG002
         kind = "greedy" if temperature == 0.0 else "stochastic"
         shape = GrowMap.chain(DEFAULT_CHAIN) if chain else self.shapes[kind]
-        reason = "packaged tree: this machine had not been measured"
+        reason = "packaged tree, until this machine is measured"
         return Advice(shape, self._rates.get(kind, ()), None, reason)

@@ -12,7 +12,7 @@ from ...widgets.entries import AnswerEntry, Entry, TextEntry, message_entry, not
 from ...widgets.prompt import Prompt
 from ...widgets.transcript import Transcript
 
-EDITING = "prompt.send sends it as another branch, chat.stop leaves it"
+EDITING = "prompt.send sends it as a new version, chat.stop cancels"
 StoredNotes = Mapping[str | None, Sequence[str]]
 """Texts of notes by the id of the exchange that they came after, None for before the first."""
 

@@ -18,6 +18,7 @@ from sequoia_core.recording.trace_file import Asked, Entry, write_event, write_h
 from ...config.paths import output_file
 from ...state.answer import Answer, Chosen
 from ...state.chat_session import ChatError, ChatSession
+from ...state.figures import request_figures, speed_words, tree_size
 from ...state.history import Exchange
 from ...state.sanitize import visible
 from ...state.slash_commands import CopyRequest
@@ -228,6 +229,7 @@ def _exchange(exchange: Exchange) -> dict[str, Any]:
         last = answer.statistics[-1]
         figures = {
             **{name: getattr(last.totals, name) for name in _TOTALS},
+            **request_figures(last.totals),
             "speedup": last.speedup,
             "accepted_by_depth": [rate.value for rate in last.by_depth],
             "accepted_by_rank": [rate.value for rate in last.by_rank],
@@ -262,7 +264,7 @@ def as_markdown(chat: ChatSession, when: float) -> str:
     minute = time.strftime("%Y-%m-%d %H:%M", time.localtime(when))
     jinja = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     jinja.filters.update(counted=counted, inline=_inline, quoted=_quoted)
-    jinja.filters.update(closed=_closed, trees=_trees)
+    jinja.filters.update(closed=_closed, trees=_trees, speed=speed_words)
     source = Path(__file__).with_name("exported.md.jinja").read_text(encoding="utf-8")
     template = jinja.from_string(source)
     return template.render(chat=chat, when=minute, branch=branch, others=others).rstrip() + "\n"
@@ -280,8 +282,8 @@ def _closed(text: str) -> str:
 
 def _trees(trees: Sequence[Chosen]) -> str:
     shapes = (each.tree for each in trees)
-    names = (f"{it.growmap} {it.nodes}x{it.depth}" if it.nodes > 1 else "plain" for it in shapes)
-    return ", ".join(dict.fromkeys(names))
+    names = (f"{it.growmap}: {tree_size(it)}" if it.nodes > 1 else "plain" for it in shapes)
+    return "; ".join(dict.fromkeys(names))
 
 
 def _inline(text: str, most: int | None = None) -> str:

@@ -168,7 +168,8 @@ class ChatScreen(PromptedScreen):
                 other = "off" if session.settings.show_tree else "on"
                 self._run(Command("set", f"show_tree {words or other}"))
             case "show":
-                self.pages.note(describe(session.settings, session.pair, session.tree))
+                shown = session.settings, session.pair, session.tree, session.answer
+                self.pages.note(describe(*shown))
             case "clear":
                 session.check_idle()
                 self.branches.clear()
@@ -295,7 +296,7 @@ class ChatScreen(PromptedScreen):
         session = self.session
         exchange = session.edited or session.last
         if exchange is None:
-            raise ChatError("nothing to ask again yet: send a message first")
+            raise ChatError("nothing to regenerate yet: send a message first")
         session.check_idle()
         self.branches.leave_editing()
         self._ask(exchange.prompt, exchange)

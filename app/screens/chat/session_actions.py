@@ -125,8 +125,8 @@ class SessionActions:
             key = self.prompt.keys.shown("chat.sessions")
             self.pages.note(
                 f'The last chat, "{label}", was {how}; nothing that was on the screen is lost. '
-                f"{key} or /continue goes on with it; a message begins another, and /sessions "
-                "lists all."
+                f"{key} or /continue continues it; a message begins a new chat, and /sessions "
+                "lists all chats."
             )
 
     # Commands
@@ -223,9 +223,10 @@ class SessionActions:
         last, pair = self.session.last, self.session.pair
         if last is not None and last.answer.failure is not None:
             key = self.prompt.keys.shown("chat.again")
-            self.pages.note(f"{last.answer.failure}. {key} asks again, beside it; or just go on.")
+            again = f"{key} regenerates it and keeps this text"
+            self.pages.note(f"{last.answer.failure}. {again}; or just go on.")
         if pair is not None and stored.target and stored.target != pair.target:
-            self.pages.note(f"It was begun with {stored.target}; {pair.target} goes on with it.")
+            self.pages.note(f"It was begun with {stored.target}; {pair.target} continues it.")
 
 
 def _load(record: DatabaseRecorder, session: str) -> tuple[StoredSession, StoredNotes]:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typer.testing import CliRunner, Result
 from app.cli import app
 from app.config import model_choice
 from app.config.settings import Settings
+from app.state.figures import speed_words
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.errors import ContextFullError
@@ -48,8 +50,9 @@ from tests.replay_engine import ReplayEngine, Trace, read_trace
 
 JSON_KEYS = [
     "mode", "text", "token_ids", "finish_reason", "tokens", "steps", "baseline_steps",
-    "tokens_per_step", "seconds", "tokens_per_second", "ar_ms", "speedup", "growmap", "growmaps",
-    "looked_up",
+    "tokens_per_step", "seconds", "tokens_per_second", "ar_ms", "speedup", "num_drafts",
+    "num_draft_tokens", "num_accepted_tokens", "mean_acceptance_length",
+    "num_accepted_tokens_per_pos", "accepted_lengths", "growmap", "growmaps", "looked_up",
 ]  # fmt: skip
 
 
@@ -115,7 +118,7 @@ def test_standard_output_holds_the_answer_and_nothing_else(stage: Stage) -> None
     assert stage.prompt == "Why is the sky blue?"
     totals = last_totals(make_answer())
     assert f"{totals.tokens} tokens" in result.stderr
-    assert f"{totals.speedup:.2f}x plain" in result.stderr
+    assert speed_words(totals.speedup) in result.stderr
     assert "16 nodes, depth 4" in result.stderr
 
 
@@ -143,6 +146,14 @@ def test_json_is_one_object_that_adds_up(stage: Stage) -> None:
     assert data["tokens_per_second"] == pytest.approx(data["tokens"] / data["seconds"])
     assert data["ar_ms"] == pytest.approx(21.0)
     assert data["speedup"] == pytest.approx(data["tokens"] * 0.021 / data["seconds"])
+    assert data["num_drafts"] == len(steps)
+    assert data["num_draft_tokens"] == 15 * len(steps)
+    assert data["num_accepted_tokens"] == sum(step.accepted for step in steps)
+    length = 1 + data["num_accepted_tokens"] / data["num_drafts"]
+    assert data["mean_acceptance_length"] == pytest.approx(length)
+    assert sum(data["num_accepted_tokens_per_pos"]) == data["num_accepted_tokens"]
+    lengths = Counter(step.accepted for step in steps)
+    assert data["accepted_lengths"] == [lengths[n] for n in range(max(lengths) + 1)]
     assert data["growmap"] == {"nodes": 16, "depth": 4, "adaptive": False}
     assert data["growmaps"] == [{"step": 1, **data["growmap"]}]
     assert data["looked_up"] == 0
@@ -175,7 +186,7 @@ def test_json_names_every_tree_and_what_was_looked_up(stage: Stage) -> None:
     assert data["looked_up"] == long.accepted - 1
     assert data["steps"] == len(steps)
     said = ask("Why?").stderr
-    assert "adaptive tree 9 nodes, depth 2 at most, the last of 2" in said
+    assert "adaptive tree, up to 9 nodes, depth 2, the last of 2" in said
     assert f"{long.accepted - 1} tokens looked up" in said
 
 

@@ -131,7 +131,7 @@ def test_progress_is_a_line_now_and_then_where_there_is_no_terminal(
     monkeypatch.setattr(Fake, "reports", (DistillStatus("writing text", 0.0, 0.0), *steps))
     lines = invoke("--out", str(tmp_path / "draft")).stderr.splitlines()
     assert lines[0] == "writing text 0%"
-    assert lines[1] == "training 0%  50 tok/s  loss 2.500  1.75 tokens/step predicted"
+    assert lines[1] == "training 0%  50 tokens/s  loss 2.500  1.75 tokens per pass predicted"
     assert len(lines) == 1 + 11
 
 

@@ -147,14 +147,16 @@ async def test_no_frame_is_drawn_anywhere() -> None:
 async def test_the_tree_is_told_in_words_line_by_line() -> None:
     async with driving(settings=Settings(accessible=True)) as driver:
         await driver.ask()
-        assert "accepted and 1 bonus" in driver.screen_text()  # the chat alone: nothing beside it
+        assert (
+            "accepted and 1 of the target's own" in driver.screen_text()
+        )  # the chat alone: nothing beside it
         await driver.pilot.press("f4")
         await driver.until(lambda: "root " in driver.screen_text())
         text = driver.screen_text()
         assert re.search(r"depth 1, accepted: \".*\", draft 0\.\d\d, target 0\.\d\d", text)
         assert re.search(r"depth \d, rejected: ", text)
         assert re.search(r"depth \d, not reached: ", text)
-        assert re.search(r"depth \d, bonus: ", text)
+        assert re.search(r"depth \d, target's own: ", text)
         assert "accepted by depth: 1: 8" in text
 
 
@@ -202,7 +204,7 @@ def test_drawn_lines_are_written_as_ascii_and_nothing_else_is_touched() -> None:
 @pytest.mark.parametrize("verdict", list(NodeVerdict))
 def test_each_verdict_is_a_word(verdict: NodeVerdict) -> None:
     told = row_in_words(TreeRow((), verdict, '"a"', 0.5, 0.25, depth=3))
-    assert verdict.value in told
+    assert verdict.words in told
     assert '"a"' in told
 
 

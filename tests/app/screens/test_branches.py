@@ -238,9 +238,9 @@ async def test_while_answering_branches_wait_and_editing_is_prepared() -> None:
         await chat.pause_at(1)
         for key in ("ctrl+r", "alt+left"):
             await chat.pilot.press(key)
-            assert "still answering" in chat.hint or "no other branch" in chat.hint
+            assert "to stop the answer first" in chat.hint or "no other branch" in chat.hint
         await chat.pilot.press("ctrl+e", "up", "x", "enter")
-        assert "still answering" in chat.hint
+        assert "to stop the answer first" in chat.hint
         assert chat.prompt.text == "firstx"
         await chat.pilot.press("escape")
         await chat.finish()
@@ -394,7 +394,7 @@ def done(text: str) -> Answer:
 async def test_the_palette_has_the_branches() -> None:
     async with holding() as scene:
         commands = {c.title: c for c in scene.chat.app.get_system_commands(scene.chat.app.screen)}
-        await commands["Ask again"].callback()
+        await commands["Regenerate"].callback()
         await scene.chat.finish()
         assert scene.titles[-1] == "You  2 of 2"
         await commands["Branch before"].callback()

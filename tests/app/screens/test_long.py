@@ -75,7 +75,7 @@ async def test_the_smallest_screen_takes_a_message_and_shows_the_answer() -> Non
         await chat.ask()
         transcript = transcript_of(chat)
         assert transcript.scroll_offset.y == transcript.max_scroll_y > 100
-        assert "tok/s" in chat.transcript
+        assert "tokens/s" in chat.transcript
         await chat.pilot.press("pageup", "x")
         assert chat.prompt.text == "x"
         assert "x" in chat.screen_text()

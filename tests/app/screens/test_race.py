@@ -101,12 +101,12 @@ async def test_f3_races_what_stands_in_the_prompt_and_leaves_it_there() -> None:
         assert "the lane behind steps next" in text
         assert "equal, token for token" in text
         assert "while both ran" in text
-        assert "x plain" in text
+        assert "faster than plain" in text
         assert engine.asked == [((), "Why is the sky blue?")]
         await chat.pilot.press("escape")
         assert chat.app.screen is chat.app.chat
         assert chat.prompt.text == "Why is the sky blue?"
-        assert "Race, sequoia tree 16x4 against plain decoding" in chat.transcript
+        assert "Race, sequoia tree, 16 nodes, depth 4 against plain decoding" in chat.transcript
         assert chat.session.answer is None
 
 

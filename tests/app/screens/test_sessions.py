@@ -328,7 +328,7 @@ async def test_after_a_kill_the_next_start_offers_to_continue(path: Path) -> Non
             await chat.until(lambda: "second question" in chat.transcript)
             text = said(chat.transcript)
             assert "The sky is blue" in text
-            assert "^r asks again" in text
+            assert "^r regenerates it" in text
             await chat.ask("third question")
     (info,) = Archive(path).sessions()
     branch = Archive(path).load(info.id).history.branch
@@ -356,9 +356,9 @@ async def test_while_an_answer_is_under_way_nothing_else_is_opened(path: Path) -
         await chat.pilot.press("d")
         await chat.until(lambda: "an answer is being written in it" in chat.screen_text())
         await chat.pilot.press("down", "enter")
-        await chat.until(lambda: "still answering" in chat.hint)
+        await chat.until(lambda: "to stop the answer first" in chat.hint)
         await chat.type("/load one", "enter")
-        assert "still answering" in chat.hint
+        assert "to stop the answer first" in chat.hint
 
 
 async def test_the_open_session_can_be_deleted_once_its_answer_is_over(path: Path) -> None:

@@ -219,7 +219,7 @@ async def test_the_system_prompt_waits_for_the_answer(file: Path) -> None:
         await driver.until(lambda: "Sampling" in driver.screen_text())
         await go_to(driver, "system")
         await driver.pilot.press("enter", "x", "enter")
-        await driver.until(lambda: "still answering" in told(driver))
+        await driver.until(lambda: "to stop the answer first" in told(driver))
         assert file.read_text() == FILE
         await driver.pilot.press("escape", "escape", "escape", "f2")
         await asyncio.sleep(0)

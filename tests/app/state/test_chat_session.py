@@ -46,7 +46,7 @@ def test_a_running_answer_makes_it_busy(session: ChatSession) -> None:
     session.begin("fourth", session.path())
     assert session.busy
     assert session.decoding
-    with pytest.raises(ChatError, match="still answering"):
+    with pytest.raises(ChatError, match="to stop the answer first"):
         session.check_idle()
 
 
@@ -82,7 +82,7 @@ def test_siblings_are_those_of_the_edited_message_or_of_the_last_fork(session: C
 
 def test_no_other_branch_is_shown_while_answering(session: ChatSession) -> None:
     session.begin("third", session.path(session.last))
-    with pytest.raises(ChatError, match="still answering"):
+    with pytest.raises(ChatError, match="to stop the answer first"):
         session.sibling(-1)
 
 

@@ -30,8 +30,8 @@ from tests.fakes import TREE_16, make_step, plain_answer
 @pytest.mark.parametrize(
     ("tree", "name"),
     [
-        (TREE_16, "sequoia tree 16x4"),
-        (replace(TREE_16, lookup="auto"), "sequoia tree 16x4 + lookup"),
+        (TREE_16, "sequoia tree, 16 nodes, depth 4"),
+        (replace(TREE_16, lookup="auto"), "sequoia tree, 16 nodes, depth 4 + lookup"),
         (replace(TREE_16, nodes=1, depth=0, lookup="auto"), "lookup only"),
         (replace(TREE_16, nodes=1, depth=0), "plain decoding"),
     ],
@@ -96,7 +96,7 @@ def test_what_is_said_of_the_texts_is_what_is_known() -> None:
         if (result := run.result()) is not None
     }
     assert told["equal"] == "Both texts are equal, token for token: 2 tokens."
-    assert "part after 1 token" in told["rounded"]
+    assert "differ after 1 token:" in told["rounded"]
     assert "--dtype float32" in told["rounded"]
     assert "--dtype" not in told["wrong"]
     assert "report" in told["wrong"]

@@ -26,7 +26,7 @@ async def test_a_change_within_an_answer_tells_its_step_and_reason(after: int) -
         await chat.ask()
         screen = chat.screen_text()
         assert f"step {after + 1}: predicted 1.31x instead of 1.12x" in screen
-        assert "9x2" in screen
+        assert "9 nodes, depth 2" in screen
         assert f"{TREE_16.expected_by_rank[0]:.2f}" in screen
 
 

@@ -158,7 +158,7 @@ def test_a_speed_up_that_was_not_measured_is_not_shown() -> None:
     assert answer.statistics[-1].speedup is None
     assert step_speedup(answer.steps[0]) is None
     assert "plain" not in answer.footer()
-    assert "tokens/step" in answer.footer()
+    assert "tokens per pass" in answer.footer()
 
 
 def test_one_unmeasured_step_takes_the_running_speed_up_away() -> None:

@@ -74,7 +74,7 @@ def check_record(recorder: DatabaseRecorder, session: str) -> None:
     assert first.prompt == "Why is the sky blue?"
     assert first.answer.verbatim == TEXT
     assert other.parent == cut_off.parent == first.id
-    assert other.answer.footer().startswith("5 tokens")
+    assert other.answer.footer().endswith("5 tokens")
     assert cut_off.answer.failure == CUT_OFF
     assert "This answer was cut off".startswith(cut_off.answer.verbatim)
     assert len(cut_off.answer.statistics) == 1

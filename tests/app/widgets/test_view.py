@@ -97,11 +97,15 @@ async def test_a_node_that_was_looked_up_says_so_instead_of_a_draft_probability(
 @pytest.mark.parametrize(
     ("tree", "asked", "text"),
     [
-        (TREE_16, "auto", "tree auto 16x4"),
-        (replace(TREE_16, lookup="on"), "auto", "tree auto 16x4 + lookup"),
-        (replace(TREE_16, growmap="adaptive", nodes=64), "adaptive", "tree adaptive ≤64x4"),
-        (replace(TREE_16, lookup="auto"), "auto", "tree auto 16x4 + lookup"),
-        (TREE_16, "adaptive", f"tree {TREE_16.growmap} 16x4"),
+        (TREE_16, "auto", "tree auto, 16 nodes, depth 4"),
+        (replace(TREE_16, lookup="on"), "auto", "tree auto, 16 nodes, depth 4 + lookup"),
+        (
+            replace(TREE_16, growmap="adaptive", nodes=64),
+            "adaptive",
+            "tree adaptive, up to 64 nodes, depth 4",
+        ),
+        (replace(TREE_16, lookup="auto"), "auto", "tree auto, 16 nodes, depth 4 + lookup"),
+        (TREE_16, "adaptive", f"tree {TREE_16.growmap}, 16 nodes, depth 4"),
         (TreeChosen("ar", "", 1, 0), "auto", "plain decoding"),
         (TreeChosen("sequoia", "", 1, 0, lookup="auto"), "auto", "tree lookup only"),
     ],
@@ -109,4 +113,4 @@ async def test_a_node_that_was_looked_up_says_so_instead_of_a_draft_probability(
 def test_the_header_says_what_kind_of_tree_it_is(tree: TreeChosen, asked: str, text: str) -> None:
     header = Header()
     header.settings, header.chosen_tree = Settings(growmap=asked), tree
-    assert header._tree_text() == text
+    assert header._tree_forms()[0] == text

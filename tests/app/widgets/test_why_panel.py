@@ -27,7 +27,7 @@ def test_every_row_of_a_tree_can_be_explained(step: Step, data: st.DataObject) -
     assert explained.quantities or explained.reason
     assert explained.rankings
     if row.verdict is NodeVerdict.ROOT:
-        assert "given" in explained.reason
+        assert "nothing to judge" in explained.reason
 
 
 @given(step=EVERY, data=st.data())
@@ -58,7 +58,7 @@ def test_a_rejected_node_shows_what_it_left_and_its_successor_what_it_met() -> N
     trial = step.insight.trial(before)
     assert trial is not None
     left, met = explain_node(step, before).rankings, explain_node(step, accepted).rankings
-    assert left["left of target"] == met["held against"] == trial.residual
+    assert left["residual after"] == met["residual before"] == trial.residual
 
 
 def test_the_bonus_says_what_it_was_drawn_from() -> None:
@@ -66,8 +66,8 @@ def test_the_bonus_says_what_it_was_drawn_from() -> None:
     assert "own distribution" in explain_node(leaf, BONUS_NODE).reason
     cut = next(s for s in STEPS if any(n.parent == s.path[-1] for n in s.nodes))
     explained = explain_node(cut, BONUS_NODE)
-    assert "rejected: drawn from what that left" in explained.reason
-    assert "drawn from this" in explained.rankings
+    assert "rejected: drawn from the residual" in explained.reason
+    assert "residual" in explained.rankings
 
 
 def test_a_node_that_was_not_reached_says_whose_doing_that_is() -> None:

@@ -115,7 +115,7 @@ def test_an_adaptive_tree_says_its_bounds_and_a_chain_is_one() -> None:
     bounds = AdaptiveTree()
     assert (chosen.growmap, chosen.nodes, chosen.depth) == ("adaptive", bounds.size, bounds.depth)
     assert chosen.lookup == "auto"
-    assert "assumed" in chosen.reason
+    assert "not fitted" in chosen.reason
     with pytest.raises(GrowMapError, match="either of a fixed shape or adaptive"):
         TreeChoice(growmap=ROOT, adaptive=True)
 

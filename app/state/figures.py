@@ -1,0 +1,71 @@
+"""Figures in words, the same on every screen: tokens per pass, speed, the size of a tree."""
+
+from collections.abc import Sequence
+
+from sequoia_core.errors import counted
+from sequoia_core.events import Totals, TreeChosen
+from sequoia_core.tree.choice import ADAPTIVE
+
+EVEN = 0.025  # a share faster or slower than plain decoding below which it is as fast
+
+
+def per_pass(tokens: float) -> str:
+    """The headline figure: tokens per pass of the target."""
+    return f"{tokens:.2f} tokens per pass"
+
+
+def speed_words(speedup: float, *, short: bool = False) -> str:
+    """Wall clock against plain decoding: "1.4x faster than plain", "22% slower than plain"."""
+    if abs(speedup - 1.0) < EVEN:
+        return "as fast as plain"
+    if speedup < 1.0:
+        words = f"{1.0 - speedup:.0%} slower"
+    elif speedup < 1.095:  # 1.1x from there on
+        words = f"{speedup - 1.0:.0%} faster"
+    else:
+        words = f"{speedup:.1f}x faster" if speedup < 9.95 else f"{speedup:.0f}x faster"
+    return words if short else f"{words} than plain"
+
+
+def figures(totals: Totals, speedup: float | None) -> list[str]:
+    """What an answer came to, in the order of every screen: the headline, wall clock, speed."""
+    words = [per_pass(totals.tokens_per_step)]
+    if speedup is not None:
+        words.append(speed_words(speedup))
+    return [*words, f"{totals.tokens_per_second:.1f} tokens/s"]
+
+
+def tree_size(tree: TreeChosen) -> str:
+    """Its nodes and depth; what they are at most, if the tree is adaptive."""
+    most = "up to " if tree.growmap == ADAPTIVE else ""
+    return f"{most}{counted(tree.nodes, 'node')}, depth {tree.depth}"
+
+
+def request_figures(totals: Totals) -> dict[str, object]:
+    """Of one request, by the names of vLLM's metrics."""
+    return {
+        "num_drafts": totals.num_drafts,
+        "num_draft_tokens": totals.num_draft_tokens,
+        "num_accepted_tokens": totals.num_accepted_tokens,
+        "mean_acceptance_length": totals.mean_acceptance_length,
+        "num_accepted_tokens_per_pos": list(totals.num_accepted_tokens_per_pos),
+        "accepted_lengths": list(totals.accepted_lengths),
+    }
+
+
+def request_lines(totals: Totals) -> Sequence[str]:
+    """The same for a person, a line each; none without a draft."""
+    length = totals.mean_acceptance_length
+    if length is None:
+        return ()
+    drafts = totals.num_drafts
+    by_position = " ".join(f"{each / drafts:.2f}" for each in totals.num_accepted_tokens_per_pos)
+    lengths = ", ".join(f"{n}: {count}" for n, count in enumerate(totals.accepted_lengths))
+    return (
+        f"num_drafts {drafts}, num_draft_tokens {totals.num_draft_tokens}, "
+        f"num_accepted_tokens {totals.num_accepted_tokens}",
+        f"mean_acceptance_length {length:.2f}: 1 + accepted tokens / drafts, "
+        "the target's own token included",
+        f"accepted by position: {by_position or 'none'}",
+        f"accepted lengths, how often: {lengths}",
+    )

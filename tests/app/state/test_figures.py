@@ -1,0 +1,106 @@
+"""Figures in words: speed against plain decoding, and what a request came to."""
+
+from collections import Counter
+
+import pytest
+from msgspec.structs import replace
+
+from app.config.settings import Settings
+from app.present.words import describe
+from app.state.answer import Answer
+from app.state.figures import figures, request_lines, speed_words
+from app.widgets.header import Header, _figures
+from app.widgets.line import first_fitting, speed_text
+from sequoia_core.events import Step, Totals
+from sequoia_core.files import decode, encode
+from tests.fakes import PAIR, TREE_16, make_answer, unmeasured, with_baseline
+
+STEPS = [event for event in make_answer() if isinstance(event, Step)]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"),
+    [
+        (0.781, "22% slower than plain"),
+        (0.97, "3% slower than plain"),
+        (0.98, "as fast as plain"),
+        (1.02, "as fast as plain"),
+        (1.03, "3% faster than plain"),
+        (1.0949, "9% faster than plain"),
+        (1.0951, "1.1x faster than plain"),
+        (1.44, "1.4x faster than plain"),
+        (9.949, "9.9x faster than plain"),
+        (9.96, "10x faster than plain"),
+        (31.4, "31x faster than plain"),
+    ],
+)
+def test_wall_clock_is_said_in_words(ratio: float, words: str) -> None:
+    assert speed_words(ratio) == words
+    assert speed_words(ratio, short=True) == words.removesuffix(" than plain")
+
+
+def test_a_gain_and_a_loss_have_colours_of_their_own() -> None:
+    looks = [str(speed_text(ratio).spans[0].style) for ratio in (0.8, 1.0, 1.5)]
+    assert looks == ["$rejected", "$notice", "$accepted"]
+
+
+def test_the_headline_comes_first_and_stays_longest() -> None:
+    answer = answer_of(make_answer())
+    totals = answer.statistics[-1].totals
+    headline = f"{totals.tokens_per_step:.2f} tokens per pass"
+    assert figures(totals, 1.5)[:2] == [headline, "1.5x faster than plain"]
+    assert answer.footer().startswith(headline)
+    forms = [form.plain for form in _figures(answer.statistics[-1])]
+    assert forms[0].startswith(headline)
+    assert all(f"{totals.tokens_per_step:.2f}" in form for form in forms)
+    assert [len(form) for form in forms] == sorted(map(len, forms), reverse=True)
+    assert first_fitting(_figures(answer.statistics[-1]), 0).plain.endswith("per pass")
+
+
+def test_an_unmeasured_speed_is_not_in_the_header() -> None:
+    answer = answer_of(unmeasured(make_answer()))
+    assert not any("plain" in form.plain for form in _figures(answer.statistics[-1]))
+    assert "tokens per pass" in str(Header().tooltip)
+
+
+def answer_of(events: object) -> Answer:
+    answer = Answer("why?")
+    for event in events:  # type: ignore[attr-defined]
+        answer.add(event)
+    return answer
+
+
+def test_a_request_is_counted_by_the_names_of_the_field() -> None:
+    totals = answer_of(with_baseline(make_answer(), at=2)).statistics[-1].totals
+    drafts = [step for step in STEPS if step.index != 2]
+    accepted = [step.accepted for step in drafts]
+    assert totals.num_drafts == len(drafts) == totals.steps - 1
+    assert totals.num_draft_tokens == 15 * len(drafts)
+    assert totals.num_accepted_tokens == sum(accepted)
+    assert totals.num_accepted_tokens_per_pos == tuple(
+        sum(each > at for each in accepted) for at in range(max(accepted))
+    )
+    lengths = Counter(accepted)
+    assert totals.accepted_lengths == tuple(lengths[n] for n in range(max(lengths) + 1))
+    assert totals.mean_acceptance_length == pytest.approx(1 + sum(accepted) / len(drafts))
+
+
+def test_figures_recorded_by_earlier_versions_are_read_and_promise_nothing() -> None:
+    old = encode(Totals(tokens=9, steps=3, seconds=0.5))
+    old = {name: value for name, value in old.items() if not name.startswith("num_")}
+    totals = decode(Totals, old)
+    assert totals.tokens_per_step == 3.0
+    assert totals.mean_acceptance_length is None
+    assert totals.accepted_lengths == ()
+    assert request_lines(totals) == ()
+
+
+def test_show_has_the_figures_of_the_last_answer() -> None:
+    answer = answer_of(make_answer())
+    text = describe(Settings(), PAIR, replace(TREE_16, predicted_speedup=1.31), answer)
+    assert "16 nodes, depth 4" in text
+    assert "predicted 1.3x faster" in text
+    length = answer.statistics[-1].totals.mean_acceptance_length
+    assert f"mean_acceptance_length {length:.2f}: 1 + accepted tokens / drafts" in text
+    assert f"num_drafts {len(STEPS)}," in text
+    assert "last answer" not in describe(Settings(), PAIR, TREE_16)
