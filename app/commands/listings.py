@@ -155,7 +155,7 @@ def _figures(tree: GrowMap) -> Iterator[tuple[str, object]]:
     if rates := tree.acceptance_rates:
         by_depth = " ".join(f"{prob:.3f}" for prob in tree.expected_by_depth(rates))
         yield "rates", " ".join(f"{rate:.3g}" for rate in rates)
-        yield "expected", f"{tree.expected_tokens(rates):.3f} tokens per step"
+        yield "expected", f"{tree.expected_tokens(rates):.3f} tokens per pass"
         yield "reaching", f"{by_depth}  (probability of accepting 1, 2, ... drafted tokens)"
     if tree.source:
         yield "source", tree.source

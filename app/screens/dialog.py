@@ -90,7 +90,7 @@ class ChoiceScreen(Dialog[str | None, str]):
     """The values of a setting, previewed when highlighted; ends with the chosen one or None."""
 
     BINDINGS = bindings("choice")
-    KEYS = " enter keeps it   esc leaves it"
+    KEYS = " enter saves   esc cancels"
 
     def __init__(
         self, setting: Setting, choices: Sequence[str], now: str, preview: Callable[[str], None]
@@ -116,7 +116,7 @@ class KeyScreen(Dialog[tuple[str, ...] | None, None]):
 
     AUTO_FOCUS = ""  # the hidden input would take letters
     BINDINGS = bindings("key")
-    KEYS = " esc leaves it   backspace is the default"
+    KEYS = " esc cancels   backspace is the default"
 
     def __init__(self, action: Action) -> None:
         super().__init__(action.id, compact=True)

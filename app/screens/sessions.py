@@ -22,7 +22,7 @@ from ..store.text_search import Term, excerpt, terms
 from ..ui.base_app import errors_shown
 from .dialog import Dialog
 
-_NAMING = "enter keeps it, empty takes it away   esc leaves it"
+_NAMING = "enter saves, empty removes the name   esc cancels"
 _DELETED = "deleted for good when this window closes"
 _SETTLE_SECONDS = 0.2
 _DATE_CELLS = 17
@@ -156,7 +156,7 @@ class SessionsScreen(Dialog[Place | None, SessionInfo | None]):
         if info is None:
             return
         if self._busy() and info.id == self._record.session:
-            self._say("an answer is being written in it: Esc, stop it, then delete")
+            self._say("an answer is being written in it: stop it first, then delete")
         elif await self._change(self._record.delete(info.id), _DELETED):
             self._deleted.append(info.id)
 

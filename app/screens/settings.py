@@ -23,7 +23,7 @@ from ..state.sanitize import fit, visible
 from ..ui.base_app import BaseApp, errors_shown
 from .dialog import ChoiceScreen, Dialog, KeyScreen
 
-_TYPING = "enter keeps it, empty: the default   esc leaves it"
+_TYPING = "enter saves, empty: the default   esc cancels"
 _NAME_CELLS = 20
 _SOURCE_CELLS = 12
 _KEY_NAME_CELLS = 24
@@ -105,8 +105,8 @@ class SettingsScreen(Dialog[None, Setting | Action | None]):
 
     BINDINGS = bindings("settings")
     KEYS = (
-        "settings.change change  settings.before settings.after turn  settings.default default  "
-        "settings.close close"
+        "settings.change change  settings.before settings.after other value  settings.default "
+        "default  settings.close close"
     )
 
     def __init__(self, preferences: Preferences, changer: SettingsChanger) -> None:

@@ -116,7 +116,7 @@ def test_growmap_show_draws_every_node_at_its_place() -> None:
     per_level = [tree.depths.count(depth) for depth in range(tree.depth + 1)]
     assert f"per level   {' '.join(map(str, per_level))}" in lines
     expected = tree.expected_tokens(tree.acceptance_rates)
-    assert f"expected    {expected:.3f} tokens per step" in lines
+    assert f"expected    {expected:.3f} tokens per pass" in lines
     drawn = lines[lines.index("0  root") :]
     reach = tree.node_probs(tree.acceptance_rates)
     found = {}
