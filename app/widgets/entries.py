@@ -158,7 +158,8 @@ class AnswerEntry(Entry):
 
     @override
     def estimate_height(self, width: int) -> int:
-        return 3 + estimate_height(self.answer.text, width)
+        figures = estimate_height(self.answer.footer(), width)
+        return 1 + figures + estimate_height(self.answer.text, width)
 
     @override
     def blocks(self) -> Sequence[Block]:

@@ -235,7 +235,7 @@ async def test_typing_while_decoding_is_kept_and_sending_is_refused() -> None:
         await chat.pause_at(2)
         await chat.pilot.press(*"next one", "enter")
         assert chat.prompt.text == "next one"
-        assert "press esc first" in chat.hint
+        assert "to stop the answer first" in chat.hint
         await chat.pilot.press("escape")
         await chat.finish()
         await chat.pilot.press("enter")
@@ -680,7 +680,7 @@ async def test_clear_forgets_and_is_refused_while_answering() -> None:
         await chat.pause_at(2)
         for line in ("/clear", "/set system x"):
             await chat.type(line, "enter")
-            assert "esc first" in chat.hint
+            assert "to stop the answer first" in chat.hint
             chat.prompt.text = ""
         await chat.pilot.press("escape")
         await chat.finish()

@@ -98,7 +98,7 @@ async def test_f3_races_what_stands_in_the_prompt_and_leaves_it_there() -> None:
         text = chat.screen_text()
         assert "Rayleigh" in text
         assert "2 threads" in text
-        assert "the lane behind steps next" in text
+        assert "each clock counts only its own work" in text
         assert "equal, token for token" in text
         assert "while both ran" in text
         assert "faster than plain" in text
@@ -151,7 +151,7 @@ async def test_where_the_texts_part_is_shown_in_both() -> None:
         await chat.type("why?", "f3")
         await over(chat)
         text = chat.screen_text()
-        assert "part after" in text
+        assert "differ after" in text
         assert "near-tie" in text
         assert '"Daylight"' in text
         assert '"Sunlight"' in text
@@ -256,7 +256,7 @@ async def asked_while_answering(chat: Driver) -> None:
 
 @pytest.mark.parametrize(
     ("act", "told"),
-    [(asked_nothing, "nothing to race"), (asked_while_answering, "esc first")],
+    [(asked_nothing, "nothing to race"), (asked_while_answering, "stop the answer first")],
 )
 async def test_what_cannot_be_raced_now_is_said_on_the_chat(
     act: Callable[[Driver], Any], told: str

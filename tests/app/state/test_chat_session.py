@@ -115,7 +115,7 @@ def test_a_race_asks_what_is_typed_or_the_last_prompt(session: ChatSession) -> N
 def test_races_that_cannot_start_are_refused(session: ChatSession) -> None:
     session.race = RaceState("first")
     assert session.decoding
-    with pytest.raises(ChatError, match="a race is on"):
+    with pytest.raises(ChatError, match="a race is running"):
         session.race_question("fourth")
     session.race.end(None)
     session.race_question("fourth")

@@ -300,7 +300,7 @@ def test_steps_of_other_trees_teach_but_change_nothing() -> None:
 
 def test_figures_of_another_temperature_are_called_that() -> None:
     reason = advisor_of(GOOD).advise(1.5, 100, False).reason
-    assert "from another temperature" in reason
+    assert "of another temperature" in reason
 
 
 def test_temperatures_learn_apart() -> None:
