@@ -121,7 +121,7 @@ class SequoiaApp(BaseApp):
             super().show_copied(text)
 
     def show_note(self, text: str, *, error: bool = False) -> None:
-        self.chat.pages.note(text, error=error)
+        self.chat.pages.note(text, error=error, topic="" if error else "file")
 
     def offers(self, action: Action, screen: Screen[object]) -> bool:
         """Whether the palette over a screen has an action: only the chat's own changes the chat."""

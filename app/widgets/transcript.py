@@ -67,6 +67,12 @@ class Transcript(LineView[list[Segment]], can_focus=True):
             self._stale = True
             self.call_later(self.redraw)
 
+    def remove(self, entry: Entry) -> None:
+        """Take an entry out, wherever it is; `add` follows, which draws the rest."""
+        if entry in self._layout.entries:
+            entry.release()
+            self._layout.replace(each for each in self._layout.entries if each is not entry)
+
     def show(self, entries: Sequence[Entry]) -> None:
         """Show these entries from the end, with the welcome above them if there is no message."""
         self._clear_search()

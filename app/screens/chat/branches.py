@@ -25,12 +25,14 @@ class TranscriptPages:
         self._prompts: dict[str, TextEntry] = {}
         self.answers: dict[str, AnswerEntry] = {}  # by id of the exchange
         self._notes: dict[str | None, list[Entry]] = {}
+        self._by_topic: dict[str, Entry] = {}  # the note that the next one of its topic replaces
         self._last: str | None = None
 
     def clear(self, notes: StoredNotes) -> None:
         """Empty the transcript; the notes are of the exchanges that are shown next."""
         self._prompts, self.answers, self._last = {}, {}, None
         self._notes = {after: [*map(note_entry, texts)] for after, texts in notes.items()}
+        self._by_topic = {}
         self.transcript.show(self._notes.get(None, ()))
 
     def begin(self, exchange: Exchange) -> None:
@@ -42,9 +44,15 @@ class TranscriptPages:
         for answer in self.answers.values():
             answer.name = self._session.answer_name
 
-    def note(self, text: str, *, error: bool = False) -> None:
-        """Add a line that is no message of the chat."""
+    def note(self, text: str, *, error: bool = False, topic: str = "") -> None:
+        """Add a line that is no message of the chat; of each `topic` only the last one stays."""
         entry = note_entry(text, error=error)
+        if topic:
+            if (before := self._by_topic.get(topic)) is not None:
+                for notes in self._notes.values():
+                    notes[:] = [each for each in notes if each is not before]
+                self.transcript.remove(before)
+            self._by_topic[topic] = entry
         self.transcript.add(entry)
         self._notes.setdefault(self._last, []).append(entry)
 

@@ -61,8 +61,8 @@ class EngineReports:
                 self._add(event)
             case events.TreeChosen():
                 session.tree = report
-            case events.Notice(_, message):
-                note(message)
+            case events.Notice(kind, message):
+                note(message, topic=kind)
             case Failed(message) | messages.Refused(message):
                 note(message, error=True)
             case messages.Unreached(message) if not session.busy:  # else the answer tells

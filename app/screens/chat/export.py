@@ -124,7 +124,7 @@ async def export_chat(
     except OSError as error:
         note(f"no export: {path}: {error.strerror}", error=True)
     else:
-        note(f"exported: {path}{remark}")
+        note(f"exported: {path}{remark}", topic="file")
 
 
 async def _write_trace(session: ChatSession, read_steps: ReadSteps, file: TextIO) -> str:

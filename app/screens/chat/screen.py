@@ -163,13 +163,14 @@ class ChatScreen(PromptedScreen):
             case "set":
                 name, settings = parse_set(words, session.settings)
                 self._changer.change(name, settings)
-                self.pages.note(f"{name} is now {value_text(settings, name)}")
+                value = " ".join(value_text(settings, name).split())
+                self.prompt.hint(f"{name} is now {value}", passing=True)
             case "show-tree":
                 other = "off" if session.settings.show_tree else "on"
                 self._run(Command("set", f"show_tree {words or other}"))
             case "show":
                 shown = session.settings, session.pair, session.tree, session.answer
-                self.pages.note(describe(*shown))
+                self.pages.note(describe(*shown), topic="show")
             case "clear":
                 session.check_idle()
                 self.branches.clear()

@@ -148,7 +148,8 @@ class SessionActions:
 
     async def _rename(self, change: "Future[None]", name: str) -> None:
         await asyncio.wrap_future(change)
-        self.pages.note(f"this chat is called {name} now; /load {name} opens it again")
+        text = f"this chat is called {name} now; /load {name} opens it again"
+        self.prompt.hint(text, passing=True)
 
     # Importing
 

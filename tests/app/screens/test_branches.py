@@ -204,14 +204,11 @@ async def test_a_command_typed_while_editing_is_carried_out_and_the_editing_goes
         await chat.pilot.press("ctrl+e")
         chat.prompt.text = "/set temperature 0"
         await chat.pilot.press("enter")
-        assert "temperature is now 0" in chat.transcript
+        assert "temperature is now 0" in chat.hint
         assert chat.prompt.text == "third"
         await scene.press("ctrl+r")
         assert "the same answer comes again" in chat.hint
         assert scene.asked() == ("first", "second", "third")
-        assert "temperature is now 0" not in chat.transcript  # it was said on the other branch
-        await scene.press("alt+left")
-        assert "temperature is now 0" in chat.transcript
 
 
 @pytest.mark.parametrize("key", ["ctrl+r", "ctrl+e", "alt+left", "alt+right"])

@@ -620,14 +620,30 @@ async def test_model_text_is_never_markup_nor_escapes() -> None:
         ("/set mode chain", "mode is now chain"),
         ("/set theme okabe-ito", "theme is now okabe-ito"),
         ("/set system Be brief.", "system is now Be brief."),
-        ("/show", "context window  8192 tokens"),
     ],
 )
-async def test_commands_say_what_they_did(line: str, shown: str) -> None:
+async def test_a_setting_says_at_the_prompt_what_it_is_now(line: str, shown: str) -> None:
     async with driving() as chat:
         await chat.type(line, "enter")
-        assert shown in chat.transcript
+        assert chat.hint == shown
+        assert shown not in chat.transcript
         assert chat.prompt.text == ""
+
+
+async def test_only_the_last_list_of_settings_stays_in_the_chat() -> None:
+    async with driving(replay(make_answer("One."), make_answer("Two."))) as chat:
+        for count in (1, 2):
+            await chat.ask()
+            await chat.type(f"/set top_k {count}", "enter")
+            await chat.type("/show", "enter")
+            assert f"top_k           {count}\n" in chat.transcript
+        assert chat.transcript.count("context window") == 1
+        assert chat.transcript.index("Two.") < chat.transcript.index("context window")
+        await chat.pilot.press("ctrl+r")  # on this branch there was none
+        await chat.finish()
+        assert "context window" not in chat.transcript
+        await chat.pilot.press("alt+left")
+        assert chat.transcript.count("context window") == 1
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ async def test_a_name_is_given_and_opens_the_session(path: Path) -> None:
         chat.prompt.clear()
         await chat.ask("Why?")
         await chat.type("/save my chat", "enter")
-        await told(chat, "called my chat")
+        await chat.until(lambda: "called my chat" in chat.hint)
         await chat.type("/save", "enter")
         assert "a name is missing" in chat.hint
     assert Archive(path).find("MY CHAT").title == "Why?"
