@@ -6,6 +6,7 @@ from enum import StrEnum
 from sequoia_core.errors import ParameterError
 
 LOWEST_TEMPERATURE = 0.01  # below it logits leave float32's precision; 0 itself is argmax
+ANSWER_SHARE = 4  # at most 1 / ANSWER_SHARE of the context window is kept free for an answer
 DRAFT_TOP_P = 1.0  # the release's testbeds draw from the whole of the draft's distribution
 
 
@@ -84,6 +85,10 @@ class SamplingParams:
             raise ParameterError(f"seed is {self.seed}; give a whole number from 0 to 2**63 - 1")
         if "" in self.stop:
             raise ParameterError("a stop string is empty; give at least one character")
+
+    def room(self, context_window: int) -> int:
+        """Tokens of a context window that are kept free for the answer."""
+        return min(self.max_new_tokens, context_window // ANSWER_SHARE)
 
     @property
     def shapes(self) -> bool:

@@ -77,10 +77,11 @@ class PrefillProgress(TaggedRecord, frozen=True):
     total: int
 
 
-class PrefillDone(TaggedRecord, frozen=True):
+class PrefillDone(TaggedRecord, frozen=True, omit_defaults=True):
     prompt_tokens: int
     cached_tokens: int  # of them, those that were in the KV cache before
     seconds: float  # wall time of reading the rest
+    left_out: int = 0  # of the oldest turns, those that do not fit into the context window
 
 
 class TreeNode(Record, frozen=True):

@@ -60,6 +60,14 @@ def when(then: float, now: float) -> str:
     return f"{past.day} {past:%b %Y}"
 
 
+def token_count(tokens: int) -> str:
+    """A number of tokens as context windows are named: 812, 3.4k, 8k, 128k."""
+    if tokens < 1000:
+        return str(tokens)
+    thousands = tokens / 1024
+    return f"{thousands:.{0 if thousands >= 10 else 1}f}".removesuffix(".0") + "k"
+
+
 def value_text(settings: Settings, name: str) -> str:
     """The value of a setting that `/set` changes, as it is shown."""
     return shown(getattr(settings, name)) or CHAT_SETTINGS[name].unset

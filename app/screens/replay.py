@@ -114,7 +114,7 @@ class ReplayScreen(StepScreen):
         cursor = StepCursor(whole, steps - 1) if steps else StepCursor(view.answer)
         title = cursor.title(paused=False)
         self.draw_tree(cursor, title, still=still)
-        self.draw_figures(cursor, cursor.chosen)
+        self.draw_figures(cursor, cursor.chosen, cursor.context_tokens)
         self.draw_views(cursor, title)
         asked = view.recorded.asked
         self.header.temperature = asked.temperature if asked else None

@@ -88,13 +88,19 @@ class StepScreen(Screen[None]):
         if self.has_class("-heat"):
             self._map.show(cursor.answer, cursor.at, cursor.chosen)
 
-    def draw_figures(self, cursor: StepCursor, chosen: Chosen | None, waiting: str = "") -> None:
-        """Draw the statistics up to the step on show, or what happens before the first."""
+    def draw_figures(
+        self, cursor: StepCursor, chosen: Chosen | None, context: int | None, waiting: str = ""
+    ) -> None:
+        """Draw the statistics up to the step on show, or what happens before the first.
+
+        `context` are the tokens in the context window.
+        """
         step, statistics = cursor.step, cursor.statistics
         for bar in (self._bar, self._strip):
             bar.shown = step, statistics, waiting
         self._statistics.statistics, self._statistics.chosen = statistics, chosen
         self.header.statistics = statistics
+        self.header.context_tokens = context
         self.header.chosen_tree = chosen.tree if chosen is not None else None
 
     def tree_room(self) -> TreeRoom:

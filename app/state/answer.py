@@ -220,7 +220,8 @@ class Answer:
                 return f"reading the prompt: {done} of {total} tokens"
             case events.PrefillDone(prompt_tokens, cached_tokens, seconds):
                 fresh = prompt_tokens - cached_tokens
-                return f"read {fresh} prompt tokens in {seconds:.2f} s, {cached_tokens} cached"
+                read = f"read {fresh} prompt tokens in {seconds:.2f} s, {cached_tokens} cached"
+                return ", ".join([read, *self._left_out])
         return "reading the prompt" if self.trees else "waiting for the model"
 
     def footer(self) -> str:
@@ -230,6 +231,22 @@ class Answer:
             last = self.statistics[-1]
             tokens = counted(last.totals.tokens, "token")
             parts = [*figures(last.totals, last.speedup), tokens]
+        parts += self._left_out
         if self.finished is not None:
             parts += ENDINGS[self.finished.reason]
         return " · ".join(parts)
+
+    @property
+    def left_out(self) -> int:
+        """How many of the oldest turns were left out of its prompt, since they did not fit."""
+        return self.prefill.left_out if isinstance(self.prefill, events.PrefillDone) else 0
+
+    @property
+    def _left_out(self) -> list[str]:
+        return [f"{counted(self.left_out, 'earlier turn')} left out"] if self.left_out else []
+
+    def context_tokens(self, statistics: Statistics | None) -> int | None:
+        """Tokens of the prompt and of the answer so far; None while the prompt is read."""
+        if not isinstance(self.prefill, events.PrefillDone):
+            return None
+        return self.prefill.prompt_tokens + (statistics.totals.tokens if statistics else 0)

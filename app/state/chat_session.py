@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sequoia_core.errors import SequoiaError
+from sequoia_core.errors import SequoiaError, counted
 from sequoia_core.events import PairDescription, TreeChosen
 from sequoia_core.text.chat_template import Turn
 
@@ -16,6 +16,10 @@ from .race_result import RaceState
 # Ids of actions in messages are shown as their keys.
 STILL_ANSWERING = "Press chat.stop to stop the answer first"
 NO_SIBLING = "no other branch yet: chat.again regenerates, chat.edit edits a message"
+NEARLY_FULL = 0.9  # of what a prompt may take of the context window
+_FULL = "context full: /clear begins a new chat"
+_KEEPS_MORE = "short messages, a smaller max_new_tokens or a larger window keep more"
+_CHARACTERS_PER_TOKEN = 4  # about: the tokens of what is typed are not known before it is sent
 NOTHING_TO_RACE = "nothing to race yet: type a prompt, then chat.race, or /race PROMPT"
 
 
@@ -108,6 +112,37 @@ class ChatSession:
     @property
     def decoding(self) -> bool:
         return self.busy or self.racing
+
+    @property
+    def context_tokens(self) -> int | None:
+        """Tokens of the branch in the context window as measured last; None if nothing was."""
+        measured = (
+            each.answer.context_tokens(each.answer.statistics[-1] if each.answer.statistics else None)
+            for each in reversed(self.history.branch)
+        )
+        return next((tokens for tokens in measured if tokens is not None), None)
+
+    def context_warning(self, typed: int = 0) -> str:
+        """One line if turns are left out of the next prompt, or soon will be; "" otherwise.
+
+        `typed` are the characters of the next message so far.
+        """
+        tokens = self.context_tokens
+        if self.pair is None or self.answer is None or tokens is None or self.busy:
+            return ""
+        window = self.pair.context_window
+        share = (tokens + typed / _CHARACTERS_PER_TOKEN) / (
+            window - self.settings.sampling().room(window)
+        )
+        if self.answer.left_out:
+            turns = counted(self.answer.left_out, "oldest turn")
+            return f"{_FULL}; the model no longer reads the {turns}; {_KEEPS_MORE}"
+        if share >= 1.0:
+            return f"{_FULL}; the next message leaves out the oldest turns; {_KEEPS_MORE}"
+        if share >= NEARLY_FULL:
+            full = _FULL.replace("full", "nearly full")
+            return f"{full}; the oldest turns will be left out soon; {_KEEPS_MORE}"
+        return ""
 
     @property
     def edited(self) -> Exchange | None:

@@ -38,6 +38,11 @@ class StepCursor:
         return self.answer.statistics[-1 if self.at is None else self.at]
 
     @property
+    def context_tokens(self) -> int | None:
+        """How much of the context window was taken at the step on show; None if not known."""
+        return self.answer.context_tokens(self.statistics) if self.answer is not None else None
+
+    @property
     def chosen(self) -> Chosen | None:
         """The tree shape of the step on show, or of the first step to come."""
         if self.answer is None:

@@ -12,6 +12,7 @@ from sequoia_core.events import PairDescription, TreeChosen
 from sequoia_core.tree.choice import ADAPTIVE
 
 from ..config.settings import Settings
+from ..present.words import token_count
 from ..state.answer import Statistics
 from ..state.figures import per_pass, tree_size
 from ..state.sanitize import fit, visible
@@ -30,6 +31,8 @@ _AUTO = "auto"
 _PLAIN = "plain decoding"
 _LOOKUP = " + lookup"
 _SHORT_NAMES = 14, 10
+_LABELLED = 120  # columns from which the context meter is named
+_FILLED = 0.75, 0.9  # shares of the context window from which the meter has other colours
 _DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 
@@ -42,6 +45,7 @@ class Header(Line):
     statistics: reactive[Statistics | None] = reactive(None)  # None before the first step
     status = reactive("")  # a word such as "paused" before the figures
     temperature: reactive[float | None] = reactive(None)  # of a replay, None if not recorded
+    context_tokens: reactive[int | None] = reactive(None)  # in the window; None if not known
 
     def __init__(self, *, replayed: bool = False) -> None:
         super().__init__(id="header")
@@ -53,6 +57,8 @@ class Header(Line):
         parts = []
         if self.status:
             parts.append(Content.styled(f" {self.status} ", "bold reverse $bonus"))
+        if self.context_tokens is not None and self.pair is not None:
+            parts.append(self._meter(self.context_tokens, self.pair.context_window))
         if self.statistics is not None:
             parts.append(first_fitting(_figures(self.statistics), self.size.width // 2))
         right = Content("   ").join(parts)
@@ -64,6 +70,13 @@ class Header(Line):
                 left = Content.assemble(left, "   ", (form, style))
         gap = max(1, self.size.width - left.cell_length - right.cell_length - 1)
         return Content.assemble(left, " " * gap, right, " ")
+
+    def _meter(self, tokens: int, window: int) -> Content:
+        """How much of the context window the conversation takes."""
+        label = "context " if self.size.width >= _LABELLED else ""
+        filled = sum(tokens >= share * window for share in _FILLED)
+        style = ("$notice", "$warning", "bold $error")[filled]
+        return Content.styled(f"{label}{token_count(tokens)} of {token_count(window)}", style)
 
     def _parts(self) -> Iterable[list[str]]:
         """The parts at the left, each in its possible forms, the longest first, and its style."""

@@ -64,6 +64,7 @@ class Prompt(TextArea):
         self.keys = Keys()
         self._actions: dict[str, str] = {}
         self._stepping = False
+        self._hint = self._standing = ""
 
     def use_keys(self, keys: Keys) -> None:
         self.keys = keys
@@ -90,8 +91,19 @@ class Prompt(TextArea):
         text = self.keys.shown(text)
         if not passing and cell_len(visible(text)) > max(0, self.size.width - _BORDER):
             self.post_message(self.HintCut(text))
-        self.border_subtitle = Content(visible(text)) if text else None
-        self.set_class(bool(text), "-hinted")  # where there is no border, it gets one
+        self._hint = text
+        self._show_hint()
+
+    def stand(self, text: str) -> None:
+        """Show a line on the border whenever there is no hint; it may be cut."""
+        if text != self._standing:
+            self._standing = text
+            self._show_hint()
+
+    def _show_hint(self) -> None:
+        shown, style = (self._hint, "") if self._hint else (self._standing, "$warning")
+        self.border_subtitle = Content.styled(visible(shown), style) if shown else None
+        self.set_class(bool(shown), "-hinted")  # where there is no border, it gets one
 
     def put(self, text: str) -> None:
         """Hold another text, with the cursor at its end."""
@@ -159,7 +171,7 @@ class Prompt(TextArea):
             await self._on_key(event)
 
     async def _on_key(self, event: events.Key) -> None:
-        if self.border_subtitle:
+        if self._hint:
             self.hint("")
         name = self._actions.get(event.key, "")
         action = self._action_of(event, name) or _EDITS.get(event.key, "")

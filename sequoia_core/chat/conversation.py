@@ -8,6 +8,7 @@ from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from msgspec import structs
 from typing_extensions import override
 
 from sequoia_core.chat.interface import ChatEngine
@@ -17,15 +18,22 @@ from sequoia_core.decode.engine import Engine
 from sequoia_core.decode.timed_model import TimedModel
 from sequoia_core.decode.tree_choice import lookup_for
 from sequoia_core.errors import ContextFullError, ParameterError
-from sequoia_core.events import Event, Notice, NoticeKind, Step, StopCheck, TextDelta, TreeChosen
+from sequoia_core.events import (
+    Event,
+    Notice,
+    NoticeKind,
+    PrefillDone,
+    Step,
+    StopCheck,
+    TextDelta,
+    TreeChosen,
+)
 from sequoia_core.text.chat_template import ChatTemplate, Turn
 from sequoia_core.text.detokenizer import TokenizerCodec
 from sequoia_core.tree.choice import TreeChoice
 
 if TYPE_CHECKING:
     from sequoia_core.model.loading.pair import Pair
-
-ANSWER_SHARE = 4  # at most 1 / ANSWER_SHARE of the context window is kept free for an answer
 
 
 class Conversation(ChatEngine):
@@ -114,6 +122,8 @@ class Conversation(ChatEngine):
                     text += event.text
                 elif isinstance(event, Step):
                     tokens += len(event.token_ids)
+                elif isinstance(event, PrefillDone):
+                    event = structs.replace(event, left_out=len(dropped))
                 yield event
                 if isinstance(event, TreeChosen):
                     yield from self._precision_notice(event, params)
@@ -176,7 +186,7 @@ class Conversation(ChatEngine):
         Chosen from all turns for each prompt, so that a chat that is opened again drops the same.
         """
         window = self._engine.context_window
-        room = min(params.max_new_tokens, window // ANSWER_SHARE)
+        room = params.room(window)
         turns = [*self._dropped, *self.turns]
         ids = self._template.whole(turns, prompt)
         left_out = 0

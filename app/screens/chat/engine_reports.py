@@ -61,6 +61,8 @@ class EngineReports:
                 self._add(event)
             case events.TreeChosen():
                 session.tree = report
+            case events.Notice(events.NoticeKind.CONTEXT_TRIMMED, _):
+                pass  # the answer says it
             case events.Notice(kind, message):
                 note(message, topic=kind)
             case Failed(message) | messages.Refused(message):

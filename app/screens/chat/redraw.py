@@ -117,7 +117,10 @@ class Redraw:
         if self._still or not is_accessible(screen):
             expected = cursor.chosen or (Chosen(next_tree) if next_tree is not None else None)
             waiting = cursor.answer.waiting if cursor.answer is not None else ""
-            screen.draw_figures(cursor, expected, waiting)
+            context = cursor.context_tokens
+            if context is None:
+                context = self.session.context_tokens
+            screen.draw_figures(cursor, expected, context, waiting)
             if next_tree is None and cursor.at is None and not self.session.busy:
                 screen.header.chosen_tree = None  # settings have changed since
         self.status()
@@ -136,10 +139,16 @@ class Redraw:
         if screen.token_tree.has_focus and session.pair is not None:
             row = "nodes"
         screen.prompt.steps_on_space = self.decoder.paused
+        self.context_warning()
         screen.header.status = status
         screen.key_bar.row = row
         way_back = "chat" if screen.has_class("-heat") else "map, chat"
         screen.key_bar.way_back = way_back if screen.covers_chat else ""
+
+    def context_warning(self) -> None:
+        """Say at the prompt if turns will be left out of the message there."""
+        prompt = self.screen.prompt
+        prompt.stand(self.session.context_warning(len(prompt.text)))
 
     @property
     def _title(self) -> str:

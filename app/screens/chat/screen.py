@@ -137,6 +137,10 @@ class ChatScreen(PromptedScreen):
             self.prompt.accept(message.typed)
             self._ask(text)
 
+    @on(Prompt.Changed)
+    def _typed(self) -> None:
+        self.redraw.context_warning()
+
     @on(Prompt.HintCut)
     def _hint_cut(self, message: Prompt.HintCut) -> None:
         self.pages.note(message.text)

@@ -774,10 +774,10 @@ async def test_an_error_is_a_line_and_the_chat_goes_on() -> None:
 
 
 async def test_notices_are_shown() -> None:
-    notice = Notice(NoticeKind.CONTEXT_TRIMMED, "2 old turns were dropped")
+    notice = Notice(NoticeKind.PRECISION, "near-ties may fall differently")
     async with driving(replay((notice, *make_answer()))) as chat:
         await chat.ask()
-        assert "2 old turns were dropped" in chat.transcript
+        assert "near-ties may fall differently" in chat.transcript
 
 
 async def test_two_answers_and_only_the_trees_of_the_last() -> None:

@@ -7,6 +7,7 @@ from app.config.settings import Settings
 from app.state.chat_session import ChatError, ChatSession, MessageEdit
 from app.state.history import Exchange
 from app.state.race_result import RaceState
+from sequoia_core.events import PrefillDone
 from tests.fakes import PAIR, make_answer
 
 
@@ -110,6 +111,53 @@ def test_a_race_asks_what_is_typed_or_the_last_prompt(session: ChatSession) -> N
     assert (last.prompt, last.exchange) == ("third", session.last.id)
     session.edit = MessageEdit(session.history.branch, "", at=1)
     assert [turn.prompt for turn in session.race_question("other").turns] == ["first"]
+
+
+def measured(prompt_tokens: int, left_out: int = 0) -> ChatSession:
+    """A chat of one answer after a prompt of so many tokens; the window has 8192."""
+    session = ChatSession(Settings(max_new_tokens=192), PAIR)
+    exchange = ask(session, "first")
+    exchange.answer.add(PrefillDone(prompt_tokens, 0, 0.1, left_out))
+    return session
+
+
+def test_the_context_is_measured_by_the_last_answer_that_was_read() -> None:
+    session = ChatSession(Settings(), PAIR)
+    assert session.context_tokens is None
+    exchange = ask(session, "first")
+    tokens = exchange.answer.statistics[-1].totals.tokens
+    assert session.context_tokens == 38 + tokens
+    session.begin("second", session.path())
+    assert session.context_tokens == 38 + tokens
+
+
+@pytest.mark.parametrize(
+    ("prompt_tokens", "typed", "said"),
+    [
+        (7000, 0, ""),
+        (7200, 0, "nearly full"),
+        (7000, 800, "nearly full"),
+        (7000, 4000, "the next message leaves out"),
+        (8000, 0, "the next message leaves out"),
+    ],
+)
+def test_before_turns_are_left_out_a_line_says_so(
+    prompt_tokens: int, typed: int, said: str
+) -> None:
+    """8000 tokens are free for a prompt, as 192 are kept for the answer."""
+    line = measured(prompt_tokens).context_warning(typed)
+    assert said in line
+    assert bool(said) == bool(line)
+    assert not line or "/clear" in line
+
+
+def test_turns_that_were_left_out_are_counted_in_the_line_and_with_the_answer() -> None:
+    session = measured(5000, left_out=3)
+    assert "no longer reads the 3 oldest turns" in session.context_warning()
+    assert session.answer is not None
+    assert " · 3 earlier turns left out" in session.answer.footer()
+    session.begin("second", session.path())
+    assert session.context_warning() == ""  # an answer runs
 
 
 def test_races_that_cannot_start_are_refused(session: ChatSession) -> None:

@@ -227,6 +227,7 @@ def test_a_full_window_drops_the_oldest_whole_turns(
         assert trimmed == (len(kept) < before + 1)
         said.append(Turn(prompt, text_of(events)))
         assert said_of(kept) == said_of(said[len(said) - len(kept) :])
+        assert done_of(events).left_out == len(said) - len(kept)
         ids = chat.prompt_ids(events)
         assert chat.tokenizer.decode(ids) == chat.rendered(kept[:-1], prompt)
         assert "keep me" in chat.tokenizer.decode(ids)

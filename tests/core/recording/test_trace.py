@@ -163,6 +163,12 @@ def test_a_trace_older_than_a_field_with_a_default_still_reads(tmp_path: Path) -
     assert read_trace(path).events == (TreeChosen("ar", "", 1, 0),)
 
 
+def test_a_prompt_with_all_turns_is_written_as_before_turns_were_counted() -> None:
+    usual, cut = PrefillDone(9, 3, 0.5), PrefillDone(9, 3, 0.5, left_out=2)
+    assert set(encode(usual)) == {"event", "prompt_tokens", "cached_tokens", "seconds"}
+    assert decode(Event, encode(cut)) == cut
+
+
 def test_a_file_that_is_no_text_or_not_there_is_one_clear_line(tmp_path: Path) -> None:
     binary = tmp_path / "binary"
     binary.write_bytes(b"\xff\xfe\x00")
