@@ -59,6 +59,10 @@ _SETTINGS = {
 _SETTINGS["system_file"] = option(
     Path, "System prompt from a file; `ps` lists --system, not this.", "FILE", Group.SAMPLING
 )
+_SETTINGS["preset"] = option(
+    str, "System prompt by the name of a preset; /preset in the chat lists them.", "NAME",
+    Group.SAMPLING,
+)  # fmt: skip
 ALL_SETTINGS = tuple(_SETTINGS)
 MODEL_OPTIONS = ("pair", "target", "draft", "dtype", "weights", "device", "offload")
 """Those that say what is loaded."""
@@ -92,7 +96,7 @@ def with_settings(*names: str, **added: tuple[Any, Any]) -> Callable[[Command], 
             flags = ctx.meta.setdefault(_FLAGS, {})
             given = {name: arguments.pop(name) for name in shared}
             flags.update({name: value for name, value in given.items() if value not in (None, [])})
-            _read_system(flags)
+            _take_system(flags)
             for name in [each for each in flags if each not in names]:
                 before = f"--{name.replace('_', '-')} before {ctx.info_name}"
                 raise ParameterError(f"{before} does nothing; leave it out")
@@ -117,13 +121,19 @@ def with_settings(*names: str, **added: tuple[Any, Any]) -> Callable[[Command], 
     return decorate
 
 
-def _read_system(flags: dict[str, Any]) -> None:
-    """Set the system prompt to the contents of `--system-file`."""
+def _take_system(flags: dict[str, Any]) -> None:
+    """Set the system prompt to that of `--preset` or the contents of `--system-file`."""
+    given = [name for name in ("system", "system_file", "preset") if name in flags]
+    if len(given) > 1:
+        both = " and ".join(f"--{name.replace('_', '-')}" for name in given[:2])
+        raise ParameterError(f"both {both} are given; give one of them")
+    if (preset := flags.pop("preset", None)) is not None:
+        from ..config.presets import find_preset
+
+        flags["system"] = find_preset(preset)
     file = flags.pop("system_file", None)
     if file is None:
         return
-    if "system" in flags:
-        raise ParameterError("both --system and --system-file are given; give one of them")
     try:
         flags["system"] = read_text(file.expanduser(), _LONGEST_SYSTEM).removesuffix("\n")
     except OSError as error:

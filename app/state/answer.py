@@ -245,8 +245,12 @@ class Answer:
     def _left_out(self) -> list[str]:
         return [f"{counted(self.left_out, 'earlier turn')} left out"] if self.left_out else []
 
-    def context_tokens(self, statistics: Statistics | None) -> int | None:
-        """Tokens of the prompt and of the answer so far; None while the prompt is read."""
+    def context_tokens(self, statistics: Statistics | None = None) -> int | None:
+        """Tokens of the prompt and of the answer, up to these statistics or so far.
+
+        None while the prompt is read.
+        """
         if not isinstance(self.prefill, events.PrefillDone):
             return None
-        return self.prefill.prompt_tokens + (statistics.totals.tokens if statistics else 0)
+        upto = statistics or (self.statistics[-1] if self.statistics else Statistics())
+        return self.prefill.prompt_tokens + upto.totals.tokens

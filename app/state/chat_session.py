@@ -116,10 +116,7 @@ class ChatSession:
     @property
     def context_tokens(self) -> int | None:
         """Tokens of the branch in the context window as measured last; None if nothing was."""
-        measured = (
-            each.answer.context_tokens(each.answer.statistics[-1] if each.answer.statistics else None)
-            for each in reversed(self.history.branch)
-        )
+        measured = (each.answer.context_tokens() for each in reversed(self.history.branch))
         return next((tokens for tokens in measured if tokens is not None), None)
 
     def context_warning(self, typed: int = 0) -> str:

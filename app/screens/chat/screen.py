@@ -27,6 +27,7 @@ from ..step_screen import PromptedScreen
 from .branches import Branches, TranscriptPages
 from .engine_reports import EngineReports
 from .export import export_chat, export_file, requested_copy
+from .preset_actions import PresetActions
 from .redraw import Redraw
 from .session_actions import SessionActions
 from .step_inspector import StepInspector
@@ -60,6 +61,9 @@ class ChatScreen(PromptedScreen):
         self.redraw = Redraw(self, session, decoder, self.inspector)
         self.sessions = SessionActions(session, recorder, self.branches, pages, prompt)
         self.reports = EngineReports(session, recorder, pages, prompt)
+        self.presets = PresetActions(
+            session, prompt, lambda settings: self._changer.change("system", settings)
+        )
 
     @property
     @override
@@ -188,6 +192,8 @@ class ChatScreen(PromptedScreen):
                 self.app.copy_to_clipboard(text, what)
             case "settings":
                 self.app.push_screen(SettingsScreen(self._preferences, self._changer))
+            case "preset":
+                self.presets.act(words)
             case "bye":
                 self.app.exit()
             case "?":

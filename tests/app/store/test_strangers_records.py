@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from app import cli
 from app.commands.ask import read_prompt
 from app.config.load import SettingsError, load_settings
+from app.config.presets import find_preset
 from app.state.race_result import recorded_note
 from app.state.timeline import Timeline
 from app.store.archive import Archive
@@ -237,12 +238,19 @@ def test_a_system_prompt_comes_from_a_file(tmp_path: Path, shown: list[dict[str,
     assert shown == [{"system": "Be brief.\nAlways."}]
 
 
+def test_a_system_prompt_comes_from_a_preset(shown: list[dict[str, object]]) -> None:
+    CliRunner().invoke(cli.app, ["ask", "--preset", "concise", "Why?"])
+    assert shown == [{"system": find_preset("concise")}]
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         (["--system-file", "/no/such"], "No such file"),
         (["--system-file", "/dev/zero"], "more than 10,000,000 bytes"),
         (["--system", "a", "--system-file", "/dev/null"], "both --system and --system-file"),
+        (["--system", "a", "--preset", "concise"], "both --system and --preset"),
+        (["--preset", "concse"], "did you mean concise?"),
     ],
 )
 def test_a_system_prompt_that_cannot_be_read_is_one_line(

@@ -18,6 +18,7 @@ from sequoia_core.events import (
     FinishReason,
     PairDescription,
     Piece,
+    PrefillDone,
     Step,
     StepTimings,
     TextDelta,
@@ -25,6 +26,7 @@ from sequoia_core.events import (
     TreeChosen,
     TreeNode,
 )
+from sequoia_core.files import decode, encode
 from sequoia_core.recording.trace_file import Asked, Entry, TraceReader, write_event, write_header
 from tests.fakes import PAIR, make_answer, replay
 from tests.replay_engine import ReplayEngine, Trace, read_trace
