@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from sequoia_core.errors import suggest
+from sequoia_core.errors import ParameterError, suggest
 from sequoia_core.files import parse_toml, read_text
 from sequoia_core.text.detokenizer import well_formed
 
@@ -24,12 +24,15 @@ def load_presets() -> dict[str, str]:
 
 
 def find_preset(name: str) -> str | None:
-    """The system prompt of this name, None for the template's own; raises SettingsError."""
+    """The system prompt of this name, None for the template's own.
+
+    Raises ParameterError if there is none, and SettingsError as `load_presets`.
+    """
     if name == NO_PRESET:
         return None
     known = load_presets()
     if name not in known:
-        raise SettingsError(f"no preset {name!r}; {suggest(name, [*known, NO_PRESET])}")
+        raise ParameterError(f"no preset {name!r}; {suggest(name, [*known, NO_PRESET])}")
     return known[name]
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from app.config.load import SettingsError
 from app.config.presets import delete_preset, find_preset, load_presets, save_preset
+from sequoia_core.errors import ParameterError
 
 OWN = '# mine\nconcise = "Be very brief."  # better\npirate = """\nYou are a pirate.\nArr."""\n'
 
@@ -36,7 +37,7 @@ def test_saving_and_deleting_leave_the_rest_of_the_file_as_it_is(own: Path) -> N
     assert own.read_text(encoding="utf-8") == OWN
 
 
-@pytest.mark.parametrize("text", ['a\\b"\'"""\n\n c\t', "\n begins with a line", 'ends with "\n"', "a\r\nb"])
+@pytest.mark.parametrize("text", ['a\\b"\'"""\n\n c\t', "\n begins so", 'ends with "\n"', "a\r\nb"])
 def test_any_system_prompt_is_kept_as_it_is(text: str) -> None:
     save_preset("odd", text)
     assert find_preset("odd") == text
@@ -63,7 +64,7 @@ def test_a_name_that_the_command_could_not_say_is_refused(name: str) -> None:
 
 
 def test_names_that_are_not_there_are_answered_with_what_is(own: Path) -> None:
-    with pytest.raises(SettingsError, match="did you mean translator"):
+    with pytest.raises(ParameterError, match="did you mean translator"):
         find_preset("translate")
     with pytest.raises(SettingsError, match="teacher comes with the program"):
         delete_preset("teacher")

@@ -224,11 +224,10 @@ def test_both_apps_are_of_one_kind() -> None:
 async def test_another_theme_colours_the_whole_transcript_at_once() -> None:
     async with driving() as driver:
         await driver.ask()
-        await driver.type("/show", "enter")
         await driver.type("/set theme redwood", "enter")
         await driver.until(lambda: driver.app.theme == "redwood")
         notice = driver.app.theme_variables["notice"]
-        await driver.until(lambda: Color.parse(notice) in colors(driver, "context window"))
+        await driver.until(lambda: Color.parse(notice) in colors(driver, "160 tokens"))
         await driver.type("/set theme midnight", "enter")
         user = str(driver.app.available_themes["midnight"].variables["user"])
         await driver.until(lambda: Color.parse(user) in colors(driver, "You"))
