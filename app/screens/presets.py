@@ -17,7 +17,7 @@ class PresetScreen(Dialog[str | None, str]):
     """Ends with the name of the chosen preset, or None."""
 
     BINDINGS = bindings("choice")
-    KEYS = " enter uses it: a new chat begins   esc leaves it"
+    KEYS = " enter uses it: a new chat begins   esc cancels"
 
     def __init__(self, presets: Mapping[str, str], now: str | None) -> None:
         super().__init__("System prompt", compact=True)

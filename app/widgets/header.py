@@ -54,16 +54,19 @@ class Header(Line):
 
     @override
     def render(self) -> Content:
+        left = Content.styled(" Sequoia", "bold $primary")
         parts = []
         if self.status:
             parts.append(Content.styled(f" {self.status} ", "bold reverse $bonus"))
-        if self.context_tokens is not None and self.pair is not None:
-            parts.append(self._meter(self.context_tokens, self.pair.context_window))
         if self.statistics is not None:
             parts.append(first_fitting(_figures(self.statistics), self.size.width // 2))
+        if self.context_tokens is not None and self.pair is not None:
+            meter = self._meter(self.context_tokens, self.pair.context_window)
+            taken = sum(each.cell_length + 3 for each in (left, *parts, meter))
+            if taken <= self.size.width:
+                parts.insert(bool(self.status), meter)
         right = Content("   ").join(parts)
         room = self.size.width - right.cell_length - 3
-        left = Content.styled(" Sequoia", "bold $primary")
         for *forms, style in self._parts():
             fits = (form for form in forms if left.cell_length + cell_len(form) + 3 <= room)
             if (form := next(fits, None)) is not None:

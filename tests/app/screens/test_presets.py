@@ -49,7 +49,7 @@ async def test_no_preset_is_taken_while_an_answer_runs() -> None:
     async with driving() as chat:
         await chat.pause_at(1)
         await chat.type("/preset teacher", "enter")
-        assert "esc first" in chat.hint
+        assert "Press esc" in chat.hint
         assert chat.prompt.text == "/preset teacher"
         assert chat.session.settings.system is None
 
