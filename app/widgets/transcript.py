@@ -67,7 +67,7 @@ class Transcript(LineView[list[Segment]], can_focus=True):
             self._stale = True
             self.call_later(self.redraw)
 
-    def remove(self, entry: Entry) -> None:
+    def take_out(self, entry: Entry) -> None:
         """Take an entry out, wherever it is; `add` follows, which draws the rest."""
         if entry in self._layout.entries:
             entry.release()

@@ -51,7 +51,7 @@ class TranscriptPages:
             if (before := self._by_topic.get(topic)) is not None:
                 for notes in self._notes.values():
                     notes[:] = [each for each in notes if each is not before]
-                self.transcript.remove(before)
+                self.transcript.take_out(before)
             self._by_topic[topic] = entry
         self.transcript.add(entry)
         self._notes.setdefault(self._last, []).append(entry)
