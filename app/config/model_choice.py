@@ -62,6 +62,15 @@ def shows_tree(settings: Settings) -> bool:
     return settings.show_tree and unnamed and settings.mode is not Mode.AR
 
 
+def show_tree_remark(settings: Settings) -> str:
+    """What follows from the value of `show_tree`, as the end of a sentence."""
+    if shows_tree(settings):
+        return ": the next answer has a tree to look at, which may be slower"
+    if settings.show_tree and settings.mode is Mode.AR:
+        return ", but mode ar decodes without trees"
+    return f", but growmap {settings.growmap}, which you named, stays" if settings.show_tree else ""
+
+
 def tree_choice(settings: Settings, room: TreeRoom | None = None) -> TreeChoice:
     """Mode, tree shape and lookup. Raises GrowMapError if the named shape cannot be used.
 

@@ -25,14 +25,17 @@ from ..widgets.prompt import Prompt
 _TABLES = parse_toml(Path(__file__).with_name("explained.toml").read_text("utf-8"))
 GLOSSARY: dict[str, str] = _TABLES["glossary"]
 """Words of the screens, each in a sentence."""
-CLOSES = "any key closes this; what it types is typed: ? writes a question mark"
+CLOSES = "any key closes this and is typed: ? again writes ?"
+SCROLLS = "up, down scroll; other keys close, ? again writes ?"
 _MARKS = {"up": "▲", "down": "▼", "right": " ", "": " "}
 _SCROLLS = {"up": -1, "down": 1, "pageup": -2, "pagedown": 2}  # half a panel each
 _LONGEST_SIGN = 42
 _INDENT = 4  # of a sentence's second and later lines
 _LEAST_WIDTH = 48
+_FARTHEST = 4  # rows that a sentence is moved down to stand beside what it explains
 _WIDEST = 100
 _FRAME = 4  # cells of frame and padding
+_AROUND = 3  # rows around a list that is as high as the screen
 
 
 class Part(NamedTuple):
@@ -58,8 +61,12 @@ def parts_on_show(screen: Screen[None]) -> Iterator[Part]:
 
 
 def _lines(widget: Widget) -> Iterator[tuple[int, str]]:
-    """The lines of a widget as they are drawn, each with its row of the screen."""
-    strips = widget.render_lines(Region(0, 0, *widget.outer_size))
+    """The lines of a widget as they are drawn, each with its row of the screen.
+
+    The lower border is left out: a legend there says what a glyph means, but is not one to explain.
+    """
+    width, height = widget.outer_size
+    strips = widget.render_lines(Region(0, 0, width, height - widget.gutter.bottom))
     return ((row, strip.text) for row, strip in enumerate(strips, widget.region.y))
 
 
@@ -69,7 +76,9 @@ def placed(wanted: Sequence[Sequence[int]], heights: Sequence[int], room: int) -
         return None
     rows, free = list[int](), 0
     for good, height in zip(wanted, heights, strict=True):
-        rows.append(next((row for row in good if row >= free), free))
+        later = [row for row in good if row >= free]
+        near = bool(later) and (later[0] == good[0] or later[0] - free <= _FARTHEST)
+        rows.append(later[0] if near else free)
         free = rows[-1] + height
     end = room
     for at in reversed(range(len(rows))):
@@ -94,7 +103,6 @@ class ExplainScreen(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         with VerticalScroll(id="explained", can_focus=False) as panel:
             panel.border_title = "What is on the screen"
-            panel.border_subtitle = CLOSES
             yield Static("", markup=False)
 
     def on_mount(self) -> None:
@@ -120,6 +128,8 @@ class ExplainScreen(ModalScreen[None]):
             panel.styles.offset = (0, 0)
             panel.styles.width = panel.styles.height = None
             labels = _list(parts, max(1, min(_WIDEST, self.size.width) - _FRAME - 4))
+        scrolls = len(labels.plain.splitlines()) > self.size.height - _AROUND
+        panel.border_subtitle = SCROLLS if scrolls else CLOSES
         self.query_one(Static).update(labels)
 
     async def on_key(self, event: events.Key) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sequoia_core.errors import counted
 from sequoia_core.events import Totals, TreeChosen
-from sequoia_core.tree.choice import ADAPTIVE
+from sequoia_core.tree.choice import ADAPTIVE, SHOWN
 
 EVEN = 0.025  # a share faster or slower than plain decoding below which it is as fast
 
@@ -36,9 +36,15 @@ def figures(totals: Totals, speedup: float | None) -> list[str]:
 
 
 def tree_size(tree: TreeChosen) -> str:
-    """Its nodes and depth; what they are at most, if the tree is adaptive."""
+    """Nodes and depth, at most if it is adaptive; and whether it was chosen to be looked at."""
     most = "up to " if tree.growmap == ADAPTIVE else ""
-    return f"{most}{counted(tree.nodes, 'node')}, depth {tree.depth}"
+    shown = shown_why(tree)
+    return f"{most}{counted(tree.nodes, 'node')}, depth {tree.depth}{shown and ', '}{shown}"
+
+
+def shown_why(tree: TreeChosen) -> str:
+    """What is said of a tree that was chosen to be looked at; "" of others."""
+    return next((each for each in SHOWN if tree.reason.startswith(each)), "")
 
 
 def request_figures(totals: Totals) -> dict[str, object]:

@@ -11,10 +11,11 @@ from sequoia_core.config import Lookup, Mode
 from sequoia_core.events import PairDescription, TreeChosen
 from sequoia_core.tree.choice import ADAPTIVE
 
+from ..config.model_choice import shows_tree
 from ..config.settings import Settings
 from ..present.words import token_count
 from ..state.answer import Statistics
-from ..state.figures import per_pass, tree_size
+from ..state.figures import per_pass, shown_why, tree_size
 from ..state.sanitize import fit, visible
 from .line import Line, first_fitting, speed_text
 
@@ -30,6 +31,7 @@ FIGURES_MEANING = (
 _AUTO = "auto"
 _PLAIN = "plain decoding"
 _LOOKUP = " + lookup"
+_TO_LOOK_AT = "tree to look at"  # before it is chosen
 _SHORT_NAMES = 14, 10
 _LABELLED = 120  # columns from which the context meter is named
 _FILLED = 0.75, 0.9  # shares of the context window from which the meter has other colours
@@ -101,7 +103,8 @@ class Header(Line):
         """The tree in words, the longest form first."""
         requested, tree = self.settings.growmap, self.chosen_tree
         if tree is None:
-            return [_PLAIN if self.settings.mode is Mode.AR else f"tree {visible(requested)}"]
+            named = _TO_LOOK_AT if shows_tree(self.settings) else f"tree {visible(requested)}"
+            return [_PLAIN if self.settings.mode is Mode.AR else named]
         looks_up = tree.lookup != Lookup.OFF
         if tree.nodes <= 1:
             return ["tree lookup only" if looks_up else _PLAIN]
@@ -110,6 +113,9 @@ class Header(Line):
         name = _AUTO if is_auto else visible(tree.growmap)
         size = tree_size(tree)
         nodes = size.partition(",")[0]
+        if shown := shown_why(tree):
+            brief = shown.removeprefix("shown ").removesuffix(" here")
+            return [f"tree {size}", f"tree {nodes}, {shown}", f"tree {nodes}, {brief}"]
         lookup = [f"tree {name}, {size}{_LOOKUP}"] if looks_up else []
         return [*lookup, f"tree {name}, {size}", f"tree {name}, {nodes}", f"tree {nodes}"]
 

@@ -56,7 +56,7 @@ class Prompt(TextArea):
 
     def __init__(self) -> None:
         super().__init__(id="prompt", compact=True, highlight_cursor_line=False)
-        self.placeholder = "type a message, or /? for help"
+        self.placeholder = "type a message, or ? to see what is on the screen"
         self._history: list[str] = []
         self._at = 0
         self._draft = ""

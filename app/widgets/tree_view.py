@@ -7,6 +7,7 @@ from typing import ClassVar
 from rich.segment import Segment
 from rich.style import Style
 from textual import events, on
+from textual.content import Content
 from textual.geometry import Region, Size
 from textual.message import Message
 from textual.reactive import reactive
@@ -19,7 +20,7 @@ from ..config.actions import bindings
 from ..present.accessible import is_accessible, row_in_words
 from ..present.minimap import TreeMap, tree_map
 from ..present.tree_outline import TreeOutline
-from ..present.tree_rows import BONUS_NODE, NodeVerdict, TreeRow, fold_index, is_fold
+from ..present.tree_rows import BONUS_NODE, GLYPHS, NodeVerdict, TreeRow, fold_index, is_fold
 from ..state.sanitize import fit
 from .line_view import LineView
 
@@ -31,6 +32,20 @@ _CLASSES[NodeVerdict.NOT_REACHED] = "tree-view--unreached"
 _MAP_CLASSES = _CLASSES | dict.fromkeys((NodeVerdict.ROOT, NodeVerdict.ACCEPTED), "tree-view--path")
 _LEAST_MAP, _MOST_MAP = 6, 12  # cells of the minimap, with the line in front of it
 _LEAST_MAP_HEIGHT = 6
+_BESIDE_LEGEND = 2  # cells of the border next to a legend
+
+
+def _legend(gap: str, own: str) -> Content:
+    """The glyphs with their words."""
+    verdicts, words = list(NodeVerdict)[1:], ("accepted", "rejected", "not reached", own)
+    styles = ("bold $accepted", "$rejected", "$unreached", "bold $bonus")
+    return Content(gap).join(
+        Content.assemble((GLYPHS[verdict], style), f" {word}")
+        for verdict, style, word in zip(verdicts, styles, words, strict=True)
+    )
+
+
+_LEGENDS = (_legend("   ", "target's own"), _legend("  ", "target's own"), _legend(" ", "own"))
 
 
 class TreeView(LineView[TreeRow], can_focus=True, inherit_bindings=False):
@@ -104,6 +119,8 @@ class TreeView(LineView[TreeRow], can_focus=True, inherit_bindings=False):
     def _resized(self) -> None:
         self._mapped = False
         self._lay_out()
+        room = 0 if is_accessible(self) else self.size.width - _BESIDE_LEGEND
+        self.border_subtitle = next((each for each in _LEGENDS if each.cell_length <= room), None)
 
     @property
     def _rows(self) -> tuple[TreeRow, ...]:

@@ -56,7 +56,8 @@ def tree_for(
 def _as_shown(growmap: GrowMap, advice: Advice) -> Advice:
     """Advice to decode with another growmap, to be looked at; it says whether that is too large."""
     paying = advice.growmap.size if advice.growmap is not None else 1
-    what = SHOWN if growmap.size > paying else "shown to fit the panel"
+    larger, fitting = SHOWN
+    what = larger if growmap.size > paying else fitting
     return replace(advice, growmap=growmap, predicted_speedup=None, reason=f"{what}, to look at it")
 
 

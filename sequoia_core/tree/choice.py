@@ -42,7 +42,8 @@ class TreeChoice:
 
 ROOT = GrowMap((-1,), name="root")  # the tree of plain decoding: nothing is drafted
 ADAPTIVE = "adaptive"  # name of a tree whose shape is decided each step
-SHOWN = "shown larger than pays here"  # how the reason of such a `TreeChosen` begins
+SHOWN = ("shown larger than pays here", "shown to fit the panel")
+"""How the reason of a `TreeChosen` begins whose tree was chosen to be looked at."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from textual.widget import Widget
 from typing_extensions import override
 
 from ...config.actions import bindings
+from ...config.model_choice import show_tree_remark
 from ...config.preferences import Preferences
 from ...config.settings import Settings
 from ...engine.decode_thread import DecodeThread
@@ -172,6 +173,7 @@ class ChatScreen(PromptedScreen):
                 name, settings = parse_set(words, session.settings)
                 self._changer.change(name, settings)
                 value = " ".join(value_text(settings, name).split())
+                value += show_tree_remark(settings) if name == "show_tree" else ""
                 self.prompt.hint(f"{name} is now {value}", passing=True)
             case "show-tree":
                 other = "off" if session.settings.show_tree else "on"

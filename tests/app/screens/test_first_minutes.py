@@ -14,14 +14,14 @@ from textual.widgets import Static
 
 from app.app import SequoiaApp, Settings
 from app.config.model_choice import TreeRoom, tree_choice
-from app.screens.explain import GLOSSARY, ExplainScreen, placed
+from app.screens.explain import _TABLES, GLOSSARY, ExplainScreen, parts_on_show, placed
 from app.widgets.welcome import STARTERS, ExampleTree
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.config import Mode
-from sequoia_core.events import Event, Progress
+from sequoia_core.events import Event, Origin, Progress, Step
 from sequoia_core.tree.choice import ADAPTIVE, SHOWN
 from tests.app.driving import Driver, driving
-from tests.fakes import TREE_16, make_answer, replay
+from tests.fakes import TREE_16, make_answer, replay, with_baseline
 
 SIZES = [(160, 50), (100, 30), (80, 24), (60, 20)]
 
@@ -88,8 +88,8 @@ async def test_a_click_sends_a_starter() -> None:
 
 async def test_notes_leave_the_starters_where_they_are() -> None:
     async with driving(size=(80, 24)) as chat:
-        await chat.type("/set temperature 0.3", "enter")
-        await chat.until(lambda: "temperature is now 0.3" in chat.screen_text())
+        chat.app.chat.pages.note("a theme could not be read")
+        await chat.until(lambda: "a theme could not" in chat.screen_text())
         assert all(prompt in chat.screen_text() for prompt in STARTERS.values())
 
 
@@ -147,10 +147,47 @@ async def test_sentences_stand_in_the_rows_of_what_they_explain() -> None:
         await chat.ask()
         async with explained(chat):
             lines = [line.split("▶") for line in chat.screen_text().split("\n") if "▶" in line]
-            assert len(lines) >= 6
+            assert len(lines) >= 5
             for sentence, explained_row in lines:
                 sign, _, _ = sentence.strip("│ ").partition("  ")
                 assert sign in explained_row
+
+
+async def test_every_part_of_the_table_is_found_on_some_screen() -> None:
+    """Words of the screen may change: then so does the table."""
+    found: set[str] = set()
+
+    async def look(chat: Driver) -> None:
+        await chat.pilot.pause()
+        found.update(part.text for part in parts_on_show(chat.app.chat))
+
+    looked_up = [
+        replace(event, nodes=tuple(
+            replace(node, origin=Origin.LOOKUP, draft_prob=None) if at == 2 else node
+            for at, node in enumerate(event.nodes)
+        )) if isinstance(event, Step) else event
+        for event in make_answer()
+    ]  # fmt: skip
+    async with driving(replay(looked_up, make_answer()), size=(200, 60)) as chat:
+        await look(chat)
+        await chat.ask()
+        await look(chat)
+        await chat.pilot.press("f6", "ctrl+r")
+        await chat.finish()
+        await look(chat)
+    plain = with_baseline(make_answer(), at=3)
+    async with driving(replay(plain), size=(200, 60)) as chat:
+        await chat.ask()
+        await chat.pilot.press("home", "right", "right")
+        await look(chat)
+    async with driving(replay(shown_answer()), size=(200, 30)) as chat:
+        await chat.ask()
+        await look(chat)
+    async with driving(size=(80, 24)) as chat:
+        await chat.ask()
+        await look(chat)
+    wanted = {GLOSSARY.get(text, text) for place in _TABLES["places"] for _, text in place["parts"]}
+    assert wanted - found == set()
 
 
 async def test_any_key_closes_and_is_typed_so_two_write_a_question_mark() -> None:
@@ -207,7 +244,7 @@ async def test_the_help_has_a_glossary() -> None:
     async with driving(size=(160, 50)) as chat:
         await chat.pilot.press("f1", "end")
         shown = " ".join(chat.screen_text().replace("│", " ").split())
-        assert "temperature How freely tokens are drawn." in shown
+        assert "temperature How freely tokens are drawn:" in shown
 
 
 def test_a_word_of_the_glossary_is_one_sentence_or_two() -> None:
@@ -294,5 +331,17 @@ async def test_a_shown_tree_follows_the_temperature_and_the_panel() -> None:
 
 
 def shown_answer() -> tuple[Event, ...]:
-    tree = replace(TREE_16, growmap="smollm2-135m/greedy-24x4", reason=f"{SHOWN}, to look at it")
+    tree = replace(TREE_16, growmap="smollm2-135m/greedy-24x4", reason=f"{SHOWN[0]}, to look at it")
     return (tree, *make_answer()[1:])
+
+
+async def test_a_shown_tree_is_called_so_wherever_it_is_named() -> None:
+    settings = Settings(show_tree=True)
+    async with driving(replay(shown_answer()), settings, size=(160, 50)) as chat:
+        assert "tree to look at" in chat.screen_text()
+        await chat.ask()
+        header = chat.screen_text().split("\n")[0]
+        assert "larger than pays" in header
+        assert "shown larger than pays here, to look at it" in chat.screen_text()
+        await chat.type("/show", "enter")
+        assert "shown larger than pays here" in chat.transcript

@@ -68,7 +68,7 @@ def test_without_a_name_the_adviser_is_asked_what_matters(mode: Mode, temperatur
 
 @pytest.mark.parametrize(
     ("paying", "reason"),
-    [(None, SHOWN), (GrowMap((-1, 0)), SHOWN), (TREE, "shown to fit the panel")],
+    [(None, SHOWN[0]), (GrowMap((-1, 0)), SHOWN[0]), (TREE, SHOWN[1])],
 )
 def test_a_tree_to_look_at_says_whether_it_is_too_large(
     paying: GrowMap | None, reason: str
