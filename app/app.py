@@ -110,15 +110,15 @@ class SequoiaApp(BaseApp):
     def unsent(self) -> str:
         """What was typed and not sent, also before a message was edited."""
         edit = self.chat.session.edit
-        typed = (edit.draft if edit is not None else "", self.chat.prompt.text)
+        typed = (edit.draft if edit is not None else "", self.chat.prompt.whole)
         return "\n".join(text for text in typed if text.strip())
 
-    def show_copied(self, text: str) -> None:
+    def show_line(self, text: str) -> None:
         """Say it at the prompt, until the next key."""
         if self.screen is self.chat:
             self.chat.prompt.hint(text)
         else:
-            super().show_copied(text)
+            super().show_line(text)
 
     def show_note(self, text: str, *, error: bool = False) -> None:
         self.chat.pages.note(text, error=error, topic="" if error else "file")

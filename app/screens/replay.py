@@ -12,12 +12,13 @@ from sequoia_core.events import PairDescription
 from ..config.actions import bindings
 from ..config.settings import Settings
 from ..present.accessible import is_accessible
+from ..state.attachments import Folds
 from ..state.player import Player, TraceLoader
 from ..state.step_cursor import StepCursor
 from ..state.timeline import Item, ItemKind, View
 from ..ui.base_app import BaseApp
 from ..widgets.bars import PlayerPosition, SeekBar
-from ..widgets.entries import AnswerEntry, message_entry, note_entry
+from ..widgets.entries import AnswerEntry, MessageEntry, note_entry
 from ..widgets.header import Header
 from ..widgets.tree_view import TreeView
 from .help import ReplayHelp
@@ -99,7 +100,7 @@ class ReplayScreen(StepScreen):
         for item in items[known:]:
             match item.kind:
                 case ItemKind.PROMPT:
-                    self.transcript.begin(message_entry(item.text or NO_PROMPT))
+                    self.transcript.begin(MessageEntry(Folds().parts(item.text or NO_PROMPT)))
                 case ItemKind.ANSWER:
                     answer = self.player.timeline.answer(item.exchange)
                     entry = AnswerEntry(answer, self._pair.target)

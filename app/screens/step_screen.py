@@ -173,6 +173,17 @@ class PromptedScreen(StepScreen):
         self._rest_waits = False
 
     @override
+    def compose(self) -> ComposeResult:
+        # first: what it covers is painted in an order that does not change when it opens
+        yield self.prompt.completions
+        yield from super().compose()
+
+    @on(events.DescendantBlur)
+    @on(events.Resize)
+    def _settle_completions(self) -> None:
+        self.prompt.completions.settle()
+
+    @override
     def _on_timer_update(self) -> None:
         # Textual paints all that changed at once; the rest may take noticeably long
         rest = self._dirty_widgets - {self.prompt}

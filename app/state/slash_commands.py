@@ -36,7 +36,9 @@ USAGE: tuple[tuple[str, str], ...] = (
 )
 """Each command and what it does; ids of actions are replaced by their keys."""
 _NAMES = list(dict.fromkeys(usage.split()[0][1:] for usage, _ in USAGE))
-_WITH_WORDS = {usage.split()[0][1:] for usage, _ in USAGE if " " in usage}
+WITH_WORDS = {usage.split()[0][1:] for usage, _ in USAGE if " " in usage}
+COMPLETED: dict[str, str] = _TABLES["completed"]
+"""Where suggestions for a command's argument come from, where they are not words of `USAGE`."""
 _SAME: dict[str, str] = _TABLES["same"]
 _INSTEAD: dict[str, str] = _TABLES["instead"]
 
@@ -46,10 +48,15 @@ def is_command(text: str) -> bool:
     return text.startswith("/") and "\n" not in text.strip() and not text.startswith("//")
 
 
+def command_name(word: str) -> str:
+    """The name of the command that a word with a slash is or stands for."""
+    return _SAME.get(word[1:], word[1:])
+
+
 def parse_command(text: str) -> Command:
     """Read a slash command. Raises SlashError if there is none, or it takes no argument."""
     word, _, words = text.strip().partition(" ")
-    command = Command(_SAME.get(word[1:], word[1:]), words.strip())
+    command = Command(command_name(word), words.strip())
     if command.name not in _NAMES:
         if word in _INSTEAD:
             raise SlashError(f"no command {word}; {_INSTEAD[word]}")
@@ -58,7 +65,7 @@ def parse_command(text: str) -> Command:
         also = _TABLES["suggested"] | sets
         hint = suggest(word, known, also=also, otherwise="/? lists all")
         raise SlashError(f"no command {word}. {_capitalized(hint)}")
-    if command.words and command.name not in _WITH_WORDS:
+    if command.words and command.name not in WITH_WORDS:
         raise SlashError(f"{word} takes nothing after it")
     return command
 

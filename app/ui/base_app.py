@@ -39,7 +39,7 @@ from .drivers import driver_for
 from .gc_control import GarbageCollections
 
 WATCH_SECONDS = 1.0
-_COPIED_SECONDS = 4.0
+_LINE_SECONDS = 4.0
 _WIDE = 100
 _VIM_KEYS = {
     "h": "left", "j": "down", "k": "up", "l": "right", "g": "home", "G": "end",
@@ -201,7 +201,7 @@ class BaseApp(App[None]):
         try:
             write_whole(path, self.export_screenshot(title=self.title.lower()), private=True)
         except OSError as error:
-            self.show_note(f"no picture: {path}: {error.strerror}", error=True)
+            self.show_line(f"no picture: {path}: {error.strerror}")
         else:
             self.show_note(f"picture: {path}")
 
@@ -222,10 +222,11 @@ class BaseApp(App[None]):
             for program in local_programs(os.environ)
             if await asyncio.to_thread(copy_with, program, text)
         ]
-        self.show_copied(copy_message(text, what, sent=sent, programs=programs))
+        self.show_line(copy_message(text, what, sent=sent, programs=programs))
 
-    def show_copied(self, text: str) -> None:
-        self.notify(text, markup=False, timeout=_COPIED_SECONDS)
+    def show_line(self, text: str) -> None:
+        """Show a line that need not stay."""
+        self.notify(text, markup=False, timeout=_LINE_SECONDS)
 
     # Keys
 

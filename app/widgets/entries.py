@@ -92,15 +92,20 @@ class TextEntry(Entry):
     @override
     def blocks(self) -> Sequence[Block]:
         if not self._blocks:
-            rows = self._text.split("\n")
-            parts = [rows[at : at + _TEXT_LINES] for at in range(0, len(rows), _TEXT_LINES)]
             head = [Block(self._name, self._draw_name)] if self._name else []
-            body = [Block("\n".join(part), self._draw) for part in parts]
-            self._blocks = [*head, *body, Block("", lambda *_: [[]])]
+            self._blocks = [*head, *self._body(), Block("", lambda *_: [[]])]
         if self.remark != self._drawn_remark:
             self._drawn_remark = self.remark
             self._blocks[0].become(self._name, self._draw_name)
         return self._blocks
+
+    def _body(self) -> list[Block]:
+        return self._text_blocks(self._text)
+
+    def _text_blocks(self, text: str) -> list[Block]:
+        rows = text.split("\n")
+        parts = [rows[at : at + _TEXT_LINES] for at in range(0, len(rows), _TEXT_LINES)]
+        return [Block("\n".join(part), self._draw) for part in parts]
 
     def _draw_name(self, name: str, width: int, look: Look) -> Lines:
         line = Text.assemble((name, look.styles["user"]))
@@ -114,8 +119,65 @@ class TextEntry(Entry):
         return indent(self._highlighted(body, look), self._mark, style)
 
 
-def message_entry(text: str) -> TextEntry:
-    return TextEntry(text, "text", name="You")
+class MessageEntry(TextEntry):
+    """A person's message in parts, of which those with a label show only that until opened."""
+
+    def __init__(self, parts: Sequence[tuple[str, str]]) -> None:
+        super().__init__("".join(text for text, _ in parts), "text", name="You")
+        self._parts = parts
+        self._opened: set[str] = set()  # labels
+        self._places: list[str] = []  # by block of the body, the label of a fold's first block
+
+    @property
+    def folds(self) -> bool:
+        """Whether there is anything to open or close."""
+        return any(label for _, label in self._parts)
+
+    def toggle(self, block: int | None = None) -> bool:
+        """Open or close the fold whose line is a block, or all; whether there is one."""
+        if block is None:
+            labels = {label for _, label in self._parts}
+        else:
+            labels = {*self._places[max(0, block - self._heads) :][:1]}
+        if not (labels := labels - {""}):
+            return False
+        whole = self._opened.issuperset(labels)
+        self._opened = self._opened - labels if whole else self._opened | labels
+        self.release()
+        return True
+
+    @override
+    def search(self, terms: tuple[Term, ...]) -> None:
+        super().search(terms)
+        self._opened |= {
+            label for text, label in self._parts if any(answers(text, (term,)) for term in terms)
+        }
+
+    @override
+    def estimate_height(self, width: int) -> int:
+        shown = (
+            text if not label or label in self._opened else label for text, label in self._parts
+        )
+        return sum(estimate_height(text, width) for text in shown) + self._heads
+
+    @override
+    def _body(self) -> list[Block]:
+        blocks: list[Block] = []
+        self._places = []
+        for text, label in self._parts:
+            text = visible(text).expandtabs(4).strip("\n")
+            if label:
+                mark = "▾" if label in self._opened else "▸"
+                blocks.append(Block(f"{mark} {visible(label.strip('[]'))}", self._draw_label))
+                self._places.append(label)
+            if text and (not label or label in self._opened):
+                blocks += self._text_blocks(text)
+            self._places += [""] * (len(blocks) - len(self._places))
+        return blocks
+
+    def _draw_label(self, label: str, width: int, look: Look) -> Lines:
+        style = look.styles["fold"]
+        return indent(wrap(Text(label, style=style), width - len(_INDENT))[:1], _INDENT, style)
 
 
 def note_entry(text: str, *, error: bool = False) -> TextEntry:

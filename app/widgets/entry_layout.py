@@ -108,6 +108,14 @@ class EntryLayout:
             row = anchor.row - line
         return self.settle(Anchor(anchor.entry, anchor.block, row), room)
 
+    def place_at(self, row: int) -> tuple[Entry, int] | None:
+        """The entry whose row this is, and the number of its block; None below the last."""
+        found = next(self._in_view(row, 1), None)
+        return (self.entries[found[0]], found[1]) if found is not None else None
+
+    def in_view(self, top: int, room: int) -> Sequence[Entry]:
+        return [self.entries[at] for at in self._entries_in_view(top, room)]
+
     def window(self, top: int, room: int) -> list[TextLine]:
         """The rows of the view, which has to be settled."""
         rows: list[TextLine] = []

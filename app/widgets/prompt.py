@@ -1,19 +1,25 @@
 """The prompt: several lines, history, hints, and keys that act on the steps while it is empty."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from rich.cells import cell_len
+from rich.text import Text
 from textual import events, on
 from textual.binding import Binding
 from textual.content import Content
+from textual.document._document import EditResult, Location, Selection
+from textual.document._edit import Edit
 from textual.message import Message
 from textual.strip import Strip
 from textual.widgets import TextArea
 from typing_extensions import override
 
 from ..config.keymap import Keys
+from ..state.attachments import MOST_LINES, Folds, refused_paste
 from ..state.sanitize import visible
+from .completions import Completions
 
 MOST_PASTED = 1_000_000  # characters; after more, each key would take seconds
 _FENCE = '"""'
@@ -35,6 +41,7 @@ _EDITS = {
 
 
 class Prompt(TextArea):
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"prompt--fold"}
     TITLE: ClassVar[str] = "ask something"
     steps_on_space = False  # in the empty prompt it runs one step; set while paused
     walks = False  # keys in the empty prompt walk through the steps; set while there are steps
@@ -48,12 +55,6 @@ class Prompt(TextArea):
         text: str
         typed: str
 
-    @dataclass
-    class HintCut(Message):
-        """A hint is too long for the border."""
-
-        text: str
-
     def __init__(self) -> None:
         super().__init__(id="prompt", compact=True, highlight_cursor_line=False)
         self.placeholder = "type a message, or ? to see what is on the screen"
@@ -65,6 +66,9 @@ class Prompt(TextArea):
         self._actions: dict[str, str] = {}
         self._stepping = False
         self._hint = self._standing = ""
+        self.folds = Folds()
+        self.completions = Completions(self)  # above it
+        self._lasting = False  # the hint stays until the next key
 
     def use_keys(self, keys: Keys) -> None:
         self.keys = keys
@@ -86,11 +90,15 @@ class Prompt(TextArea):
     def hint(self, text: str, *, passing: bool = False) -> None:
         """Show a line, in which ids of actions become their keys, on the border until the next key.
 
-        A `passing` one may be cut, since another follows soon.
+        One that is too long for the border is shown above it as well. A `passing` one replaces no
+        other and may be cut, since another follows soon.
         """
+        if passing and self._lasting:
+            return
+        self._lasting = bool(text) and not passing
         text = self.keys.shown(text)
-        if not passing and cell_len(visible(text)) > max(0, self.size.width - _BORDER):
-            self.post_message(self.HintCut(text))
+        cut = not passing and cell_len(visible(text)) > max(0, self.size.width - _BORDER)
+        self.completions.say(visible(text) if cut else "")
         self._hint = text
         self._show_hint()
 
@@ -105,24 +113,32 @@ class Prompt(TextArea):
         self.border_subtitle = Content.styled(visible(shown), style) if shown else None
         self.set_class(bool(shown), "-hinted")  # where there is no border, it gets one
 
+    @property
+    def whole(self) -> str:
+        """The text with what is folded in it."""
+        return self.folds.whole(self.text)
+
     def put(self, text: str) -> None:
-        """Hold another text, with the cursor at its end."""
+        """Hold another text, with the cursor at its end; long parts of it are folded."""
         self._at = len(self._history)
-        self._replace(text)
+        self._replace(self.folds.folded(text))
 
     def write(self, text: str) -> None:
         """Insert text as if it were typed."""
         self.hint("")
         self.replace(text, *self.selection, maintain_selection_offset=False)
+        self.completions.typed(opens=len(text) == 1)
 
     def accept(self, typed: str) -> None:
         """Move sent text into the history; what was typed since stays."""
         if typed.strip() and self._history[-1:] != [typed]:
             self._history.append(typed)
         self._draft = ""
-        self.put(self.text.removeprefix(typed))
+        self._at = len(self._history)
+        self._replace(self.text.removeprefix(typed))
 
     def _replace(self, text: str) -> None:
+        self.completions.close()
         self.text = text
         self.move_cursor(self.document.end)
 
@@ -142,8 +158,77 @@ class Prompt(TextArea):
         text = event.text.replace("\r\n", "\n").replace("\r", "\n")
         if len(text) > MOST_PASTED:
             self.hint(f"{len(text):,} characters: the prompt takes {MOST_PASTED:,} at once")
+        elif refusal := refused_paste(text):
+            self.hint(refusal)
         else:
-            self.write(visible(text))
+            text = visible(text)
+            self.history.checkpoint()  # undone by itself
+            long = text.strip("\n").count("\n") >= MOST_LINES
+            self.write(self.folds.label(text.strip("\n")) if long else text)
+
+    # Folds: a label in the text stands for a long text
+
+    @override
+    def edit(self, edit: Edit) -> EditResult:
+        # a label is deleted whole; what is typed into one comes after it
+        empty = edit.from_location == edit.to_location
+        start, end = edit.top, edit.bottom
+        for first, last in self._folds_in(start[0]):
+            if first[1] < start[1] < last[1]:
+                start = last if empty else first
+        for first, last in self._folds_in(end[0]):
+            if first[1] < end[1] < last[1]:
+                end = last
+        edit.from_location, edit.to_location = start, end
+        return super().edit(edit)
+
+    @override
+    def _undo_batch(self, edits: Sequence[Edit]) -> None:
+        self._leave_what_goes(edits)
+        super()._undo_batch(edits)
+
+    @override
+    def _redo_batch(self, edits: Sequence[Edit]) -> None:
+        self._leave_what_goes(edits)
+        super()._redo_batch(edits)
+
+    def _leave_what_goes(self, edits: Sequence[Edit]) -> None:
+        # the base class looks for the cursor in the changed text before it moves it there, and
+        # ends in an error where that line has gone
+        if edits:
+            self.selection = Selection.cursor((0, 0))
+
+    def _folds_in(self, row: int) -> list[tuple[Location, Location]]:
+        line = self.document.get_line(row)
+        return [((row, at.start()), (row, at.end())) for at in self.folds.labels(line)]
+
+    def unfold(self, at: Location | None = None) -> bool:
+        """Put a folded text in the place of its label: the one at a place, by default the last.
+
+        Without a place, the one at the cursor comes first. Returns whether there is one.
+        """
+        folds = [fold for row in range(self.document.line_count) for fold in self._folds_in(row)]
+        place = at or self.cursor_location
+        here = [(start, end) for start, end in folds if start <= place <= end]
+        if at is None:
+            here = here or folds[-1:]
+        for start, end in here[:1]:
+            self.history.checkpoint()
+            text = self.folds.whole(self.get_text_range(start, end))
+            self.replace(text, start, end, maintain_selection_offset=False)
+        return bool(here)
+
+    def on_click(self, event: events.Click) -> None:
+        self.completions.close()
+        if self.selection.is_empty:
+            self.unfold(self.get_target_document_location(event))
+
+    @override
+    def get_line(self, line_index: int) -> Text:
+        line = super().get_line(line_index)
+        for found in self.folds.labels(line.plain):
+            line.stylize(self.get_component_rich_style("prompt--fold"), *found.span())
+        return line
 
     @override
     def action_cursor_up(self, select: bool = False) -> None:
@@ -173,6 +258,10 @@ class Prompt(TextArea):
     async def _on_key(self, event: events.Key) -> None:
         if self._hint:
             self.hint("")
+        if self.completions.take_key(event.key):
+            event.stop()
+            event.prevent_default()
+            return
         name = self._actions.get(event.key, "")
         action = self._action_of(event, name) or _EDITS.get(event.key, "")
         self._stepping = name in _STEPS and action.startswith("screen.walk")
@@ -180,9 +269,11 @@ class Prompt(TextArea):
             event.stop()
             event.prevent_default()
             await self.run_action(action)
+            self.completions.typed(opens=action.startswith("delete"))
             return
         walked_once = not self.text and self.walks and name in _WALKS
         await super()._on_key(event)
+        self.completions.typed(opens=event.is_printable)
         if walked_once:
             self.hint(_WALKING)
 

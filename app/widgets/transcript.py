@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from rich.segment import Segment
 from rich.style import Style
+from textual import events
 from textual.content import Content
 from textual.geometry import Offset, Size
 from textual.selection import Selection
@@ -14,7 +15,7 @@ from sequoia_core.errors import counted
 
 from ..config.keymap import Keys
 from ..store.text_search import Term
-from .entries import AnswerEntry, Entry
+from .entries import AnswerEntry, Entry, MessageEntry
 from .entry_layout import Anchor, EntryLayout, TextLine
 from .line_view import LineView
 from .transcript_styles import STYLES, Look, current_look
@@ -113,6 +114,33 @@ class Transcript(LineView[list[Segment]], can_focus=True):
         self._searched = self._target = entries
         self._target_due, self.follows = True, False
         self.redraw()
+
+    def unfold(self) -> bool:
+        """Open or close what is folded in a message, the last in view or else the last of all.
+
+        Returns whether there is one.
+        """
+        in_view = self._layout.in_view(self.scroll_offset.y, self._room)
+        for entry in [*reversed(in_view), *reversed(self._layout.entries)]:
+            if isinstance(entry, MessageEntry) and entry.folds:
+                self._toggle(entry)
+                if entry not in in_view:
+                    self.scroll_to_match((entry,))
+                return True
+        return False
+
+    def on_click(self, event: events.Click) -> None:
+        """Open or close a part of a message by its line."""
+        place = event.get_content_offset(self)
+        found = self._layout.place_at(place.y + self.scroll_offset.y) if place is not None else None
+        entry, block = found or (None, 0)
+        if isinstance(entry, MessageEntry):
+            self._toggle(entry, block)
+
+    def _toggle(self, entry: MessageEntry, block: int | None = None) -> None:
+        if entry.toggle(block):
+            self.follows, self._target = False, ()
+            self.redraw()
 
     def _clear_search(self) -> None:
         for entry in self._searched:

@@ -12,7 +12,7 @@ from ..config.themes import least_contrast
 from ..present.markdown import MarkdownRenderer
 
 STYLES = (
-    "text", "user", "name", "heading", "note", "figures", "quiet", "error", "code", "fence",
+    "text", "user", "name", "heading", "note", "figures", "quiet", "error", "code", "fence", "fold",
     "walked", "walked-bonus", "match", "rank-0", "rank-1", "rank-2", "rank-3",
 )  # fmt: skip
 """The classes `transcript--NAME` of the style sheet."""

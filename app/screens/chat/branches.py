@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ...engine.messages import Clear, Restore, SetSystem, Start
+from ...state.attachments import Folds
 from ...state.chat_session import ChatError, ChatSession, MessageEdit
 from ...state.history import Exchange, History
 from ...store.recorder import Recorder
 from ...store.text_search import Term
-from ...widgets.entries import AnswerEntry, Entry, TextEntry, message_entry, note_entry
+from ...widgets.entries import AnswerEntry, Entry, MessageEntry, TextEntry, note_entry
 from ...widgets.prompt import Prompt
 from ...widgets.transcript import Transcript
 
@@ -20,8 +21,8 @@ StoredNotes = Mapping[str | None, Sequence[str]]
 class TranscriptPages:
     """Shows the exchanges of a session in a transcript, each with the notes that came after it."""
 
-    def __init__(self, session: ChatSession, transcript: Transcript) -> None:
-        self._session, self.transcript = session, transcript
+    def __init__(self, session: ChatSession, transcript: Transcript, folds: Folds) -> None:
+        self._session, self.transcript, self._folds = session, transcript, folds
         self._prompts: dict[str, TextEntry] = {}
         self.answers: dict[str, AnswerEntry] = {}  # by id of the exchange
         self._notes: dict[str | None, list[Entry]] = {}
@@ -67,7 +68,7 @@ class TranscriptPages:
     def _entries(self, exchange: Exchange) -> Sequence[Entry]:
         known = exchange.id
         if known not in self._prompts:
-            self._prompts[known] = message_entry(exchange.prompt)
+            self._prompts[known] = MessageEntry(self._folds.parts(exchange.prompt))
             self.answers[known] = AnswerEntry(exchange.answer, self._session.answer_name)
         return self._prompts[known], self.answers[known], *self._notes.get(known, ())
 
@@ -110,7 +111,7 @@ class Branches:
         """
         session = self.session
         path = session.path(sibling_of or session.edited)
-        self.leave_editing(self.prompt.text)
+        self.leave_editing(self.prompt.whole)
         if len(path) < len(session.history.branch):
             self.pages.show(path)
         self._restore(path)
@@ -159,7 +160,7 @@ class Branches:
         sibling, edit = self.session.sibling(by), self.session.edit
         self.select(sibling)
         if edit is not None:
-            edit.turn_to(self.session.history.branch, sibling, self.prompt.text)
+            edit.turn_to(self.session.history.branch, sibling, self.prompt.whole)
             self._show_edit(edit)
 
     def _restore(self, path: Sequence[Exchange]) -> None:
@@ -181,7 +182,7 @@ class Branches:
 
         Past the last one the editing ends. Raises `ChatError` if there is no such message.
         """
-        session, typed = self.session, self.prompt.text
+        session, typed = self.session, self.prompt.whole
         if session.edit is None:
             if not session.history.branch:
                 raise ChatError("nothing to edit yet: send a message first")

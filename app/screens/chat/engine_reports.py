@@ -53,7 +53,7 @@ class EngineReports:
                 session.pair = pair
                 self.pages.name_answers()
                 self._describe()
-                self.prompt.hint("")
+                self.prompt.hint("", passing=True)
                 if pair.remark:
                     note(pair.remark)
             case messages.Answering(event):
@@ -65,10 +65,12 @@ class EngineReports:
                 pass  # the answer says it
             case events.Notice(kind, message):
                 note(message, topic=kind)
-            case Failed(message) | messages.Refused(message):
+            case Failed(message):
                 note(message, error=True)
+            case messages.Refused(message):
+                self.prompt.hint(message)
             case messages.Unreached(message) if not session.busy:  # else the answer tells
-                note(f"{message}; the next question tries again", error=True)
+                self.prompt.hint(f"{message}; the next question tries again")
             case RaceTerms() | Raced() if session.race is not None:
                 session.race.add(report)
             case messages.RaceEnded(error) if session.race is not None:
@@ -79,7 +81,7 @@ class EngineReports:
             case messages.SystemRefused(message, refused, in_use):
                 if session.settings.system == refused:  # else another one was set since
                     session.settings = replace(session.settings, system=in_use)
-                note(f"the system prompt is not used: {message}", error=True)
+                self.prompt.hint(f"the system prompt is not used: {message}")
 
     def _add(self, event: Event) -> None:
         """Add an event to the running answer, and record the last one."""

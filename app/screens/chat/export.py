@@ -109,10 +109,11 @@ def export_file(given: str, session: ChatSession) -> Path:
     return file
 
 
-async def export_chat(
-    path: Path, session: ChatSession, read_steps: ReadSteps, note: Callable[..., None]
-) -> None:
-    """Write all branches of the chat into a file, whole or not at all, and note how it went."""
+async def export_chat(path: Path, session: ChatSession, read_steps: ReadSteps) -> str:
+    """Write all branches of the chat into a file, whole or not at all; returns a line on it.
+
+    Raises ChatError if it cannot be written.
+    """
     remark = ""
     try:
         with text_written_whole(path, private=True) as file:
@@ -122,9 +123,8 @@ async def export_chat(
                 write = as_json if path.suffix == ".json" else as_markdown
                 await asyncio.to_thread(file.write, write(session, time.time()))
     except OSError as error:
-        note(f"no export: {path}: {error.strerror}", error=True)
-    else:
-        note(f"exported: {path}{remark}", topic="file")
+        raise ChatError(f"no export: {path}: {error.strerror}") from None
+    return f"exported: {path}{remark}"
 
 
 async def _write_trace(session: ChatSession, read_steps: ReadSteps, file: TextIO) -> str:

@@ -148,7 +148,7 @@ class Redraw:
     def context_warning(self) -> None:
         """Say at the prompt if turns will be left out of the message there."""
         prompt = self.screen.prompt
-        prompt.stand(self.session.context_warning(len(prompt.text)))
+        prompt.stand(self.session.context_warning(len(prompt.whole)))
 
     @property
     def _title(self) -> str:

@@ -1,6 +1,10 @@
 """The chat screen: sends prompts to the decode thread and draws what it reports."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 from textual import events, on
 from textual.widget import Widget
@@ -13,6 +17,7 @@ from ...config.settings import Settings
 from ...engine.decode_thread import DecodeThread
 from ...engine.messages import Ask, LoadFailed
 from ...present.words import describe, value_text
+from ...state.attachments import attach
 from ...state.chat_session import ChatError, ChatSession
 from ...state.history import Exchange
 from ...state.slash_commands import Command, is_command, parse_command, parse_copy, parse_set
@@ -26,6 +31,7 @@ from ..race import RaceScreen
 from ..settings import SettingsChanger, SettingsScreen
 from ..step_screen import PromptedScreen
 from .branches import Branches, TranscriptPages
+from .completion_sources import CompletionSources
 from .engine_reports import EngineReports
 from .export import export_chat, export_file, requested_copy
 from .preset_actions import PresetActions
@@ -53,8 +59,8 @@ class ChatScreen(PromptedScreen):
         self.recorder = recorder = recorder or Recorder()
         self._preferences = preferences or Preferences()
         self._changer: SettingsChanger
-        prompt, self.pages = self.prompt, TranscriptPages(session, self.transcript)
-        pages = self.pages
+        prompt = self.prompt
+        self.pages = pages = TranscriptPages(session, self.transcript, prompt.folds)
         self.branches = Branches(
             session, pages, prompt, recorder, decoder.submit, self._branch_shown
         )
@@ -79,6 +85,8 @@ class ChatScreen(PromptedScreen):
         )  # fmt: skip
         for problem in self._changer.key_problems:
             self.pages.note(problem, error=True)
+        sources = CompletionSources(self.session, self.app, self.recorder)
+        self.prompt.completions.sources = sources.table()
         self.header.status = "loading"
         self.add_class("-empty")
         self.prompt.focus()
@@ -139,16 +147,31 @@ class ChatScreen(PromptedScreen):
             if not text:
                 raise ChatError("the prompt is empty: type a message, or /? for help")
             self.session.check_idle()
-            self.prompt.accept(message.typed)
-            self._ask(text)
+            self._with_files(text, partial(self._send, message.typed))
 
     @on(Prompt.Changed)
     def _typed(self) -> None:
         self.redraw.context_warning()
 
-    @on(Prompt.HintCut)
-    def _hint_cut(self, message: Prompt.HintCut) -> None:
-        self.pages.note(message.text)
+    def _with_files(self, text: str, then: Callable[[str], None]) -> None:
+        """Go on with the text when what is folded in it and the files that it names are there."""
+        if "@" not in text:
+            then(self.prompt.folds.whole(text))
+            return
+
+        async def read() -> None:
+            pair, chosen = self.session.pair, self.prompt.completions.taken
+            window = pair.context_window if pair is not None else None
+            with errors_shown(self.prompt.hint):
+                attached = await asyncio.to_thread(attach, text, Path.cwd(), chosen, window)
+                then(self.prompt.folds.whole(attached))
+
+        self.run_worker(read(), exclusive=True, group="attach")
+
+    def _send(self, typed: str, text: str) -> None:
+        self.session.check_idle()  # again, after files were read
+        self.prompt.accept(typed)
+        self._ask(text)
 
     def _ask(self, text: str, sibling_of: Exchange | None = None) -> None:
         exchange = self.branches.begin(text, sibling_of)
@@ -160,11 +183,19 @@ class ChatScreen(PromptedScreen):
     def action_run_line(self, text: str, typed: str = "") -> None:
         """Carry out a slash command; what was `typed` for it stays in the prompt if that fails."""
         with errors_shown(self.prompt.hint):
-            self._run(parse_command(text))
-            if typed:
-                self.prompt.accept(typed)
-                if self.session.edit is not None:  # what it was typed over comes back
-                    self.prompt.put(self.session.edit.text)
+            command = parse_command(text)
+
+            def run(words: str) -> None:
+                self._run(replace(command, words=words))
+                if typed:
+                    self.prompt.accept(typed)
+                    if self.session.edit is not None:  # what it was typed over comes back
+                        self.prompt.put(self.session.edit.text)
+
+            if command.name == "race":
+                self._with_files(command.words, run)
+            else:
+                run(self.prompt.folds.whole(command.words))
 
     def _run(self, command: Command) -> None:
         session, words = self.session, command.words
@@ -208,15 +239,19 @@ class ChatScreen(PromptedScreen):
         if what == "tree":
             cursor, colors = self.inspector.cursor, self.app.picture_colors
             file = tree_file(name.strip(), cursor)
-            drawing = export_tree(file, replace(cursor), self.session.pair, colors, self.pages.note)
-            self.run_worker(drawing, group="export", exit_on_error=False)
+            drawing = export_tree(file, replace(cursor), self.session.pair, colors)
+            self.run_worker(self._noted(drawing), group="export", exit_on_error=False)
             return
         path = export_file(words, self.session)
         if path.suffix == ".svg":  # once the command is no longer in the prompt
             self.call_after_refresh(self.app.action_picture, path)
         else:
-            export = export_chat(path, self.session, self.recorder.steps, self.pages.note)
-            self.run_worker(export, group="export", exit_on_error=False)
+            writing = export_chat(path, self.session, self.recorder.steps)
+            self.run_worker(self._noted(writing), group="export", exit_on_error=False)
+
+    async def _noted(self, work: Awaitable[str]) -> None:
+        with errors_shown(self.prompt.hint):
+            self.pages.note(await work, topic="file")
 
     # Actions
 
@@ -291,6 +326,11 @@ class ChatScreen(PromptedScreen):
     def action_race(self) -> None:
         words = self.prompt.text.strip()
         self.action_run_line(f"/race {'' if is_command(words) else words}")
+
+    def action_unfold(self) -> None:
+        """Open what is folded in the prompt, or open or close it in the transcript."""
+        if not self.prompt.unfold() and not self.transcript.unfold():
+            self.prompt.hint("nothing here is folded")
 
     def action_branch(self, what: str) -> None:
         """Edit a message or, while editing, the one before or later; ask again; show a sibling."""

@@ -100,10 +100,6 @@ class SessionActions:
 
         self.prompt.run_worker(run(), **options)
 
-    def _note_error(self, message: str) -> None:
-        # models that load write over a hint
-        self.pages.note(message, error=True)
-
     # News of the record
 
     def _show_news(self) -> None:
@@ -115,7 +111,7 @@ class SessionActions:
                     self._begin(self._make_offer(news))
 
     async def _make_offer(self, left: LeftOpen) -> None:
-        with errors_shown(self._note_error):
+        with errors_shown(self.prompt.hint):
             stored = await asyncio.to_thread(self._record.archive.load, left.session)
             if self.session.busy or self._record.session is not None:
                 return  # the person has begun something else; the list has it
@@ -196,7 +192,7 @@ class SessionActions:
             await self._open(Place(last.id))
 
     async def _open(self, place: Place) -> None:
-        with errors_shown(self._note_error):
+        with errors_shown(self.prompt.hint):
             stored, notes = await asyncio.to_thread(_load, self._record, place.session)
             self._show_opened(place, stored, notes)
 

@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from sequoia_core.events import PairDescription
@@ -18,7 +18,7 @@ from ...state.chat_session import ChatError
 from ...state.step_cursor import StepCursor
 
 DEFAULT_FILE = "tree.svg"
-_ENDINGS = (".svg", ".png")
+ENDINGS = (".svg", ".png")
 _SECONDS = 30.0
 _CHROMIUM = (
     "--headless", "--hide-scrollbars", "--force-device-scale-factor=2",
@@ -39,8 +39,8 @@ def tree_file(given: str, cursor: StepCursor) -> Path:
     if cursor.step is None:
         raise ChatError("no tree yet: send a message first")
     name = given or DEFAULT_FILE
-    if Path(name).suffix not in _ENDINGS:
-        raise ChatError(f"a tree is drawn as {' or '.join(_ENDINGS)}: /export tree FILE.svg")
+    if Path(name).suffix not in ENDINGS:
+        raise ChatError(f"a tree is drawn as {' or '.join(ENDINGS)}: /export tree FILE.svg")
     if Path(name).suffix == ".png" and not _converters():
         raise ChatError(
             "a PNG needs rsvg-convert (package librsvg2-bin), resvg, inkscape or chromium; "
@@ -58,9 +58,8 @@ async def export_tree(
     cursor: StepCursor,
     pair: PairDescription | None,
     colors: Mapping[str, str],
-    note: Callable[..., None],
-) -> None:
-    """Draw the step on show into a file, and note how it went."""
+) -> str:
+    """Draw the step on show into a file; returns a line on it, or raises ChatError."""
     step, statistics = cursor.step, cursor.statistics
     assert step is not None
     so_far = statistics.totals.tokens_per_step if statistics is not None else 0.0
@@ -71,9 +70,9 @@ async def export_tree(
         else:
             await asyncio.to_thread(write_whole, file, svg, private=True)
     except OSError as error:
-        note(f"no picture of the tree: {file}: {error.strerror or error}", error=True)
-    else:
-        note(f"exported: {file} (the tree of step {step.index})")
+        reason = error.strerror or error
+        raise ChatError(f"no picture of the tree: {file}: {reason}") from None
+    return f"exported: {file} (the tree of step {step.index})"
 
 
 def _converters() -> list[str]:

@@ -396,22 +396,22 @@ def unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("unreadable")
-async def test_a_damaged_session_is_a_note_that_stays(path: Path) -> None:
+async def test_a_damaged_session_is_said_at_the_prompt(path: Path) -> None:
     record_chats(path, ("one", "a"))
     async with chatting(path) as chat:
         await chat.pilot.press("ctrl+o")
         await listed(chat, "one")
         await chat.pilot.press("enter")
-        await chat.until(lambda: "does not make sense" in said(chat.transcript))
+        await chat.until(lambda: "does not make sense" in chat.hint)
 
 
-async def test_a_damaged_session_that_was_left_open_is_a_note_that_stays(
+async def test_a_damaged_session_that_was_left_open_is_said_at_the_prompt(
     path: Path, request: pytest.FixtureRequest
 ) -> None:
     with killed_window(path):
         request.getfixturevalue("unreadable")
         async with chatting(path) as chat:
-            await chat.until(lambda: "does not make sense" in said(chat.transcript))
+            await chat.until(lambda: "does not make sense" in chat.hint)
 
 
 async def test_without_a_record_the_commands_say_so() -> None:
