@@ -165,7 +165,8 @@ class MessageEntry(TextEntry):
         blocks: list[Block] = []
         self._places = []
         for text, label in self._parts:
-            text = visible(text).expandtabs(4).strip("\n")
+            around_folds = "\n" if label or not self.folds else " \n"
+            text = visible(text).expandtabs(4).strip(around_folds)
             if label:
                 mark = "▾" if label in self._opened else "▸"
                 blocks.append(Block(f"{mark} {visible(label.strip('[]'))}", self._draw_label))

@@ -136,7 +136,7 @@ def _exports(typing: Typing) -> Sequence[Suggestion]:
     return files if space else [*files, Suggestion("tree", _TREE, goes_on=True)]
 
 
-def _presets(typing: Typing) -> Sequence[Suggestion]:
+def _presets(_: Typing) -> Sequence[Suggestion]:
     try:
         presets = {**load_presets(), NO_PRESET: "the model's own system prompt, or none"}
     except SequoiaError:
