@@ -42,7 +42,7 @@ class SequoiaApp(BaseApp):
     TITLE = "Sequoia"
     CONTEXTS = (
         "app", "prompt", "chat", "help", "race", "search", "sessions", "settings", "choice", "key",
-        "tree", "heat",
+        "tree", "heat", "replay", "demo",
     )  # fmt: skip
 
     def __init__(
@@ -125,7 +125,8 @@ class SequoiaApp(BaseApp):
 
     def offers(self, action: Action, screen: Screen[object]) -> bool:
         """Whether the palette over a screen has an action: only the chat's own changes the chat."""
-        return screen is self.chat or action.context == "app" or action.id == "chat.help"
+        own = screen is self.chat and action.context not in ("replay", "demo")
+        return own or action.context == "app" or action.id == "chat.help"
 
     def choose_theme(self, name: str) -> None:
         self.chat.action_run_line(f"/set theme {name}")

@@ -19,7 +19,7 @@ from .commands.chat import leave, open_chat
 from .commands.options import ALL_SETTINGS, DEBUG, CommandGroup, flag, with_settings
 
 HOMES = {
-    "ask": "ask", "replay": "chat", "models": "listings", "doctor": "doctor",
+    "demo": "chat", "ask": "ask", "replay": "chat", "models": "listings", "doctor": "doctor",
     "calibrate": "calibrate", "bench": "bench", "distill": "distill", "accept": "reproduce",
     "search": "search", "web": "web", "growmap": "listings", "config": "listings",
     "reproduce": "reproduce",

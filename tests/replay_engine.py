@@ -20,7 +20,7 @@ from sequoia_core.events import (
     StopCheck,
     Totals,
 )
-from sequoia_core.recording.trace_file import Asked, Entry, TraceReader
+from sequoia_core.recording.trace_file import Asked, Caption, Entry, TraceReader
 from sequoia_core.text.chat_template import Turn
 from sequoia_core.tree.choice import TreeChoice
 
@@ -35,8 +35,8 @@ class Trace:
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """The entries without the prompts."""
-        return tuple(entry for entry in self.entries if not isinstance(entry, Asked))
+        """The entries without prompts and captions."""
+        return tuple(each for each in self.entries if not isinstance(each, Asked | Caption))
 
 
 def read_trace(path: Path) -> Trace:
@@ -119,6 +119,8 @@ def _split_answers(entries: Sequence[Entry]) -> list[tuple[Event, ...]]:
     for entry in entries:
         if isinstance(entry, Asked):
             answer = []
+            continue
+        if isinstance(entry, Caption):
             continue
         answer.append(entry)
         if isinstance(entry, Finished | Failed):

@@ -1,4 +1,4 @@
-"""Commands that open a screen: `sequoia` alone, the chat, and `sequoia replay`."""
+"""Commands that open a screen: `sequoia` alone, the chat, `sequoia replay` and `demo`."""
 
 import gc
 import os
@@ -68,7 +68,7 @@ def open_chat(flags: Mapping[str, Any], *, go_on: bool = False) -> None:
 @with_settings()
 def replay(
     flags: dict[str, Any],
-    file: Annotated[Path, typer.Argument(help="A trace: from /export or ask --trace.")],
+    file: Annotated[Path, typer.Argument(help="A trace: from /record, /export or ask --trace.")],
     speed: Annotated[float, flag("--speed", "Times the recorded pace.", min=0.1, max=16)] = 1.0,
     paused: Annotated[bool, flag("--paused", "Wait at the beginning instead of playing.")] = False,
 ) -> None:
@@ -88,9 +88,36 @@ def replay(
     player = Player(loading.timeline, speed)
     player.playing = not paused
     with quick_imports():
+        from ..screens.replay import ReplayApp, ReplayScreen
+
+    app = ReplayApp(ReplayScreen(loading, player), settings)
+    app.run()
+    _end_as(app)
+
+
+@with_settings()
+def demo(
+    flags: dict[str, Any],
+    scene: Annotated[str, flag("--scene", "Begin with this scene.", metavar="N|NAME")] = "1",
+    listed: Annotated[bool, flag("--list", "List the scenes instead.")] = False,
+) -> None:
+    """Play captioned recordings that show what a tree does; needs no model."""
+    with quick_imports():
+        from ..config.load import load_settings
+        from ..state import scenes
+
+    if listed:
+        for at, name in enumerate(scenes.NAMES):
+            typer.echo(f"{at + 1}  {name:<12}  {scenes.scene_title(at)}")
+        return
+    settings, at = load_settings(flags), scenes.find_scene(scene)
+    if not _on_terminal():
+        raise ParameterError("the demo needs a terminal; --list works without one")
+    with quick_imports():
+        from ..screens.demo import DemoScreen
         from ..screens.replay import ReplayApp
 
-    app = ReplayApp(loading, reader.description, player, settings)
+    app = ReplayApp(DemoScreen(at, scenes.open_scene(at)), settings)
     app.run()
     _end_as(app)
 

@@ -4,6 +4,7 @@ import re
 from datetime import datetime, timedelta
 
 from sequoia_core.events import PairDescription, TreeChosen
+from sequoia_core.recording.trace_file import SceneInfo
 
 from ..config.settings import CHAT_SETTINGS, Settings, shown
 from ..state.answer import Answer
@@ -66,6 +67,16 @@ def token_count(tokens: int) -> str:
         return str(tokens)
     thousands = tokens / 1024
     return f"{thousands:.{0 if thousands >= 10 else 1}f}".removesuffix(".0") + "k"
+
+
+def origin(scene: SceneInfo | None) -> str:
+    """When and on what a recording was made: "recorded 3 Nov 2026 on ..."."""
+    if scene is None:
+        return ""
+    day = datetime.fromtimestamp(at) if (at := moment(scene.recorded)) else None
+    date = f"{day.day} {day:%b %Y}" if day is not None else ""
+    words = (date, f"on {scene.machine}" if scene.machine else "")
+    return " ".join(("recorded", *filter(None, words))) if any(words) else ""
 
 
 def value_text(settings: Settings, name: str) -> str:

@@ -73,8 +73,14 @@ class HelpScreen(ModalScreen[None]):
 
 
 class ReplayHelp(HelpScreen):
+    """Of a `replay` or the `demo`."""
+
+    def __init__(self, of: str) -> None:
+        super().__init__()
+        self._of = of
+
     def _sections(self, width: int) -> Iterable[Content]:
-        yield _section("Keys", _table(self._keys("replay"), width))
+        yield _section("Keys", _table(self._keys(self._of), width))
         yield _section("Time", _paragraph(_REPLAY_TIME, width))
         yield _section("Figures", _paragraphs(FIGURES_MEANING, width))
 

@@ -7,17 +7,17 @@ from textual import on
 from textual.screen import Screen
 from typing_extensions import override
 
-from sequoia_core.events import PairDescription
-
 from ..config.actions import bindings
 from ..config.settings import Settings
 from ..present.accessible import is_accessible
+from ..present.words import origin
 from ..state.attachments import Folds
 from ..state.player import Player, TraceLoader
 from ..state.step_cursor import StepCursor
-from ..state.timeline import Item, ItemKind, View
+from ..state.timeline import Item, ItemKind, Moment, View
 from ..ui.base_app import BaseApp
 from ..widgets.bars import PlayerPosition, SeekBar
+from ..widgets.caption_bar import CaptionBar, CaptionShown
 from ..widgets.entries import AnswerEntry, MessageEntry, note_entry
 from ..widgets.header import Header
 from ..widgets.tree_view import TreeView
@@ -29,27 +29,38 @@ NO_PROMPT = "(the prompt was not recorded)"
 
 
 class ReplayScreen(StepScreen):
-    """Plays the timeline of a recording that is being read, with a seek bar."""
+    """Plays the timeline of a recording that is being read, with captions and a seek bar."""
 
     BINDINGS = bindings("replay")
+    KEY_ROW = "replay"
+    AUTO_FOCUS = "#transcript"
 
-    def __init__(self, loading: TraceLoader, pair: PairDescription, player: Player) -> None:
-        self._seek = SeekBar()
-        super().__init__(Header(replayed=True), self._seek)
-        self.player = player
-        self._loading, self._pair = loading, pair
+    def __init__(self, loading: TraceLoader, player: Player) -> None:
+        self._caption, self._seek = CaptionBar(), SeekBar()
+        super().__init__(Header(replayed=True), self._caption, self._seek)
+        self.player, self.trace = player, loading
         self._then = monotonic()
-        self._shown: tuple[int, int, bool, bool] | None = None
+        self._shown: tuple[int, Moment, int, bool, bool] | None = None
+        self._explained = False  # a caption explains a node
         self._items: list[Item] = []
         self._entries: dict[str, AnswerEntry] = {}
 
     def on_mount(self) -> None:
-        self.header.pair = self._pair
-        self.header.status = "replay"
-        self.transcript.focus()
-        self._then = monotonic()
-        self._tick()
+        self.header.status = self.KEY_ROW
+        self.key_bar.keys = self.app.keys
+        self._begin()
         self.set_interval(TICK_SECONDS, self._tick)
+
+    def on_unmount(self) -> None:
+        self.trace.close()
+
+    def _begin(self) -> None:
+        """Show the recording from where its player is."""
+        self.header.pair = self.trace.pair
+        self._then, self._shown = monotonic(), None
+        self._items, self._entries = [], {}
+        self.transcript.show(())
+        self._tick()
 
     @property
     def view(self) -> View:
@@ -57,25 +68,33 @@ class ReplayScreen(StepScreen):
 
     def _tick(self) -> None:
         now = monotonic()
-        if not self._loading.done:
-            self._loading.drain()
-            self.player.growing = not self._loading.done
-            if self._loading.done and self._loading.note:
-                self.notify(self._loading.note, severity="warning", timeout=10, markup=False)
+        if not self.trace.done:
+            self.trace.drain()
+            self.player.growing = not self.trace.done
+            if self.trace.done and self.trace.note:
+                self.notify(self.trace.note, severity="warning", timeout=10, markup=False)
         self.player.advance(now - self._then)
         self._then = now
         self._draw()
 
     def _draw(self, *, again: bool = False) -> None:
         """Draw the moment on show, if it changed or is looked at in another way."""
-        view, still = self.view, not self.player.playing
-        now = (self.player.at, len(view.answer.steps), view.answer.done, still)
+        view, playing = self.view, self.player.playing
+        still = not playing or view.moment.captioned
+        now = (self.player.at, view.moment, len(view.answer.steps), view.answer.done, still)
         if again or now != self._shown:
-            self._shown = now
+            moved, self._shown = self._shown is None or now[:2] != self._shown[:2], now
             self._draw_chat(view, still=still)
             self._draw_step(view, still=still)
+            if moved:
+                self._explain_captioned(view)
+        self._draw_caption(view)
         self._draw_place(view)
-        self.key_bar.row = "replay paused" if still else "replay"
+        self.key_bar.row = self._key_row
+
+    @property
+    def _key_row(self) -> str:
+        return self.KEY_ROW if self.player.playing else f"{self.KEY_ROW} paused"
 
     def _draw_chat(self, view: View, *, still: bool) -> None:
         """Show the transcript of this moment, which mostly grew only."""
@@ -103,7 +122,7 @@ class ReplayScreen(StepScreen):
                     self.transcript.begin(MessageEntry(Folds().parts(item.text or NO_PROMPT)))
                 case ItemKind.ANSWER:
                     answer = self.player.timeline.answer(item.exchange)
-                    entry = AnswerEntry(answer, self._pair.target)
+                    entry = AnswerEntry(answer, self.trace.pair.target)
                     self._entries[item.exchange] = entry
                     self.transcript.add(entry)
                 case ItemKind.NOTE | ItemKind.ERROR:
@@ -120,6 +139,32 @@ class ReplayScreen(StepScreen):
         asked = view.recorded.asked
         self.header.temperature = asked.temperature if asked else None
 
+    def _explain_captioned(self, view: View) -> None:
+        """Explain the node that a caption is about; close that with the caption."""
+        node = view.moment.node
+        if node is not None and view.answer.steps and node < len(view.answer.steps[-1].nodes):
+            self.explain(True)
+            self.token_tree.point(node)
+        elif self._explained:
+            self.explain(False)
+        self._explained = node is not None
+
+    def _draw_caption(self, view: View) -> None:
+        scene, moment = self.trace.scene, view.moment
+        self.set_class(self.player.timeline.captioned or scene is not None, "-captioned")
+        text = self._ending or (moment.caption.text if moment.caption is not None else "")
+        stands = moment.captioned or bool(self._ending)
+        self._caption.shown = CaptionShown(self._title, origin(scene), text, stands)
+
+    @property
+    def _title(self) -> str:
+        return self.trace.scene.title if self.trace.scene is not None else ""
+
+    @property
+    def _ending(self) -> str:
+        """What the caption bar says at the end."""
+        return ""
+
     def _draw_place(self, view: View) -> None:
         player, timeline = self.player, self.player.timeline
         answers = len(timeline.recorded)
@@ -130,7 +175,7 @@ class ReplayScreen(StepScreen):
             where += f"step {steps} of {of}"
         else:
             where = f"{at}/{answers}  {steps}/{of}" if answers > 1 else f"{steps}/{of}"
-        share = 1.0 if self._loading.done else self._loading.share
+        share = 1.0 if self.trace.done else self.trace.share
         self._seek.position = PlayerPosition(
             player.seconds, timeline.seconds, player.playing, player.speed, where, share
         )
@@ -164,22 +209,22 @@ class ReplayScreen(StepScreen):
     def action_close(self) -> None:
         self.explain(False)
 
+    def action_leave(self) -> None:
+        self.app.exit()
+
     def action_help(self) -> None:
-        self.app.push_screen(ReplayHelp())
+        self.app.push_screen(ReplayHelp(self.KEY_ROW))
 
 
 class ReplayApp(BaseApp):
-    """Plays a recorded chat with the theme, mode and keys of the settings."""
+    """Plays recordings with the theme, mode and keys of the settings."""
 
     TITLE = "Sequoia replay"
-    CONTEXTS = ("app", "replay", "help")
+    CONTEXTS = ("app", "replay", "demo", "help")
 
-    def __init__(
-        self, loading: TraceLoader, pair: PairDescription, player: Player, settings: Settings
-    ) -> None:
+    def __init__(self, screen: ReplayScreen, settings: Settings) -> None:
         super().__init__(settings.theme)
-        self._loading, self._settings = loading, settings
-        self.replay = ReplayScreen(loading, pair, player)
+        self._settings, self.replay = settings, screen
 
     def get_default_screen(self) -> Screen[None]:
         return self.replay
@@ -189,6 +234,3 @@ class ReplayApp(BaseApp):
         for problem in self.use_keys(self._settings.keys):
             self.show_note(problem, error=True)
         self.replay.key_bar.keys = self.keys
-
-    def on_unmount(self) -> None:
-        self._loading.close()

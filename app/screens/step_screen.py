@@ -38,11 +38,11 @@ LEGEND = Content.assemble(
 
 
 class StepScreen(Screen[None]):
-    """Header, transcript and tree or map, another widget, keys; its classes say what is shown."""
+    """Header, transcript and tree or map, other widgets, keys; its classes say what is shown."""
 
     app: BaseApp
 
-    def __init__(self, header: Header, below: Widget) -> None:
+    def __init__(self, header: Header, *below: Widget) -> None:
         super().__init__()
         self.header, self._below = header, below
         self.transcript = Transcript()
@@ -66,7 +66,7 @@ class StepScreen(Screen[None]):
             yield Widget(id="beside-why")  # keeps the explanation off the tree
         yield self._tree_strip
         yield self._strip
-        yield self._below
+        yield from self._below
         yield self.key_bar
 
     def draw_tree(self, cursor: StepCursor, title: str, *, still: bool) -> None:

@@ -18,7 +18,7 @@ from sequoia_core.events import (
     Totals,
 )  # fmt: skip
 from sequoia_core.files import MisfitError, Record, decode, parse_json, read_text
-from sequoia_core.recording.trace_file import Asked, TraceReader
+from sequoia_core.recording.trace_file import Asked, Caption, TraceReader
 
 from .answer import Answer
 from .chat_session import ChatError
@@ -99,7 +99,7 @@ def read_chat(path: Path, now: float) -> ImportedChat:
     Raises SequoiaError if there is no such file or it holds no chat.
     """
     try:
-        if path.suffix == ".jsonl":
+        if path.name.endswith((".jsonl", ".jsonl.gz")):
             return _from_trace(TraceReader(path), now)
         found = parse_json(read_text(path, _MOST_BYTES))
         if isinstance(found, dict) and "format" in found:
@@ -119,12 +119,12 @@ def _from_trace(reader: TraceReader, now: float) -> ImportedChat:
     asked: Asked | None = None
     events: list[Event] = []
     for entry in reader:
-        if not isinstance(entry, Asked):
+        if isinstance(entry, Asked):
+            if asked is not None:
+                chat.add(asked, events, asked.started or now)
+            asked, events = entry, []
+        elif not isinstance(entry, Caption):
             events.append(entry)
-            continue
-        if asked is not None:
-            chat.add(asked, events, asked.started or now)
-        asked, events = entry, []
     if asked is None:
         raise ChatError("it names no message, as recordings of the first version")
     chat.add(asked, events, asked.started or now)

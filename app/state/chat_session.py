@@ -84,6 +84,8 @@ class ChatSession:
     race: RaceState | None = None  # that runs or ran last
     history: History = field(default_factory=History)
     edit: MessageEdit | None = None
+    captions: dict[str, dict[int, str]] = field(default_factory=dict)
+    """A person's own for `/record`: by id of the exchange, then by index of the step."""
     _engine_end: str | None = None  # id of the exchange the engine is at, "" if that is unknown
 
     @property
@@ -95,6 +97,10 @@ class ChatSession:
     def answer(self) -> Answer | None:
         """The running answer, or the last one of the branch."""
         return self.last.answer if self.last is not None else None
+
+    def exchange_of(self, answer: Answer | None) -> Exchange | None:
+        """The exchange of the branch on show that has this answer."""
+        return next((each for each in self.history.branch if each.answer is answer), None)
 
     @property
     def answer_name(self) -> str:

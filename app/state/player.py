@@ -26,8 +26,8 @@ class Player:
 
     @property
     def ended(self) -> bool:
-        """Whether the last moment is on show and no more will come."""
-        return not self.growing and self.at == len(self.timeline.moments) - 1
+        """Whether the last moment is over and no more will come."""
+        return not self.growing and self.seconds >= self.timeline.seconds
 
     def advance(self, seconds: float) -> None:
         """Let real time pass."""
@@ -49,14 +49,15 @@ class Player:
     def go(self, where: str) -> None:
         """Go `back` or `forward` a moment, which pauses, `earlier` or `later`, `first` or `last`.
 
-        `answer back` goes to where this answer begins or the one before, `answer forward` to the
-        next one.
+        `on` ends the wait for a caption, and plays. `answer back` goes to where this answer begins
+        or the one before, `answer forward` to the next one.
         """
         last = len(self.timeline.moments) - 1
         begins = [each.first for each in self.timeline.recorded]
         moments = {
             "back": self.at - 1,
             "forward": self.at + 1,
+            "on": self.at + 1,
             "first": 0,
             "last": last,
             "answer back": max((each for each in begins if each < self.at), default=0),
@@ -66,15 +67,18 @@ class Player:
             self._show(moments[where])
         else:
             self.seek(self.seconds + (SKIP_SECONDS if where == "later" else -SKIP_SECONDS))
-        self.playing = self.playing and where not in ("back", "forward") and not self.ended
+        playing = self.playing or where == "on"
+        self.playing = playing and where not in ("back", "forward") and not self.ended
 
     def seek(self, seconds: float) -> None:
         self.seconds = max(0.0, min(seconds, self.timeline.seconds))
         self.at = self.timeline.at(self.seconds)
 
     def _show(self, at: int) -> None:
-        self.at = max(0, min(at, len(self.timeline.moments) - 1))
-        self.seconds = self.timeline.moments[self.at].seconds
+        last = len(self.timeline.moments) - 1
+        self.at = max(0, min(at, last))
+        end = at > last or (self.at == last and not self.timeline.moments[last].captioned)
+        self.seconds = self.timeline.seconds if end else self.timeline.moments[self.at].seconds
 
 
 class TraceLoader:
@@ -84,6 +88,7 @@ class TraceLoader:
     """
 
     def __init__(self, reader: TraceReader) -> None:
+        self.pair, self.scene = reader.description, reader.scene
         self.timeline = Timeline()  # grows with each `drain`
         self.note = ""  # one line on errors in the trace
         self.done = False
@@ -104,7 +109,7 @@ class TraceLoader:
 
     @property
     def share(self) -> float:
-        return min(1.0, self._reader.done / max(1, self._reader.size))
+        return self._reader.share
 
     def drain(self) -> None:
         """Add to the timeline what was read, or a part of it."""

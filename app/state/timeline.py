@@ -2,12 +2,12 @@
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from uuid import uuid4
 
 from sequoia_core.events import Event, Notice, PrefillDone, Step
-from sequoia_core.recording.trace_file import Asked, Entry
+from sequoia_core.recording.trace_file import Asked, Caption, Entry
 
 from .answer import Answer
 from .history import Exchange, History
@@ -19,11 +19,18 @@ _LONGEST_SECONDS = 1e6  # of a step; a longer one is damaged, and takes no time
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A step, or a prompt with what came before its first step."""
+    """A step, a prompt with what came before its first step, or a caption on one of these."""
 
     answer: int  # index of the recorded answer
     steps: int  # number of its steps so far; 0 for the prompt alone
     seconds: float  # when it is shown, from the start of the recording
+    caption: Caption | None = None  # of this moment, or of the last one with a caption before it
+    captioned: bool = False  # the caption is of this moment
+
+    @property
+    def node(self) -> int | None:
+        """The node that its caption explains."""
+        return self.caption.node if self.captioned and self.caption is not None else None
 
 
 @dataclass(slots=True)
@@ -71,6 +78,7 @@ class View:
     items: Sequence[Item]  # the transcript
     recorded: Recorded  # the last answer
     answer: Answer  # the last answer as it was at the moment
+    moment: Moment
 
 
 class Timeline:
@@ -80,17 +88,18 @@ class Timeline:
         self.moments: list[Moment] = []
         self.recorded: list[Recorded] = []
         self._by_id: dict[str, Recorded] = {}
+        self.seconds = 0.0  # when the last moment, with its caption, is over
+        self.captioned = False  # it has captions
         self._history = History()
         self._waited = 0.0
-
-    @property
-    def seconds(self) -> float:
-        """When the last moment is shown."""
-        return self.moments[-1].seconds if self.moments else 0.0
 
     def add(self, entry: Entry) -> None:
         if isinstance(entry, Asked):
             self._begin(entry)
+            return
+        if isinstance(entry, Caption):
+            if self.moments:
+                self._caption(entry)
             return
         last = self.recorded[-1] if self.recorded else None
         # only where prompts are not recorded does an answer begin by itself
@@ -114,7 +123,7 @@ class Timeline:
         for each in self._history.before(recorded.exchange):
             items += self._items(self._by_id[each.id], each.answer)
         items += self._items(recorded, answer)
-        return View(items, recorded, answer)
+        return View(items, recorded, answer, moment)
 
     def _items(self, recorded: Recorded, answer: Answer) -> Iterator[Item]:
         exchange, whole = recorded.exchange, recorded.exchange.answer
@@ -163,5 +172,18 @@ class Timeline:
                 self._appear(len(answer.steps), took)
 
     def _appear(self, steps: int, after: float) -> None:
-        seconds = self.seconds + after if self.moments else 0.0
-        self.moments.append(Moment(len(self.recorded) - 1, steps, seconds))
+        self.seconds += after if self.moments else 0.0
+        # a caption is of its answer
+        caption = self.moments[-1].caption if steps and self.moments else None
+        self.moments.append(Moment(len(self.recorded) - 1, steps, self.seconds, caption))
+
+    def _caption(self, caption: Caption) -> None:
+        """Show a caption: from the moment before it on, or after the caption that it has."""
+        self.captioned = True
+        last = self.moments[-1]
+        shown = replace(last, caption=caption, captioned=True, seconds=self.seconds)
+        if last.captioned:
+            self.moments.append(shown)
+        else:
+            self.moments[-1] = shown
+        self.seconds += caption.seconds

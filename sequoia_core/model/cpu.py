@@ -1,6 +1,7 @@
 """The CPU: the kernel's table of it, and how many threads compute. Loads no torch when imported."""
 
 import os
+import platform
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +13,12 @@ def cpu_info(entry: str) -> str:
     """First value of an entry of the kernel's CPU table, a regular expression; "" if missing."""
     match = re.search(rf"^(?:{entry})\s*:\s*(.*)$", _text(CPU_INFO) or "", re.MULTILINE)
     return match[1].strip() if match else ""
+
+
+def processor_name() -> str:
+    """The maker's name of the processor, without the signs of its trade marks."""
+    name = cpu_info("model name") or platform.processor() or platform.machine()
+    return re.sub(r"\((?:R|TM)\)| CPU\b| Processor\b", "", name).strip()
 
 
 @lru_cache(maxsize=1)

@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.app import SequoiaApp, Settings
+from app.present.captions import best_step
 from sequoia_core.chat.interface import ChatEngine
-from sequoia_core.events import Event, Progress, Step
-from sequoia_core.recording.trace_file import Asked, recorded
-from tests.replay_engine import ReplayEngine, read_trace
+from sequoia_core.events import Event, Progress, Step, TreeChosen
+from sequoia_core.recording.trace_file import Asked, Entry, recorded
+from tests.replay_engine import ReplayEngine, Trace, read_trace
 
 FOLDER = Path(__file__).parents[2] / "docs" / "img"
 RECORDING = FOLDER / "answer.jsonl"
+LARGER_TREES = Path(__file__).parents[2] / "app" / "scenes" / "4-larger.jsonl.gz"
 PROMPT = "Write a Python function that reverses a string, and explain it."
 GROWMAP = "smollm2-135m/greedy-8x3"
 
@@ -35,14 +37,16 @@ class Picture:
     keys: tuple[str, ...] = ()
     held_at: int = 40
     """Step before which the replay stands still; past the end, the answer is finished."""
+    recording: Path = RECORDING  # of which the first answer is shown
 
 
 SETTLE_SECONDS = 3.0
 _POINTED = ("tab", "down", "enter")
 """To the tree, to a node of it, and why it came out so."""
-END = 100_000
+END, BEST = 100_000, 0
+"""For `held_at`: the answer is finished; after its step with most accepted tokens."""
 PICTURES = (
-    Picture("chat", "sequoia", (160, 50), held_at=41),
+    Picture("chat", "sequoia", (160, 50), held_at=BEST, recording=LARGER_TREES),
     Picture("looking-back", "midnight", (160, 50), ("left",) * 9, held_at=END),
     Picture("tints", "okabe-ito", (120, 44), ("f6",), held_at=END),
     Picture("narrow-tree", "high-contrast", (80, 24), ("f4",), held_at=40),
@@ -79,20 +83,35 @@ def record() -> None:
         pass
 
 
+def first_answer(path: Path) -> tuple[Trace, str, str, int]:
+    """The first answer of a recording, its prompt, its tree, and its best step."""
+    trace = read_trace(path)
+    entries: list[Entry] = []
+    for entry in trace.entries:
+        if isinstance(entry, Asked) and entries:
+            break
+        entries.append(entry)
+    prompt = next(each.prompt for each in entries if isinstance(each, Asked))
+    tree = next(each.growmap for each in entries if isinstance(each, TreeChosen))
+    steps = [each for each in entries if isinstance(each, Step)]
+    return Trace(trace.description, tuple(entries)), prompt, tree, best_step(steps).index
+
+
 async def take(picture: Picture) -> str:
     """The picture as SVG."""
     release, held = threading.Event(), threading.Event()
+    trace, prompt, growmap, best = first_answer(picture.recording)
+    held_at = picture.held_at if picture.held_at != BEST else best + 1
 
     def hold(event: Event) -> None:
-        if isinstance(event, Step) and event.index == picture.held_at:
+        if isinstance(event, Step) and event.index == held_at:
             held.set()
             release.wait()
 
-    settings = Settings(temperature=0.0, growmap=GROWMAP, theme=picture.theme)
-    trace = read_trace(RECORDING)
+    settings = Settings(temperature=0.0, growmap=growmap, theme=picture.theme)
     app = SequoiaApp(lambda progress: ReplayEngine(trace, before=hold), settings)
     async with app.run_test(size=picture.size) as pilot:
-        await pilot.press(*PROMPT, "enter")
+        await pilot.press(*prompt, "enter")
         while not held.is_set() and (app.chat.session.busy or app.chat.session.answer is None):
             await pilot.pause(0.05)
         await pilot.pause(SETTLE_SECONDS)  # pictures come only so often while an answer runs

@@ -13,7 +13,13 @@ from markdown_it import MarkdownIt
 from sequoia_core import events
 from sequoia_core.errors import counted
 from sequoia_core.files import encode, text_written_whole
-from sequoia_core.recording.trace_file import Asked, Entry, write_event, write_header
+from sequoia_core.recording.trace_file import (
+    Asked,
+    Entry,
+    SceneInfo,
+    write_event,
+    write_header,
+)
 
 from ...config.paths import output_file
 from ...state.answer import Answer, Chosen
@@ -118,7 +124,8 @@ async def export_chat(path: Path, session: ChatSession, read_steps: ReadSteps) -
     try:
         with text_written_whole(path, private=True) as file:
             if path.suffix == ".jsonl":
-                remark = await _write_trace(session, read_steps, file)
+                exchanges = list(session.history.exchanges.values())
+                remark = await write_trace(session, exchanges, _entries, read_steps, file)
             else:
                 write = as_json if path.suffix == ".json" else as_markdown
                 await asyncio.to_thread(file.write, write(session, time.time()))
@@ -127,11 +134,17 @@ async def export_chat(path: Path, session: ChatSession, read_steps: ReadSteps) -
     return f"exported: {path}{remark}"
 
 
-async def _write_trace(session: ChatSession, read_steps: ReadSteps, file: TextIO) -> str:
+async def write_trace(
+    session: ChatSession,
+    exchanges: Sequence[Exchange],
+    entries: Callable[[Exchange, Sequence[events.Step]], Iterable[Entry]],
+    read_steps: ReadSteps,
+    file: TextIO,
+    scene: SceneInfo | None = None,
+) -> str:
     """Write one exchange at a time, so that keys are answered; returns a remark on what it has."""
     assert session.pair is not None
-    write_header(file, session.pair)
-    exchanges = list(session.history.exchanges.values())
+    write_header(file, session.pair, scene)
     steps, missing = 0, 0
     for exchange in exchanges:
         answer = exchange.answer
@@ -139,9 +152,7 @@ async def _write_trace(session: ChatSession, read_steps: ReadSteps, file: TextIO
         if answer.done and len(known) < count:  # the record has them
             known = await asyncio.to_thread(_all_steps, read_steps, exchange.id)
         steps, missing = steps + len(known), missing + (len(known) < count)
-        asked = Asked(exchange.prompt, exchange.id, exchange.parent, exchange.started)
-        entries = [asked, *answer_events(answer, known)]
-        await asyncio.to_thread(_write_entries, file, entries)
+        await asyncio.to_thread(_write_entries, file, list(entries(exchange, known)))
     gone = f"; of {missing} answers the trees are no longer known" if missing else ""
     return f" ({counted(len(exchanges), 'answer')}, {steps} steps{gone})"
 
@@ -159,6 +170,11 @@ def _write_entries(file: TextIO, entries: Iterable[Entry]) -> None:
 
 
 # Traces
+
+
+def _entries(exchange: Exchange, steps: Sequence[events.Step]) -> Iterator[Entry]:
+    yield Asked(exchange.prompt, exchange.id, exchange.parent, exchange.started)
+    yield from answer_events(exchange.answer, steps)
 
 
 def answer_events(answer: Answer, steps: Sequence[events.Step]) -> Iterator[events.Event]:

@@ -20,11 +20,13 @@ from ...present.words import describe, value_text
 from ...state.attachments import attach
 from ...state.chat_session import ChatError, ChatSession
 from ...state.history import Exchange
+from ...state.scenes import find_scene, open_scene
 from ...state.slash_commands import Command, is_command, parse_command, parse_copy, parse_set
 from ...store.recorder import Recorder
 from ...ui.base_app import errors_shown
 from ...widgets.prompt import Prompt
 from ...widgets.welcome import STARTERS
+from ..demo import DemoScreen
 from ..explain import ExplainScreen
 from ..help import HelpScreen
 from ..race import RaceScreen
@@ -36,6 +38,7 @@ from .engine_reports import EngineReports
 from .export import export_chat, export_file, requested_copy
 from .preset_actions import PresetActions
 from .redraw import Redraw
+from .scene_export import add_caption, export_scene, scene_file
 from .session_actions import SessionActions
 from .step_inspector import StepInspector
 from .tree_export import export_tree, tree_file
@@ -220,6 +223,10 @@ class ChatScreen(PromptedScreen):
                 self.app.push_screen(screen, lambda _: self.redraw.now())
             case "export":
                 self._export(words)
+            case "record":
+                self._record(words)
+            case "tour":
+                self.run_worker(self._tour(find_scene(words or "1")), group="tour")
             case "copy":
                 text, what = requested_copy(parse_copy(words), session, self.get_selected_text())
                 self.app.copy_to_clipboard(text, what)
@@ -252,6 +259,21 @@ class ChatScreen(PromptedScreen):
     async def _noted(self, work: Awaitable[str]) -> None:
         with errors_shown(self.prompt.hint):
             self.pages.note(await work, topic="file")
+
+    def _record(self, words: str) -> None:
+        what, _, text = words.partition(" ")
+        if what == "caption":
+            self.pages.note(add_caption(text.strip(), self.session, self.inspector.cursor))
+            return
+        path = scene_file(words, self.session)
+        writing = export_scene(path, self.session, self.recorder.steps)
+        self.run_worker(self._noted(writing), group="export", exit_on_error=False)
+
+    async def _tour(self, at: int) -> None:
+        """Open the demonstration; a running answer goes on under it."""
+        loading = await asyncio.to_thread(open_scene, at)
+        screen = DemoScreen(at, loading, over_chat=True)
+        self.app.push_screen(screen, lambda _: self.redraw.now())
 
     # Actions
 

@@ -18,18 +18,27 @@ from typer.testing import CliRunner
 from app import cli
 from app.config.settings import Settings
 from app.screens.help import ReplayHelp
-from app.screens.replay import ReplayApp
+from app.screens.replay import ReplayApp, ReplayScreen
 from app.state.answer import Answer
 from app.state.player import SPEEDS, Player, TraceLoader
 from app.state.timeline import PAUSE_SECONDS, PROMPT_SECONDS, ItemKind, Timeline
 from app.widgets.acceptance_map import AcceptanceView
 from app.widgets.bars import KeyBar, SeekBar, clock
+from app.widgets.caption_bar import CaptionBar
 from app.widgets.transcript import Transcript
 from app.widgets.tree_view import TreeView
 from app.widgets.why_panel import WhyPanel
 from sequoia_core.errors import TraceError
 from sequoia_core.events import Event, Failed, Finished, Notice, NoticeKind, PrefillDone, Step
-from sequoia_core.recording.trace_file import Asked, Entry, TraceReader, write_event, write_header
+from sequoia_core.recording.trace_file import (
+    Asked,
+    Caption,
+    Entry,
+    SceneInfo,
+    TraceReader,
+    write_event,
+    write_header,
+)
 from tests.fakes import PAIR, make_answer
 
 FIRST = Asked("Why is the sky blue?", "one", None, 1000.0, 0.0)
@@ -47,9 +56,9 @@ def chat() -> list[Entry]:
     ]  # fmt: skip
 
 
-def written(entries: Iterable[Entry]) -> str:
+def written(entries: Iterable[Entry], scene: SceneInfo | None = None) -> str:
     file = io.StringIO()
-    write_header(file, PAIR)
+    write_header(file, PAIR, scene)
     for entry in entries:
         write_event(file, entry)
     return file.getvalue()
@@ -154,6 +163,56 @@ def test_prompts_that_do_not_fit_together_are_shown_all_the_same() -> None:
     line = timeline([FIRST, *make_answer("One."), lost, *make_answer("Two.")])
     assert len(line.recorded) == 2
     assert line.view(len(line.moments) - 1).answer.text == "Two."
+
+
+# Captions
+
+NODE = 2  # of a tree of the fakes
+CAPTIONS = {0: ("A prompt.", None), 2: ("The first.", None), 3: ("A node.", NODE)}
+"""By the number of steps after which they stand."""
+
+
+def captioned() -> list[Entry]:
+    """An answer with captions, two of them at its second step."""
+    entries: list[Entry] = [FIRST, Caption(CAPTIONS[0][0], 4.0)]
+    for event in make_answer():
+        entries.append(event)
+        if isinstance(event, Step) and event.index in CAPTIONS:
+            text, node = CAPTIONS[event.index]
+            entries.append(Caption(text, 4.0, node))
+            if event.index == 2:
+                entries.append(Caption("The second.", 0.0))
+    return [*entries, Caption("The end.", 4.0)]
+
+
+def test_a_caption_is_a_moment_that_takes_its_time() -> None:
+    entries = captioned()
+    line, plain = timeline(entries), timeline(e for e in entries if not isinstance(e, Caption))
+    assert line.seconds == pytest.approx(plain.seconds + 16.0)
+    known = [(m.steps, m.caption.text if m.caption else "", m.captioned) for m in line.moments]
+    assert known[:6] == [
+        (0, "A prompt.", True), (1, "A prompt.", False), (2, "The first.", True),
+        (2, "The second.", True), (3, "A node.", True), (4, "A node.", False),
+    ]  # fmt: skip
+    assert len(line.moments) == len(plain.moments) + 1
+    times = [moment.seconds for moment in line.moments]
+    assert times[1] - times[0] == pytest.approx(4.0 + plain.moments[1].seconds)
+    assert times[3] - times[2] == pytest.approx(4.0)
+    assert known[-1][1:] == ("The end.", True)
+    player = Player(line)
+    player.playing = True
+    player.advance(times[-1] + 3.9)
+    assert (player.at, player.playing) == (len(times) - 1, True)
+    player.advance(0.2)
+    assert not player.playing
+
+
+def test_captions_before_the_first_prompt_have_no_place_and_others_end_with_their_answer() -> None:
+    line = timeline([Caption("Too early.", 9.0), *captioned(), SECOND, *make_answer(SHORT)])
+    assert line.moments[0].caption == Caption("A prompt.", 4.0)
+    begins = line.recorded[1].first
+    assert line.moments[begins].caption is None
+    assert line.view(begins).answer.text == ""
 
 
 # Playing
@@ -334,7 +393,7 @@ async def replaying(
     """A replay that is paused at its beginning and has read everything."""
     reader = TraceReader(recording(folder, entries))
     loading = TraceLoader(reader)
-    app = ReplayApp(loading, reader.description, Player(loading.timeline), Settings())
+    app = ReplayApp(ReplayScreen(loading, Player(loading.timeline)), Settings())
     async with app.run_test(size=size) as pilot:
         replay = Replay(app, pilot)
         while not loading.done:
@@ -347,7 +406,7 @@ async def test_steps_are_walked_with_tree_text_and_figures(tmp_path: Path) -> No
     async with replaying(tmp_path) as replay:
         assert replay.step is None
         assert FIRST.prompt in replay.chat
-        await replay.press("right_square_bracket", "right_square_bracket")
+        await replay.press("right", "right_square_bracket")
         assert replay.step is not None
         assert replay.step.index == 2
         text = replay.app.replay.view.answer.text
@@ -397,11 +456,11 @@ async def test_space_plays_to_the_end_and_plus_makes_it_faster(tmp_path: Path) -
         assert not replay.player.playing
 
 
-async def test_arrows_move_by_time_and_a_click_on_the_bar_goes_there(tmp_path: Path) -> None:
+async def test_keys_move_by_time_and_a_click_on_the_bar_goes_there(tmp_path: Path) -> None:
     async with replaying(tmp_path) as replay:
-        await replay.press("right")
+        await replay.press("shift+right")
         assert replay.player.seconds == pytest.approx(2.0)
-        await replay.press("left")
+        await replay.press("comma")
         assert replay.player.seconds == 0.0
         bar = replay.app.replay.query_one(SeekBar)
         left, _, cells = bar._parts()
@@ -448,6 +507,58 @@ async def test_a_node_is_explained_and_time_stands_still_for_it(tmp_path: Path) 
         assert not replay.app.replay.has_class("-why")
 
 
+async def test_a_caption_is_shown_and_explains_its_node(tmp_path: Path) -> None:
+    async with replaying(tmp_path, captioned()) as replay:
+        bar = replay.app.replay.query_one(CaptionBar)
+        assert bar.display
+        assert "A prompt." in bar.render().plain
+        seen = []
+        for _ in range(6):
+            await replay.press("right")
+            screen = replay.app.replay
+            explained = screen.query_one(WhyPanel).explanation if screen.explains else None
+            seen.append((bar.render().plain.split("▌")[1].strip(), bar.shown.stands, explained))
+        assert replay.step is not None
+        assert [each[:2] for each in seen] == [
+            ("A prompt.", False), ("The first.", True), ("The second.", True), ("A node.", True),
+            ("A node.", False), ("A node.", False),
+        ]  # fmt: skip
+        assert [each[2] is None for each in seen] == [True, True, True, False, True, True]
+        await replay.press("left", "left")
+        why = replay.app.replay.query_one(WhyPanel).explanation
+        assert why == seen[3][2]
+        await replay.press("escape")
+        assert not replay.app.replay.explains
+
+
+async def test_enter_goes_on_from_a_caption_and_space_stops(tmp_path: Path) -> None:
+    async with replaying(tmp_path, captioned()) as replay:
+        player = replay.player
+        await replay.press("enter")
+        assert player.playing
+        assert player.at >= 1
+        await replay.press("home", "space")
+        assert not player.playing
+        assert player.at == 0
+        await replay.press("tab", "right", "right", "space", "enter")
+        assert not player.playing, "Enter in the tree explains a node"
+        assert replay.app.replay.explains
+
+
+async def test_a_caption_obeys_nothing_and_fits(tmp_path: Path) -> None:
+    evil = Caption("\x1b[31m[bold]red[/] " + "long " * 190, 1.0)
+    async with replaying(tmp_path, [FIRST, evil, *make_answer()], size=(60, 20)) as replay:
+        shown = replay.screen_text()
+        assert "\x1b" not in shown
+        assert "[bold]red[/]" in shown
+        assert replay.app.replay.query_one(CaptionBar).size.height == 3
+
+
+async def test_a_recording_without_captions_has_no_room_for_them(tmp_path: Path) -> None:
+    async with replaying(tmp_path) as replay:
+        assert not replay.app.replay.query_one(CaptionBar).display
+
+
 async def test_the_heat_map_counts_up_to_the_step_on_show(tmp_path: Path) -> None:
     async with replaying(tmp_path) as replay:
         await replay.press("f4", *["right_square_bracket"] * 4)
@@ -463,7 +574,7 @@ async def test_keys_are_those_that_a_person_chose(tmp_path: Path) -> None:
     reader = TraceReader(recording(tmp_path))
     loading = TraceLoader(reader)
     wanted = {"replay.play": ("f9",), "chat.pause": ("f8",)}
-    app = ReplayApp(loading, reader.description, Player(loading.timeline), Settings(keys=wanted))
+    app = ReplayApp(ReplayScreen(loading, Player(loading.timeline)), Settings(keys=wanted))
     async with app.run_test(size=(120, 44)) as pilot:
         await pilot.press("space")
         assert not app.replay.player.playing
@@ -477,7 +588,7 @@ async def test_accessible_it_tells_its_place_in_words(tmp_path: Path) -> None:
     reader = TraceReader(recording(tmp_path))
     loading = TraceLoader(reader)
     settings = Settings(accessible=True)
-    app = ReplayApp(loading, reader.description, Player(loading.timeline), settings)
+    app = ReplayApp(ReplayScreen(loading, Player(loading.timeline)), settings)
     async with app.run_test(size=(120, 44)) as pilot:
         await pilot.press("end")
         await pilot.pause()
@@ -525,11 +636,11 @@ def test_what_is_wrong_with_a_file_is_one_line(tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.jsonl"
     damaged.write_text(written([]) + "nonsense\n", encoding="utf-8")
     newer = tmp_path / "newer.jsonl"
-    newer.write_text(written([]).replace('"version": 2', '"version": 3'), encoding="utf-8")
+    newer.write_text(written([]).replace('"version": 3', '"version": 4'), encoding="utf-8")
     for path, complaint in (
         (tmp_path / "missing", "No such file"),
         (damaged, "damaged at line 2"),
-        (newer, "version 3"),
+        (newer, "version 4"),
     ):
         done = CliRunner().invoke(cli.app, ["replay", str(path)])
         assert done.exit_code == 1

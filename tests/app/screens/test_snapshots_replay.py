@@ -9,7 +9,7 @@ import pytest
 from textual.pilot import Pilot
 
 from app.config.settings import Settings
-from app.screens.replay import ReplayApp
+from app.screens.replay import ReplayApp, ReplayScreen
 from app.state.player import Player, TraceLoader
 from sequoia_core.events import Step
 from sequoia_core.recording.trace_file import TraceReader
@@ -28,7 +28,7 @@ async def replaying(
     entries = [with_insight(each) if isinstance(each, Step) else each for each in chat()]
     reader = TraceReader(recording(folder, entries))
     loading = TraceLoader(reader)
-    app = ReplayApp(loading, reader.description, Player(loading.timeline), settings or Settings())
+    app = ReplayApp(ReplayScreen(loading, Player(loading.timeline)), settings or Settings())
     async with stage.shown(app) as pilot:
         while not loading.done:
             await pilot.pause(0.01)
@@ -66,7 +66,7 @@ async def test_replay(stage: Stage, tmp_path: Path, keys: tuple[str, ...]) -> No
 async def test_playing(stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.screens.replay.monotonic", lambda: 0.0)
     async with replaying(stage, tmp_path) as pilot:
-        await pilot.press("n", "right", "plus")
+        await pilot.press("n", "shift+right", "plus")
 
 
 async def test_palette(stage: Stage, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """A trace read back is what was written; anything else is one clear error; replay is faithful."""
 
+import gzip
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -27,7 +29,16 @@ from sequoia_core.events import (
     TreeNode,
 )
 from sequoia_core.files import decode, encode
-from sequoia_core.recording.trace_file import Asked, Entry, TraceReader, write_event, write_header
+from sequoia_core.recording.trace_file import (
+    LONGEST_CAPTION,
+    Asked,
+    Caption,
+    Entry,
+    SceneInfo,
+    TraceReader,
+    write_event,
+    write_header,
+)
 from tests.fakes import PAIR, make_answer, replay
 from tests.replay_engine import ReplayEngine, Trace, read_trace
 
@@ -56,6 +67,7 @@ steps = st.builds(
 events: st.SearchStrategy[Entry] = st.one_of(
     steps,
     st.builds(Asked, prompt=texts, id=texts),
+    st.builds(Caption, text=texts, seconds=st.floats(0, 99), node=st.none() | st.integers(0, 9)),
     st.builds(TextDelta, step=st.integers(0, 99), text=texts, pieces=st.lists(pieces).map(tuple)),
     *(st.builds(kind) for kind in get_args(Event) if kind not in (Step, TextDelta)),
 )
@@ -102,8 +114,8 @@ HEADER = written([]).rstrip("\n")
         ("", "empty"),
         ("hello", "line 1"),
         ('{"format": "other"}', "line 1 is not a sequoia-trace header"),
-        (HEADER.replace('"version": 2', '"version": 9'), "version 9; this program reads 1 and 2"),
-        (HEADER.replace('"version": 2', '"version": "' + "9" * 999 + '"'), "version '99"),
+        (HEADER.replace('"version": 3', '"version": 9'), "version 9; this program reads 1 to 3"),
+        (HEADER.replace('"version": 3', '"version": "' + "9" * 999 + '"'), "version '99"),
         (HEADER[:40], "line 1"),
         (HEADER.replace('"target"', '"goal"'), "line 1"),
         (HEADER + "\n[1]", "line 2"),
@@ -111,6 +123,9 @@ HEADER = written([]).rstrip("\n")
         (HEADER + '\n{"event": "Step"\n', "line 2"),
         (HEADER + '\n{"event": "Step"\n{"event": "Fai', "line 2"),
         (HEADER + '\n{"event": "Asked", "prompt": "a"}', "id"),
+        (HEADER[:-1] + ', "scene": {"title": 3}}', "line 1"),
+        (HEADER[:-1] + ', "scene": {"title": "' + "x" * 2000 + '"}}', "too long"),
+        (HEADER + '\n{"event": "Caption", "text": "a"}', "seconds"),
         (HEADER + '\n{"event": "Explosion"}', "Invalid value 'Explosion'"),
         (HEADER + '\n{"event": []}', "Expected `str`"),
         (HEADER + '\n{"event": "Failed"}', "message"),
@@ -197,11 +212,81 @@ def test_every_prefix_of_a_trace_is_read_as_far_as_its_lines_are_whole(tmp_path:
         assert not torn or f"line {whole + 2}," in trace.note
 
 
-def test_a_trace_of_version_1_reads_as_it_did(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_older_versions_read_as_they_did(version: int, tmp_path: Path) -> None:
     path = tmp_path / "old.jsonl"
     answer = make_answer("Hello.")
-    path.write_text(written(answer).replace('"version": 2', '"version": 1'), encoding="utf-8")
+    path.write_text(written(answer).replace('"version": 3', f'"version": {version}'), "utf-8")
     assert read_trace(path) == Trace(PAIR, answer)
+    reader = TraceReader(path)
+    reader.close()
+    assert reader.scene is None
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"text": "x" * (LONGEST_CAPTION + 1)},
+        {"seconds": -1.0},
+        {"seconds": float("nan")},
+        {"seconds": float("inf")},
+        {"seconds": 1e9},
+        {"node": -1},
+        {"node": 1 << 40},
+    ],
+)
+def test_a_caption_out_of_range_is_one_clear_line(changed: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(written([replace(Caption("Look.", 2.0), **changed)]), encoding="utf-8")
+    with pytest.raises(TraceError, match=r"damaged at line 2: Caption: "):
+        read_trace(path)
+
+
+def test_a_header_says_what_the_recording_is(tmp_path: Path) -> None:
+    path, file = tmp_path / "a.jsonl", io.StringIO()
+    scene = SceneInfo("What a tree is", "a processor", 1000.0)
+    write_header(file, PAIR, scene)
+    path.write_text(file.getvalue(), encoding="utf-8")
+    reader = TraceReader(path)
+    reader.close()
+    assert (reader.description, reader.scene) == (PAIR, scene)
+
+
+# Compressed traces
+
+
+def packed(folder: Path, content: bytes) -> Path:
+    path = folder / "a.jsonl.gz"
+    path.write_bytes(content)
+    return path
+
+
+def test_a_compressed_trace_reads_as_the_same(tmp_path: Path) -> None:
+    recorded = (Asked("Say hello.", "1"), Caption("Look.", 2.0), *make_answer("Hello there."))
+    path = packed(tmp_path, gzip.compress(written(recorded).encode()))
+    reader = TraceReader(path)
+    assert tuple(reader) == recorded
+    assert reader.share == 1.0
+
+
+def test_damage_of_a_compressed_trace_is_one_clear_line(tmp_path: Path) -> None:
+    whole = gzip.compress(written(make_answer()).encode())
+    changed = bytearray(whole)
+    changed[len(whole) // 2] ^= 0xFF
+    for content in (whole[: len(whole) // 2], whole[:2], bytes(changed), b"\x1f\x8bnonsense"):
+        with pytest.raises(TraceError) as caught:
+            read_trace(packed(tmp_path, content))
+        assert str(tmp_path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_trace_is_unpacked_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sequoia_core.recording.trace_file.MOST_UNPACKED", 100_000)
+    line = json.dumps({"event": "Failed", "message": "x" * 1000}) + "\n"
+    path = packed(tmp_path, gzip.compress((HEADER + "\n" + line * 1000).encode()))
+    assert path.stat().st_size < 10_000
+    with pytest.raises(TraceError, match="unpacks to more than 100,000 bytes"):
+        read_trace(path)
 
 
 def test_events_are_the_entries_without_prompts_and_a_torn_answer_is_no_answer() -> None:
