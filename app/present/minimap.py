@@ -1,7 +1,7 @@
 """A whole token tree in a few cells, drawn in dots of Braille."""
 
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 from textual.content import Content
@@ -67,17 +67,21 @@ def tree_map(step: Step, width: int, height: int) -> TreeMap:
     """What `minimap` draws, and where each node is."""
     downwards = width * _ACROSS > height * _DOWN
     places = _places(step, width * _ACROSS, height * _DOWN, downwards=downwards)
+    before = {at: left for each in step.children for left, at in pairwise(each)}
     verdicts = {at: verdict_of(node) for at, node in enumerate(step.nodes)}
     verdicts[BONUS_NODE] = NodeVerdict.BONUS
     cells: dict[tuple[int, int], tuple[NodeVerdict, int]] = {}
     for node in sorted(verdicts, key=lambda each: _ORDER.index(verdicts[each])):
         verdict = verdicts[node]
         parent = step.path[-1] if node == BONUS_NODE else max(0, step.nodes[node].parent)
-        first, last = places[parent], places[node]
-        for x, y in _edge(first, last, thick=verdict in _THICK, downwards=downwards):
+        first, last, thick = places[parent], places[node], verdict in _THICK
+        if node in before and not thick:  # the line down to the sibling before is drawn already
+            left = places[before[node]]
+            first = (left[0], first[1]) if downwards else (first[0], left[1])
+        for x, y in _edge(first, last, thick=thick, downwards=downwards):
             cell = x // _ACROSS, y // _DOWN
-            before, dots = cells.get(cell, (verdict, 0))
-            if verdict in _THICK and before not in _THICK:
+            beneath, dots = cells.get(cell, (verdict, 0))
+            if thick and beneath not in _THICK:
                 dots = 0  # the path alone, or it would be lost among its neighbours
             cells[cell] = verdict, dots | _DOTS[y % _DOWN][x % _ACROSS]
     return TreeMap(tuple(tuple(_runs(cells, width, line)) for line in range(height)), places)

@@ -75,6 +75,7 @@ class TreeView(LineView[TreeRow], can_focus=True, inherit_bindings=False):
         self.step: Step | None = None
         self._node: int | None = None
         self._outline = TreeOutline()
+        self._rows: tuple[TreeRow, ...] = ()
         self._map: TreeMap | None = None
         self._mapped = False  # there is a minimap; it stays, so that rows keep their width
 
@@ -110,6 +111,7 @@ class TreeView(LineView[TreeRow], can_focus=True, inherit_bindings=False):
         self._outline.use(step, self._room if height else 0)
         larger = step is not None and len(step.nodes) + 1 > self._room
         self._mapped = step is not None and height >= _LEAST_MAP_HEIGHT and (self._mapped or larger)
+        self._make_rows()
         # no less than the panel, so that it changes as seldom as possible
         size = Size(self.size.width, max(height, len(self._rows) + _HEADINGS))
         if height and self.virtual_size.height != size.height:
@@ -122,9 +124,8 @@ class TreeView(LineView[TreeRow], can_focus=True, inherit_bindings=False):
         room = 0 if is_accessible(self) else self.size.width - _BESIDE_LEGEND
         self.border_subtitle = next((each for each in _LEGENDS if each.cell_length <= room), None)
 
-    @property
-    def _rows(self) -> tuple[TreeRow, ...]:
-        return self._outline.rows(self.text_width - 2 * _COLUMN)
+    def _make_rows(self) -> None:
+        self._rows = self._outline.rows(self.text_width - 2 * _COLUMN)
 
     @property
     def node(self) -> int:
@@ -263,6 +264,11 @@ class TreeView(LineView[TreeRow], can_focus=True, inherit_bindings=False):
     @override
     def blank(self) -> Style:
         return self.get_component_rich_style("tree-view--guide")
+
+    @override
+    def render_lines(self, crop: Region) -> list[Strip]:
+        self._make_rows()  # the scroll bar may have taken a cell
+        return super().render_lines(crop)
 
     @override
     def item_at(self, y: int) -> TreeRow | None:

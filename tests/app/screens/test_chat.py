@@ -814,7 +814,8 @@ async def test_resizing_survives_every_size() -> None:
         release.set()
         await chat.finish()
         assert chat.app.size == Size(160, 50)
-        assert "Step 54, the last" in chat.screen_text()
+        chat.app.chat.action_why()  # whatever F4 left on show
+        await chat.until(lambda: "Step 54, the last" in chat.screen_text())
 
 
 async def test_large_trees_are_scrolled_to_the_bonus_when_still() -> None:
@@ -823,6 +824,8 @@ async def test_large_trees_are_scrolled_to_the_bonus_when_still() -> None:
         replay(make_answer("A few words, and then a few more of them.", parents=parents))
     ) as chat:
         await chat.ask()
+        assert chat.tree.max_scroll_y == 0  # folded
+        await chat.pilot.press("tab", "asterisk")
         assert chat.tree.virtual_size.height == 770
         tops = set()
         for _ in range(chat.steps):
