@@ -11,6 +11,8 @@ from sequoia_core.events import Step
 
 from ..state.answer import Rate, Statistics, step_speedup
 from ..state.figures import figures, speed_words
+from ..state.sanitize import quote_token
+from ..state.summary import Summary
 from .tree_rows import NodeVerdict, TreeRow
 
 ACCESSIBLE = "-accessible"  # class of the app while the mode is on
@@ -67,6 +69,25 @@ def step_in_words(step: Step) -> str:
     )
     speedup = step_speedup(step)
     return words if speedup is None else f"{words}; {speed_words(speedup)}"
+
+
+def summary_in_words(summary: Summary) -> list[str]:
+    """A finished answer in sentences."""
+    totals = summary.totals
+    lengths = "; ".join(f"{at}: {count}" for at, count in enumerate(totals.accepted_lengths))
+    by_position = "; ".join(
+        f"{at}: {count / totals.num_drafts:.0%}"
+        for at, count in enumerate(totals.num_accepted_tokens_per_pos, 1)
+    )
+    return [
+        f"the answer: {', '.join(figures(totals, summary.speedup))}",
+        f"of {counted(totals.tokens, 'token')} the draft wrote {summary.drafted}, the target "
+        f"{totals.tokens - summary.drafted}",
+        f"best step {summary.best_step}: {counted(max(summary.tokens), 'token')}, "
+        f"{quote_token(summary.best_text)}",
+        f"passes by tokens accepted: {lengths}",
+        f"accepted at position: {by_position or 'nothing'}",
+    ]
 
 
 def rates_in_words(what: str, rates: tuple[Rate, ...], expected: tuple[float, ...]) -> str:

@@ -14,6 +14,7 @@ from ..config.model_choice import TreeRoom
 from ..present.accessible import is_accessible
 from ..state.answer import Chosen
 from ..state.step_cursor import StepCursor
+from ..state.summary import summary_of
 from ..ui.base_app import BaseApp
 from ..widgets.acceptance_map import AcceptanceView
 from ..widgets.bars import KeyBar, StepBar
@@ -93,11 +94,15 @@ class StepScreen(Screen[None]):
     ) -> None:
         """Draw the statistics up to the step on show, or what happens before the first.
 
-        `context` are the tokens in the context window.
+        `context` are the tokens in the context window. After the last step, the answer is
+        summed up.
         """
         step, statistics = cursor.step, cursor.statistics
+        summary = summary_of(cursor.answer) if cursor.at is None else None
+        key = self.app.keys.shown("chat.best_step")
         for bar in (self._bar, self._strip):
-            bar.shown = step, statistics, waiting
+            bar.best_key, bar.shown, bar.summary = key, (step, statistics, waiting), summary
+        self._statistics.best_key, self._statistics.summary = key, summary
         self._statistics.statistics, self._statistics.chosen = statistics, chosen
         self.header.statistics = statistics
         self.header.context_tokens = context

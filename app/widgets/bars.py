@@ -19,10 +19,12 @@ from sequoia_core.files import parse_toml
 
 from ..config.actions import ACTIONS
 from ..config.keymap import Keys
-from ..present.accessible import is_accessible, step_in_words
+from ..present.accessible import is_accessible, step_in_words, summary_in_words
 from ..state.answer import Statistics, step_speedup
 from ..state.race_result import LaneState, RaceState
 from ..state.sanitize import fit
+from ..state.summary import Summary
+from .answer_summary import summary_line, summary_lines
 from .line import Line, first_fitting, gauge, speed_text, spread
 
 _LEAST_SEEK = 8
@@ -44,10 +46,15 @@ class StepBar(Line):
 
     shown: reactive[tuple[Step | None, Statistics | None, str]] = reactive((None, None, ""))
     """A step and the figures after it, or what happens before the first step."""
+    summary: reactive[Summary | None] = reactive(None)
+    """Of a finished answer; shown where no panel of statistics has it."""
+    best_key = ""  # goes to the best step
 
     @override
     def render(self) -> Content:
         (step, statistics, waiting), width = self.shown, self.size.width
+        if self.summary is not None and not self._has_panel:
+            return self._summed_up(self.summary)
         if step is None or statistics is None:
             return Content.styled(fit(f" {waiting or 'no step yet'}", width), "$notice")
         if is_accessible(self):
@@ -56,6 +63,21 @@ class StepBar(Line):
         if self.size.height >= 3:
             lines += [_time_bar(step, width - 2), _times(step, statistics, width)]
         return Content("\n").join(lines)
+
+    @property
+    def _has_panel(self) -> bool:
+        """Whether a panel of statistics is below."""
+        return self.id != "strip" and any(map(self.screen.has_class, ("-tall", "-roomy")))
+
+    def _summed_up(self, summary: Summary) -> Content:
+        width, height = self.size
+        if is_accessible(self):
+            words = Content(". ".join(summary_in_words(summary)))
+            return Content("\n").join(words.wrap(max(1, width))[:height])
+        if height < 3:
+            return Content.assemble(" ", summary_line(summary, width - 1))
+        lines = summary_lines(summary, width - 2, height, self.best_key)
+        return Content("\n").join(Content.assemble(" ", line) for line in lines)
 
 
 def _outcome(step: Step, width: int) -> Content:

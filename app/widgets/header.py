@@ -33,6 +33,7 @@ _PLAIN = "plain decoding"
 _LOOKUP = " + lookup"
 _TO_LOOK_AT = "tree to look at"  # before it is chosen
 _SHORT_NAMES = 14, 10
+_FEW_FIGURES = 36  # cells of tokens per pass and wall clock
 _LABELLED = 120  # columns from which the context meter is named
 _FILLED = 0.75, 0.9  # shares of the context window from which the meter has other colours
 _DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
@@ -61,7 +62,9 @@ class Header(Line):
         if self.status:
             parts.append(Content.styled(f" {self.status} ", "bold reverse $bonus"))
         if self.statistics is not None:
-            parts.append(first_fitting(_figures(self.statistics), self.size.width // 2))
+            room = self.size.width * 3 // 8 - sum(each.cell_length for each in parts)
+            room = max(room, min(self.size.width // 2, _FEW_FIGURES))
+            parts.append(first_fitting(_figures(self.statistics), room))
         if self.context_tokens is not None and self.pair is not None:
             meter = self._meter(self.context_tokens, self.pair.context_window)
             taken = sum(each.cell_length + 3 for each in (left, *parts, meter))
@@ -117,7 +120,8 @@ class Header(Line):
             brief = shown.removeprefix("shown ").removesuffix(" here")
             return [f"tree {size}", f"tree {nodes}, {shown}", f"tree {nodes}, {brief}"]
         lookup = [f"tree {name}, {size}{_LOOKUP}"] if looks_up else []
-        return [*lookup, f"tree {name}, {size}", f"tree {name}, {nodes}", f"tree {nodes}"]
+        short = [f"tree {size}", f"tree {name}, {nodes}", f"tree {nodes}"]
+        return [*lookup, f"tree {name}, {size}", *short]
 
 
 def _figures(statistics: Statistics) -> list[Content]:

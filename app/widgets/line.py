@@ -1,6 +1,7 @@
 """Lines of given content, and what is drawn in them: bars, sparklines, text at both ends."""
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from textual.content import Content
 from textual.widget import Widget
@@ -10,6 +11,7 @@ from ..state.figures import speed_words
 
 _SPARKS = "▁▂▃▄▅▆▇█"
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
+_LEVELS = f" {_SPARKS}"
 
 
 class Line(Widget):
@@ -51,6 +53,23 @@ def sparkline(values: Sequence[float], cells: int) -> str:
     shown = values[-cells:] if cells > 0 else ()
     top = max(shown, default=0.0) or 1.0
     return "".join(_SPARKS[round(value / top * (len(_SPARKS) - 1))] for value in shown)
+
+
+def bar_chart(values: Sequence[float], cells: int, rows: int) -> list[str]:
+    """All values as bars from 0 to their maximum, in rows of exactly `cells` cells, top first.
+
+    Several values that share a cell are averaged.
+    """
+    top, count = max(values, default=0.0) or 1.0, len(values)
+    levels = []
+    for cell in range(cells if count else 0):
+        start = cell * count // cells
+        share = fmean(values[start : max(start + 1, (cell + 1) * count // cells)]) / top
+        levels.append(round(share * rows * 8))
+    return [
+        "".join(_LEVELS[min(8, max(0, level - 8 * row))] for level in levels).ljust(cells)
+        for row in reversed(range(rows))
+    ]
 
 
 def gauge(value: float | None, cells: int) -> str:

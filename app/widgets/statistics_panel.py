@@ -8,12 +8,19 @@ from textual.content import Content
 from textual.reactive import reactive
 from typing_extensions import override
 
-from ..present.accessible import is_accessible, rates_in_words, statistics_in_words
+from ..present.accessible import (
+    is_accessible,
+    rates_in_words,
+    statistics_in_words,
+    summary_in_words,
+)
 from ..present.words import ordinal
 from ..state.answer import Chosen, Rate, Statistics
 from ..state.figures import per_pass
 from ..state.sanitize import fit, visible
-from .line import Line, gauge, sparkline, speed_text
+from ..state.summary import Summary
+from .answer_summary import summary_lines
+from .line import Line, first_fitting, gauge, sparkline, speed_text
 
 _LABEL = 10
 _FIGURE = 5
@@ -22,12 +29,21 @@ _FRAMED_LINES = 5  # of the statistics in their frame, where there is no room fo
 
 
 class StatisticsPanel(Line):
-    """As many lines as there is height for: summary, two sparklines, why this tree, the rates."""
+    """As many lines as there is height for: figures, two sparklines, why this tree, the rates.
+
+    Once an answer is finished, its summary.
+    """
 
     ID = "statistics"
     BORDER_TITLE = "Statistics"
     statistics: reactive[Statistics | None] = reactive(None)
     chosen: reactive[Chosen | None] = reactive(None, init=False)
+    summary: reactive[Summary | None] = reactive(None, init=False)  # None while steps come
+    best_key = ""  # goes to the best step
+
+    def watch_summary(self) -> None:
+        self.border_title = "Statistics" if self.summary is None else "This answer"
+        self._place_reason()
 
     def watch_chosen(self) -> None:
         self._place_reason()
@@ -38,10 +54,11 @@ class StatisticsPanel(Line):
     def _place_reason(self) -> None:
         """Write the reason into the border where there is no line for it, or make lines for it."""
         roomy = is_accessible(self) or self.screen.has_class("-roomy")
-        reason = "" if roomy else self._reason()
+        has_line = is_accessible(self) or (roomy and self.summary is None)
+        reason = "" if has_line else self._reason()
         fits = cell_len(reason) <= self.size.width - 2
         self.border_subtitle = Content(reason) if reason and fits else None
-        lines = 0 if fits else len(self._reason_lines(self.size.width - 2))
+        lines = 0 if fits or roomy else len(self._reason_lines(self.size.width - 2))
         self.styles.height = _FRAMED_LINES + lines if lines else None
 
     @override
@@ -49,6 +66,8 @@ class StatisticsPanel(Line):
         statistics = self.statistics or Statistics()
         tree = self.chosen.tree if self.chosen is not None else None
         by_depth, by_rank = (tree.expected_by_depth, tree.expected_by_rank) if tree else ((), ())
+        if self.summary is not None:
+            return self._summed_up(self.summary)
         if is_accessible(self):
             words = [
                 statistics_in_words(statistics),
@@ -56,12 +75,10 @@ class StatisticsPanel(Line):
                 rates_in_words("by depth", statistics.by_depth, by_depth),
                 rates_in_words("by guess", statistics.by_rank, by_rank),
             ]
-            width = max(1, self.size.width - 1)
-            rows = (row for line in words for row in Content(f" {line}").wrap(width))
-            return Content("\n").join(rows)
+            return self._wrapped(words)
         width = self.size.width - 2
         lines = [
-            _summary(statistics),
+            _headline(statistics, width),
             _spark_line("accepted", statistics.accepted, "$accepted", width),
             _spark_line("speed-up", statistics.speedups, "$speedup", width),
         ]
@@ -73,6 +90,17 @@ class StatisticsPanel(Line):
             right = _rate_table("by guess", ordinal, statistics.by_rank, by_rank, half, room)
             lines += [Content.assemble(a, "  ", b) for a, b in zip(left, right, strict=True)]
         return Content("\n").join(Content.assemble(" ", line) for line in lines)
+
+    def _summed_up(self, summary: Summary) -> Content:
+        if is_accessible(self):
+            return self._wrapped([*summary_in_words(summary), f"tree {self._reason()}"])
+        lines = summary_lines(summary, self.size.width - 2, self.size.height, self.best_key)
+        return Content("\n").join(Content.assemble(" ", line) for line in lines)
+
+    def _wrapped(self, words: Sequence[str]) -> Content:
+        width = max(1, self.size.width - 1)
+        rows = (row for line in words for row in Content(f" {line}").wrap(width))
+        return Content("\n").join(rows)
 
     def _reason(self) -> str:
         """Where the tree comes from, and since which step if it changed within the answer."""
@@ -90,15 +118,16 @@ class StatisticsPanel(Line):
         ]  # fmt: skip
 
 
-def _summary(statistics: Statistics) -> Content:
+def _headline(statistics: Statistics, width: int) -> Content:
     totals = statistics.totals
     if not totals.steps:
         return Content.styled("no step yet", "$notice")
     parts = [Content.styled(per_pass(totals.tokens_per_step), "bold $foreground")]
     if statistics.speedup is not None:
         parts.append(speed_text(statistics.speedup, short=True))
-    parts.append(Content.styled(f"{totals.tokens_per_second:.1f} tokens/s", "$notice"))
-    return Content("   ").join(parts)
+    rate = Content.styled(f"{totals.tokens_per_second:.1f} tokens/s", "$notice")
+    forms = [Content("   ").join(form) for form in ([*parts, rate], parts, parts[:1])]
+    return first_fitting(forms, width)
 
 
 def _spark_line(label: str, values: Sequence[float], style: str, width: int) -> Content:

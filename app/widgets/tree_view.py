@@ -4,6 +4,7 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from textual import events, on
@@ -314,6 +315,8 @@ class TreeView(LineView[TreeRow], can_focus=True, inherit_bindings=False):
         width = max(0, width - Segment.get_line_length(guides))
         columns = min(2 * _COLUMN, width)
         own = f" {row.verdict.words}" if row.verdict is NodeVerdict.BONUS else ""
+        if cell_len(row.token + own) > width - columns - _GLYPH:
+            own = ""  # its glyph says it
         label = fit(f"{row.glyph}{' ' * (not row.folded)}{row.token}{own}", width - columns)
         if style.strike:  # the token alone: figures that are struck out cannot be read
             token, style = style, style + Style(strike=False)

@@ -333,6 +333,10 @@ class ChatScreen(PromptedScreen):
             self.transcript.follow()
         self.redraw.now()
 
+    def action_best_step(self) -> None:
+        self.inspector.go_to_best()
+        self.redraw.now()
+
     def action_why(self) -> None:
         tree = self.token_tree
         if tree.step is None:

@@ -14,12 +14,14 @@ from ...state.answer import Statistics
 from ...state.chat_session import ChatSession
 from ...state.history import Exchange
 from ...state.step_cursor import StepCursor
+from ...state.summary import summary_of
 from ...store.database import StoreError
 from ...store.recorder import Recorder
 from ...widgets.prompt import Prompt
 from .branches import TranscriptPages
 
 READING = "reading the steps ..."
+NO_BEST = "no best step yet: it is known when an answer with a tree is finished"
 NOT_RECORDED = "the steps of the answer {} of {} are not on record"
 
 
@@ -75,6 +77,14 @@ class StepInspector:
             self._missing.clear()  # the disk may be back
         self._keys.append(where)
         self._go_on()
+
+    def go_to_best(self) -> None:
+        """Go to the step of the answer on show that gave the most tokens."""
+        summary = summary_of(self.cursor.answer)
+        if summary is not None:
+            self.cursor.at = summary.best
+        else:
+            self.prompt.hint(READING if self.reader is not None else NO_BEST)
 
     def highlight(self) -> None:
         for entry in self.pages.answers.values():

@@ -181,7 +181,7 @@ async def test_help_and_refusals_name_the_keys_in_use() -> None:
         driver.prompt.text = ""
         await driver.pause_at(1)
         await driver.type("more", "enter")
-        assert "press f10 first" in driver.hint
+        assert "Press f10 to stop the answer first" in driver.hint
         await driver.pilot.press("f1")
         told = " ".join(str(driver.app.screen.query_one("#help Static", Static).content).split())
         assert "all settings and keys (f9)" in told

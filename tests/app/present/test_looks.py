@@ -147,17 +147,20 @@ async def test_no_frame_is_drawn_anywhere() -> None:
 async def test_the_tree_is_told_in_words_line_by_line() -> None:
     async with driving(settings=Settings(accessible=True)) as driver:
         await driver.ask()
-        assert (
-            "accepted and 1 of the target's own" in driver.screen_text()
-        )  # the chat alone: nothing beside it
-        await driver.pilot.press("f4")
+        # the chat alone: nothing beside it
+        assert "the draft wrote" in driver.screen_text()
+        await driver.pilot.press("left")
+        assert "accepted and 1 of the target's own" in driver.screen_text()
+        await driver.pilot.press("end", "f4")
         await driver.until(lambda: "root " in driver.screen_text())
         text = driver.screen_text()
         assert re.search(r"depth 1, accepted: \".*\", draft 0\.\d\d, target 0\.\d\d", text)
         assert re.search(r"depth \d, rejected: ", text)
         assert re.search(r"depth \d, not reached: ", text)
         assert re.search(r"depth \d, target's own: ", text)
-        assert "accepted by depth: 1: 8" in text
+        assert "passes by tokens accepted: 0: " in text
+        await driver.pilot.press("left")
+        await driver.until(lambda: "accepted by depth: 1: 8" in driver.screen_text())
 
 
 async def test_nothing_moves_while_it_decodes_but_the_text() -> None:

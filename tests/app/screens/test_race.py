@@ -106,7 +106,8 @@ async def test_f3_races_what_stands_in_the_prompt_and_leaves_it_there() -> None:
         await chat.pilot.press("escape")
         assert chat.app.screen is chat.app.chat
         assert chat.prompt.text == "Why is the sky blue?"
-        assert "Race, sequoia tree, 16 nodes, depth 4 against plain decoding" in chat.transcript
+        note = chat.transcript.replace("\n▌ ", " ")
+        assert "Race, sequoia tree, 16 nodes, depth 4 against plain decoding" in note
         assert chat.session.answer is None
 
 

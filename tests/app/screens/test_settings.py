@@ -86,7 +86,7 @@ async def test_a_typed_value_holds_at_once_and_is_written(file: Path) -> None:
         assert file.read_text() == FILE.replace("0.5", "0.9")
         assert "written" in told(driver)
         await driver.pilot.press("escape")
-        await driver.until(lambda: "T 0.9" in driver.screen_text())
+        await driver.until(lambda: "temperature 0.9" in driver.screen_text())
     assert load_settings({}).temperature == 0.9
 
 

@@ -24,9 +24,10 @@ def changing(after: int, *trees: Event) -> tuple[Event, ...]:
 async def test_a_change_within_an_answer_tells_its_step_and_reason(after: int) -> None:
     async with driving(replay(changing(after, PLAIN, OTHER)), size=(160, 50)) as chat:
         await chat.ask()
+        await chat.pilot.press("left")
         screen = chat.screen_text()
         assert f"step {after + 1}: predicted 1.31x instead of 1.12x" in screen
-        assert "9 nodes, depth 2" in screen
+        assert "tree 9 nodes" in screen
         assert f"{TREE_16.expected_by_rank[0]:.2f}" in screen
 
 
@@ -48,6 +49,7 @@ async def test_where_there_is_no_line_for_the_reason_the_border_has_it() -> None
     long = replace(PLAIN, reason=PLAIN.reason * 9)
     async with driving(replay(changing(3, long)), size=(140, 36)) as chat:
         await chat.ask()
+        await chat.pilot.press("left")
         assert chat.screen_text().count("step 4: no tree ␛[31m pays") == 1
         assert "by depth" not in chat.screen_text()
         await chat.pilot.press("home")
@@ -73,6 +75,7 @@ async def test_a_reason_is_text_and_cut_to_its_line() -> None:
     long = replace(PLAIN, reason=PLAIN.reason * 9)
     async with driving(replay(changing(3, long)), size=(160, 50)) as chat:
         await chat.ask()
+        await chat.pilot.press("left")
         panel = chat.app.chat.query_one(StatisticsPanel)
         lines = panel.render().plain.splitlines()
         assert any("step 4: no tree ␛[31m pays" in line for line in lines)

@@ -131,7 +131,7 @@ async def raced(theme: str) -> AsyncIterator[Driver]:
 async def offered(theme: str) -> AsyncIterator[Driver]:
     async with driving(settings=Settings(theme=theme)) as chat:
         await chat.pilot.press("ctrl+p")
-        await chat.until(lambda: "Regenerate" in chat.screen_text())
+        await chat.until(lambda: "Edit a message" in chat.screen_text())
         yield chat
 
 

@@ -38,6 +38,7 @@ async def test_why_this_tree_is_read_whole(size: tuple[int, int], repeats: int) 
     ]
     async with driving(replay(events), size=size) as chat:
         await chat.ask()
+        await chat.pilot.press("left")
         panel = chat.app.chat.query_one(StatisticsPanel)
 
         def shown() -> str:

@@ -1,0 +1,43 @@
+"""What a finished answer came to, pass by pass: who wrote it, and its best step."""
+
+from sequoia_core.events import Step, Totals
+from sequoia_core.files import Record
+
+from .answer import Answer
+
+
+class Summary(Record, frozen=True):
+    """Of an answer that is finished, and whose steps are known."""
+
+    totals: Totals
+    speedup: float | None
+    tokens: tuple[int, ...]  # of each pass, in order; plain measuring steps are left out
+    drafted: int  # emitted tokens that were guessed; the others are the target's own
+    best: int  # index in the answer's steps of the one that gave the most tokens, the first of such
+    best_step: int  # its number, which is one more unless the steps are not all known
+    best_text: str  # what it wrote
+
+
+def summary_of(answer: Answer | None) -> Summary | None:
+    """None while the answer grows, without its steps, and where nothing was drafted."""
+    if answer is None or not answer.done or not answer.steps:
+        return None
+    last, steps = answer.statistics[-1], answer.steps
+    if not last.totals.num_drafts:
+        return None
+    best = max(range(len(steps)), key=lambda at: (len(steps[at].token_ids), -at))
+    number = steps[best].index
+    return Summary(
+        totals=last.totals,
+        speedup=last.speedup,
+        tokens=tuple(len(step.token_ids) for step in steps if not step.baseline),
+        drafted=sum(map(_drafted, steps)),
+        best=best,
+        best_step=number,
+        best_text="".join(span.text for span in answer.spans if span.step == number),
+    )
+
+
+def _drafted(step: Step) -> int:
+    """Of the tokens that a step gave; its last one is the target's own unless it was cut."""
+    return min(step.accepted, len(step.token_ids))

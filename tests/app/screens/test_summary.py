@@ -1,0 +1,82 @@
+"""The panels rest on the summary of a finished answer, and go on when there are steps again."""
+
+import pytest
+from textual.content import Content
+
+from app.config.settings import Settings
+from app.state.summary import summary_of
+from app.widgets.statistics_panel import StatisticsPanel
+from tests.app.driving import Driver, driving
+from tests.fakes import TREE_16, make_answer, replay
+
+
+def panel_text(chat: Driver) -> str:
+    panel = chat.app.chat.query_one(StatisticsPanel)
+    shown = panel.render()
+    assert isinstance(shown, Content)
+    return f"{panel.border_title}\n{shown.plain}"
+
+
+async def test_the_panel_rests_on_the_summary_until_there_are_steps_to_look_at() -> None:
+    async with driving(size=(160, 50)) as chat:
+        await chat.ask()
+        summary = summary_of(chat.session.answer)
+        assert summary is not None
+        rests = panel_text(chat)
+        assert "This answer" in rests
+        assert f"{summary.totals.tokens_per_step:.2f} tokens per pass" in rests
+        assert f"{summary.drafted} draft + " in rests
+        assert f"{summary.best_step}: {max(summary.tokens)} tokens" in rests
+        assert "accepted in a pass" in rests
+        assert "accepted at position" in rests
+        await chat.pilot.press("alt+up")
+        assert chat.app.chat.inspector.cursor.at == summary.best
+        assert f"Step {summary.best_step} of " in chat.screen_text()
+        assert chat.entry.walked_step == summary.best_step
+        assert "by guess" in panel_text(chat)
+        assert "This answer" not in panel_text(chat)
+        await chat.pilot.press("end")
+        assert panel_text(chat) == rests
+        await chat.pilot.press("f2")
+        await chat.type("And why red?", "enter")
+        await chat.until(lambda: chat.steps == 1)
+        await chat.until(lambda: "by guess" in panel_text(chat))
+
+
+@pytest.mark.parametrize("size", [(160, 50), (100, 30), (80, 24), (60, 20)])
+async def test_the_best_step_is_named_at_every_size_and_a_click_goes_to_it(
+    size: tuple[int, int],
+) -> None:
+    async with driving(size=size) as chat:
+        await chat.ask()
+        summary = summary_of(chat.session.answer)
+        assert summary is not None
+        named = f"{summary.best_step}: {max(summary.tokens)} tokens"
+        rows = chat.screen_text().splitlines()
+        y = next(at for at, row in enumerate(rows) if named in row)
+        x = rows[y].index(named) + 1
+        await chat.pilot.click(offset=(x, y))
+        await chat.until(lambda: chat.app.chat.inspector.cursor.at == summary.best)
+
+
+async def test_there_is_no_best_step_before_an_answer_is_finished() -> None:
+    async with driving() as chat:
+        await chat.pilot.press("alt+up")
+        assert "no best step yet" in chat.hint
+        await chat.pause_at(2)
+        await chat.pilot.press("alt+up")
+        assert "no best step yet" in chat.hint
+        assert chat.app.chat.inspector.cursor.at is None
+
+
+async def test_accessible_mode_says_the_summary_in_sentences() -> None:
+    engine = replay([TREE_16, *make_answer()[1:]])
+    async with driving(engine, Settings(accessible=True)) as chat:
+        await chat.ask()
+        await chat.pilot.press("f4")
+        await chat.until(lambda: "passes by tokens accepted: 0: " in chat.screen_text())
+        summary = summary_of(chat.session.answer)
+        assert summary is not None
+        told = " ".join(chat.screen_text().split())
+        assert f"the draft wrote {summary.drafted}, the target " in told
+        assert f"best step {summary.best_step}: {max(summary.tokens)} tokens" in told
