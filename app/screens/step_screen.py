@@ -13,6 +13,7 @@ from sequoia_core.config import Lookup
 from ..config.model_choice import TreeRoom
 from ..present.accessible import is_accessible
 from ..state.answer import Chosen
+from ..state.figures import shown_why
 from ..state.step_cursor import StepCursor
 from ..state.summary import summary_of
 from ..ui.base_app import BaseApp
@@ -72,11 +73,15 @@ class StepScreen(Screen[None]):
 
     def draw_tree(self, cursor: StepCursor, title: str, *, still: bool) -> None:
         """Draw a step's tree; `still` if the next step does not follow at once: it may scroll."""
+        tree = cursor.chosen.tree if cursor.chosen is not None else None
+        strip_title = title
+        if tree is not None and (why := shown_why(tree)):
+            strip_title = f"{title.partition(',')[0]}, {shown_why(tree, brief=True)}"
+            title = f"{title}: {why}"
         if str(self.token_tree.border_title or "") != title:
             self.token_tree.border_title = Content(title)
         self.token_tree.show(cursor.step, scroll=still)
-        self._tree_strip.shown = cursor.step, title
-        tree = cursor.chosen.tree if cursor.chosen is not None else None
+        self._tree_strip.shown = cursor.step, strip_title
         if cursor.answer is None or tree is not None:  # else it is not yet known
             drafts = tree is not None and (tree.nodes > 1 or tree.lookup != Lookup.OFF)
             self.set_class(drafts, "-drafts")

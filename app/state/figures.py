@@ -42,9 +42,10 @@ def tree_size(tree: TreeChosen) -> str:
     return f"{most}{counted(tree.nodes, 'node')}, depth {tree.depth}{shown and ', '}{shown}"
 
 
-def shown_why(tree: TreeChosen) -> str:
+def shown_why(tree: TreeChosen, *, brief: bool = False) -> str:
     """What is said of a tree that was chosen to be looked at; "" of others."""
-    return next((each for each in SHOWN if tree.reason.startswith(each)), "")
+    why = next((each for each in SHOWN if tree.reason.startswith(each)), "")
+    return why.removeprefix("shown ").removesuffix(" here") if brief else why
 
 
 def request_figures(totals: Totals) -> dict[str, object]:

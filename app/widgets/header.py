@@ -117,8 +117,8 @@ class Header(Line):
         size = tree_size(tree)
         nodes = size.partition(",")[0]
         if shown := shown_why(tree):
-            brief = shown.removeprefix("shown ").removesuffix(" here")
-            return [f"tree {size}", f"tree {nodes}, {shown}", f"tree {nodes}, {brief}"]
+            brief = f"tree {nodes}, {shown_why(tree, brief=True)}"
+            return [f"tree {size}", f"tree {nodes}, {shown}", brief]
         lookup = [f"tree {name}, {size}{_LOOKUP}"] if looks_up else []
         short = [f"tree {size}", f"tree {name}, {nodes}", f"tree {nodes}"]
         return [*lookup, f"tree {name}, {size}", *short]

@@ -69,10 +69,11 @@ class WelcomeEntry(Entry):
         text, quiet = look.styles["text"], look.styles["note"]
         starters = [self._starter(name, width, look) for name in STARTERS]
         title = [Segment("Try one of these:", quiet)]
-        more = self._lines(_TEXTS["more"], quiet, width)
+        more = [*self._lines(_TEXTS["more"], quiet, width), []]
+        brief = [*self._lines(_TEXTS["brief"], quiet, width), []]
         long = [*self._lines(about, text, width), [], title, *starters, []]
         short = [*self._lines(_TEXTS["short"], text, width), [], *starters, []]
-        forms = [[*long, *more, []], long, [*short[:-1], [], *more, []], short]
+        forms = [[*long, *more], [*long, *brief], [*short, *more], [*short, *brief]]
         return next((form for form in forms if len(form) <= self._room), short)
 
     def _lines(self, text: str, style: Style, width: int) -> Lines:

@@ -340,8 +340,12 @@ async def test_a_shown_tree_is_called_so_wherever_it_is_named() -> None:
     async with driving(replay(shown_answer()), settings, size=(160, 50)) as chat:
         assert "tree to look at" in chat.screen_text()
         await chat.ask()
-        header = chat.screen_text().split("\n")[0]
-        assert "larger than pays" in header
+        assert "the last: shown larger than pays here" in chat.screen_text()
         assert "shown larger than pays here, to look at it" in chat.screen_text()
+        assert chat.app.chat.header.chosen_tree is not None
+        assert all("larger than pays" in form for form in chat.app.chat.header._tree_forms())
         await chat.type("/show", "enter")
         assert "shown larger than pays here" in chat.transcript
+    async with driving(replay(shown_answer()), settings, size=(80, 24)) as chat:
+        await chat.ask()
+        assert ", larger than pays" in chat.screen_text()
