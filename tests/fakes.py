@@ -5,11 +5,11 @@ No torch, no clock, no randomness: the same answer each time, so screens can be 
 
 import math
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 from msgspec.structs import replace
 
-from sequoia_core.chat.race import Lane, Raced, RaceEvent, RaceTerms
+from sequoia_core.chat.race import Lane, Race, Raced, RaceEvent, RaceSide, RaceTerms
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import (
@@ -27,7 +27,6 @@ from sequoia_core.events import (
     TreeChosen,
     TreeNode,
 )
-from sequoia_core.text.chat_template import Turn
 from tests.replay_engine import ReplayEngine, Trace
 
 PAIR = PairDescription(
@@ -234,8 +233,10 @@ def replay(
 class RacingEngine(ReplayEngine):
     """Races the standard answer: plainly a token a step, or as it was recorded.
 
+    A side that names a tree is said to decode with it.
+
     Args:
-        plain: tokens of the plain lane; by default those of the answer.
+        plain: tokens of the first lane; by default those of the answer.
         exact: as in `RaceTerms`.
         before: called before each event of a lane.
     """
@@ -249,22 +250,16 @@ class RacingEngine(ReplayEngine):
     ) -> None:
         super().__init__(Trace(PAIR, make_answer()))
         self._plain, self._exact, self._before_race = plain, exact, before
-        self.asked: list[tuple[tuple[Turn, ...], str]] = []
+        self.asked: list[Race] = []
 
-    def race(
-        self,
-        turns: Sequence[Turn],
-        prompt: str,
-        params: SamplingParams,
-        should_stop: Callable[[], bool],
-    ) -> Iterator[RaceEvent]:
-        self.asked.append((tuple(turns), prompt))
-        if not prompt.strip():
+    def race(self, race: Race, should_stop: Callable[[], bool]) -> Iterator[RaceEvent]:
+        self.asked.append(race)
+        if not race.prompt.strip():
             raise ParameterError("the prompt is blank; type a message first")
-        yield RaceTerms(params.temperature, 2, self._exact)
+        yield RaceTerms(race.params.temperature, 2, self._exact)
         lanes = {
-            Lane.PLAIN: self._replay(_numbered(plain_answer(self._plain)), should_stop),
-            Lane.SPECULATIVE: self._replay(_numbered(make_answer()), should_stop),
+            lane: self._replay(_numbered(_side_answer(side, text)), should_stop)
+            for lane, side, text in zip(Lane, race.sides, (self._plain, ANSWER), strict=True)
         }
         clocks = dict.fromkeys(lanes, 0.0)
         while lanes:
@@ -279,6 +274,18 @@ class RacingEngine(ReplayEngine):
                     break
             else:
                 del lanes[lane]
+
+
+def _side_answer(side: RaceSide, text: str) -> tuple[Event, ...]:
+    if side.plain:
+        return plain_answer(text)
+    tree, shape = TREE_16, side.choice.growmap if side.choice else None
+    if side.choice is not None:
+        tree = replace(tree, mode=side.choice.mode.value)
+    if shape is None:
+        return make_answer(text, tree)
+    tree = replace(tree, growmap=shape.name, nodes=shape.size, depth=shape.depth)
+    return make_answer(text, tree, parents=shape.parents)
 
 
 def plain_answer(text: str) -> tuple[Event, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing_extensions import override
 
 from sequoia_core.chat.interface import ChatEngine
-from sequoia_core.chat.race import RaceEvent
+from sequoia_core.chat.race import Race, RaceEvent
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ParameterError, TraceError
 from sequoia_core.events import (
@@ -88,9 +88,7 @@ class ReplayEngine(ChatEngine):
         self.clear()
 
     @override
-    def race(
-        self, turns: Sequence[Turn], prompt: str, params: SamplingParams, should_stop: StopCheck
-    ) -> Iterator[RaceEvent]:
+    def race(self, race: Race, should_stop: StopCheck) -> Iterator[RaceEvent]:
         raise ParameterError("nothing to race: this is a recording, no model is loaded")
 
     @override

@@ -17,6 +17,9 @@ if TYPE_CHECKING:  # every command imports this module, few of them load a model
     from sequoia_core.chat.interface import ChatEngine
     from sequoia_core.model.loading.pair import Pair
 
+SHAPES = ("auto", ADAPTIVE, MEASURED)
+"""Growmaps that the machine chooses."""
+
 
 class Models(NamedTuple):
     """What to load: each a directory, file or hub id."""
@@ -52,13 +55,12 @@ class TreeRoom(NamedTuple):
     depth: int
 
 
-_UNNAMED = ("auto", ADAPTIVE, MEASURED)  # growmaps that the machine chooses
 _LEAST_SHOWN = 8  # nodes; in a smaller panel this tree scrolls
 
 
 def shows_tree(settings: Settings) -> bool:
     """Whether trees are chosen to be looked at: a growmap that a person named stays."""
-    unnamed = settings.growmap in _UNNAMED
+    unnamed = settings.growmap in SHAPES
     return settings.show_tree and unnamed and settings.mode is not Mode.AR
 
 
@@ -80,10 +82,10 @@ def tree_choice(settings: Settings, room: TreeRoom | None = None) -> TreeChoice:
         return TreeChoice(
             settings.mode, _shown_growmap(settings, room), lookup=settings.lookup, shown=True
         )
-    named = settings.growmap not in _UNNAMED
+    named = settings.growmap not in SHAPES
     return TreeChoice(
         settings.mode,
-        find_growmap(settings.growmap, _UNNAMED) if named else None,
+        find_growmap(settings.growmap, SHAPES) if named else None,
         adaptive={ADAPTIVE: True, MEASURED: False}.get(settings.growmap),
         lookup=settings.lookup,
     )

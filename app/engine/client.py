@@ -10,7 +10,7 @@ from typing import Any
 from typing_extensions import override
 
 from sequoia_core.chat.interface import ChatEngine
-from sequoia_core.chat.race import RaceEvent
+from sequoia_core.chat.race import Race, RaceEvent
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ModelLoadError, SequoiaError
 from sequoia_core.events import Event, PairDescription, Progress, StopCheck
@@ -87,10 +87,8 @@ class RemoteEngine(ChatEngine):
         return self._stream(msg.Ask(prompt, params), should_stop)
 
     @override
-    def race(
-        self, turns: Sequence[Turn], prompt: str, params: SamplingParams, should_stop: StopCheck
-    ) -> Iterator[RaceEvent]:
-        return self._stream(msg.Race(tuple(turns), prompt, params), should_stop)
+    def race(self, race: Race, should_stop: StopCheck) -> Iterator[RaceEvent]:
+        return self._stream(race, should_stop)
 
     @override
     def tune(self, should_stop: StopCheck) -> Iterator[Event]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sequoia_core.chat.interface import ChatEngine
-from sequoia_core.chat.race import Raced
+from sequoia_core.chat.race import Race, Raced
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Event, Failed, Finished, Step
 
@@ -50,7 +50,7 @@ class DecodeThread:
 
         `on_event` is called with each event of an answer in the decode thread, before the report.
         """
-        if isinstance(request, msg.Ask | msg.Race):
+        if isinstance(request, msg.Ask | Race):
             self._cancelled.clear()
         self._requests.put((request, on_event))
 
@@ -109,7 +109,7 @@ class DecodeThread:
             match self._requests.get():
                 case msg.Ask() as request, on_event:
                     self._answer(engine, request, on_event)
-                case msg.Race() as request, _:
+                case Race() as request, _:
                     failure = _failure_of(self._race, engine, request)
                     self._reports.append(msg.RaceEnded(failure or None))
                 case request, _:
@@ -142,9 +142,8 @@ class DecodeThread:
         except Exception as error:
             self._reports.append(msg.Answering(Failed(error_line(error))))
 
-    def _race(self, engine: ChatEngine, request: msg.Race) -> None:
-        cancelled = self._cancelled.is_set
-        for event in engine.race(request.turns, request.prompt, request.params, cancelled):
+    def _race(self, engine: ChatEngine, race: Race) -> None:
+        for event in engine.race(race, self._cancelled.is_set):
             self._reports.append(event)
             if isinstance(event, Raced):
                 self._pause_after(event.event)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sequoia_core.chat.interface import ChatEngine
-from sequoia_core.chat.race import RaceEvent
+from sequoia_core.chat.race import Race, RaceEvent
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Event, PairDescription, Progress
@@ -25,14 +25,6 @@ class LoadAbortedError(Exception):
 
 
 class Ask(TaggedRecord, frozen=True):
-    prompt: str
-    params: SamplingParams
-
-
-class Race(TaggedRecord, frozen=True):
-    """Answer a prompt after `turns` plainly and speculatively at once, outside the conversation."""
-
-    turns: tuple[Turn, ...]
     prompt: str
     params: SamplingParams
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator
 from typing import IO
 
 from sequoia_core.chat.interface import ChatEngine
-from sequoia_core.chat.race import Raced, RaceEvent
+from sequoia_core.chat.race import Race, Raced, RaceEvent
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Event, Notice, NoticeKind, PrefillProgress, Progress, Step
 
@@ -101,8 +101,8 @@ class Session:
                 match request:
                     case msg.Ask(prompt, params):
                         self.answer = engine.reply(prompt, params, lambda: self._stopping)
-                    case msg.Race(turns, prompt, params):
-                        self.answer = engine.race(turns, prompt, params, lambda: self._stopping)
+                    case Race():
+                        self.answer = engine.race(request, lambda: self._stopping)
                     case msg.Tune():
                         self.wants_tuning = True
                     case msg.ChooseTree() | msg.Clear() | msg.Restore() | msg.SetSystem():

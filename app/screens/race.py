@@ -1,4 +1,4 @@
-"""The race: plain and speculative decoding of one prompt side by side."""
+"""The race: one prompt decoded in two ways, side by side."""
 
 from os.path import commonprefix
 
@@ -8,25 +8,35 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Static
 
-from sequoia_core.chat.race import Lane
+from sequoia_core.chat.race import Lane, Race
 from sequoia_core.errors import counted
 from sequoia_core.events import PrefillDone
 
 from ..config.actions import bindings
 from ..engine.decode_thread import DecodeThread
-from ..engine.messages import Race
 from ..state.answer import ENDINGS
 from ..state.chat_session import ChatSession, RaceQuestion
 from ..state.figures import per_pass
-from ..state.race_result import Agreement, LaneState, RaceState, agreement_line
+from ..state.race_result import (
+    Agreement,
+    LaneState,
+    RaceState,
+    agreement_line,
+    compared,
+    speed_ratio,
+)
 from ..state.sanitize import fit, visible
 from ..ui.base_app import BaseApp
 from ..widgets.bars import KeyBar, RaceBars
-from ..widgets.lane_text import LaneText
+from ..widgets.lane_text import LanePanel
 from ..widgets.line import Line, first_fitting, speed_text
 from .chat.redraw import FramePacer
+from .step_screen import LEGEND
 
 _DRAW_SECONDS = 1 / 20
+_LEGEND = Content.assemble(LEGEND, ", ", ("looked up", "italic $foreground"))
+_TERMS = "The two take turns; each clock counts only its own work."
+_MORE_TERMS = "Reading the prompt is not counted."
 
 
 class RaceScreen(Screen[None]):
@@ -43,15 +53,17 @@ class RaceScreen(Screen[None]):
         self._seen: tuple[object, ...] = ()
         self._pacer = FramePacer()
         self._title = Line(id="race-title")
-        self._texts = {lane: LaneText(id=f"race-{lane.value}") for lane in Lane}
+        self._panels = {lane: LanePanel(id=f"race-{lane.value}") for lane in Lane}
+        self._tinted = True
         self._bars = RaceBars()
-        self._verdict, self._terms = Static(id="race-verdict"), Line(id="race-terms")
+        self._verdict = Static(id="race-verdict")
+        self._legend, self._terms = Line(id="race-legend"), Line(id="race-terms")
         self._keys = KeyBar()
 
     def compose(self) -> ComposeResult:
         yield self._title
-        yield Horizontal(*self._texts.values(), id="race-lanes")
-        yield from (self._bars, self._verdict, self._terms, self._keys)
+        yield Horizontal(*self._panels.values(), id="race-lanes")
+        yield from (self._bars, self._verdict, self._legend, self._terms, self._keys)
 
     def on_mount(self) -> None:
         self._keys.keys = self.app.keys
@@ -59,12 +71,13 @@ class RaceScreen(Screen[None]):
         self.set_interval(_DRAW_SECONDS, self._tick)
 
     def on_resize(self) -> None:
-        self._draw()
+        self.call_after_refresh(self._draw)  # once the parts have their sizes
 
     def _begin(self) -> None:
         question = self._question
-        self._run = self._session.race = RaceState(question.prompt, question.exchange)
-        self._decoder.submit(Race(question.turns, question.prompt, self._params))
+        sides, prompt = question.sides, question.prompt
+        self._run = self._session.race = RaceState(prompt, question.exchange, sides)
+        self._decoder.submit(Race(sides, question.turns, prompt, self._params))
         self._seen = ()  # a short race may look just like the one before
         self._draw()
 
@@ -86,29 +99,26 @@ class RaceScreen(Screen[None]):
         texts = [each.answer.text for each in run.lanes.values()]
         parted = run.diverged and run.greedy
         common = len(commonprefix(texts)) if parted else None  # noqa: RUF071 texts, not paths
-        titles = {Lane.PLAIN: "plain decoding", Lane.SPECULATIVE: visible(run.tree)}
         for lane, each in run.lanes.items():
-            text = self._texts[lane]
-            text.show(each.answer.text, common)
-            text.border_title = Content(titles[lane])
-            text.border_subtitle = Content(_progress(each, run, text.size.width))
+            panel = self._panels[lane]
+            panel.text.show(each.parts, common, tinted=self._tinted)
+            panel.entitle(visible(each.name), _progress(each, run, panel.text.size.width))
+            panel.headline.show(_headline(each, run.lanes[lane.other], panel.headline.size.width))
+            panel.show_tree(each.answer.steps[-1] if each.answer.steps else None)
         self._bars.show_race(run)
         self._title.show(self._title_text())
         self._show_verdict()
-        threads = "" if run.terms is None else f", {counted(run.terms.threads, 'thread')} each"
-        terms = (
-            "The two take turns; each clock counts only its own work.\n"
-            f"Reading the prompt is not counted{threads}."
-        )
-        self._terms.show(Content.styled(terms, "$notice"))
+        self._legend.show(_LEGEND if self._tinted else "")
+        terms = Content.styled(f"{_TERMS} {_MORE_TERMS}", "$notice")
+        self._terms.show(first_fitting([terms, terms[: len(_TERMS)]], self._terms.size.width))
         running = "race paused" if self._decoder.paused else "race"
         self._keys.row = "race over" if run.ended else running
 
     def _show_verdict(self) -> None:
         run = self._run
-        lines = [_speedup(run, self.size.width - 2), _agreement(run)]
+        lines = [_speedup(run), _agreement(run)]
         if run.diverged and run.greedy:
-            lines.append(Content.styled(f"there: {run.divergence()}", "$notice"))
+            lines.append(Content.styled(visible(f"there: {run.divergence()}"), "$notice"))
         elif run.notices and not run.ended:
             lines.append(Content.styled(visible(run.notices[-1]), "$notice"))
         self._verdict.update(Content("\n").join(lines), layout=run.ended or len(lines) > 2)
@@ -116,9 +126,12 @@ class RaceScreen(Screen[None]):
     def _title_text(self) -> Content:
         run = self._run
         state = " paused " if self._decoder.paused and not run.ended else ""
-        temperature = run.terms.temperature if run.terms else self._params.temperature
+        temperature, threads = self._params.temperature, ""
+        if run.terms is not None:
+            temperature = run.terms.temperature
+            threads = f"  {counted(run.terms.threads, 'thread')} each"
         right = Content.assemble(
-            (state, "bold reverse $bonus"), (f"  T {temperature:g}", "$notice"), " "
+            (state, "bold reverse $bonus"), (f"{threads}  T {temperature:g}", "$notice"), " "
         )
         room = max(0, self.size.width - right.cell_length - 8)
         prompt = fit(" ".join(visible(run.prompt).split()), room)
@@ -142,14 +155,32 @@ class RaceScreen(Screen[None]):
         if self._run.ended:
             self._begin()
 
+    def action_tint(self) -> None:
+        self._tinted = not self._tinted
+        self._draw()
+
     def action_scroll(self, lines: int) -> None:
-        for text in self._texts.values():
-            text.scroll_relative(y=lines, animate=False)
+        for panel in self._panels.values():
+            panel.text.scroll_relative(y=lines, animate=False)
 
     def action_scroll_to(self, end: int) -> None:
         """Go to the beginning (0) or the end (1) of both texts."""
-        for text in self._texts.values():
-            text.scroll_to(y=text.max_scroll_y * end, animate=False)
+        for panel in self._panels.values():
+            panel.text.scroll_to(y=panel.text.max_scroll_y * end, animate=False)
+
+
+def _headline(lane: LaneState, other: LaneState, width: int) -> Content:
+    """Tokens per pass, and the speed: over plain decoding where the other lane is that."""
+    if not lane.answer.step_count:
+        return Content("")
+    passes = Content.styled(per_pass(lane.tokens_per_pass), "bold $foreground")
+    ratio = speed_ratio(lane, other) if other.plain and not lane.plain else None
+    speeds = [Content.styled(f"{lane.tokens_per_second:.1f} tokens/s", "$foreground")]
+    if ratio is not None:
+        speeds = [speed_text(ratio), speed_text(ratio, short=True)]
+    return first_fitting(
+        [*(Content.assemble(passes, "   ", each) for each in speeds), passes], width
+    )
 
 
 def _progress(lane: LaneState, run: RaceState, width: int) -> str:
@@ -166,19 +197,23 @@ def _progress(lane: LaneState, run: RaceState, width: int) -> str:
     return "reading the prompt" if run.terms else "waiting"
 
 
-def _speedup(run: RaceState, width: int) -> Content:
+def _speedup(run: RaceState) -> Content:
     if run.failure is not None:
         return Content.styled(visible(run.failure), "$error")
-    plain, trees = run.plain, run.speculative
-    if not plain.tokens or not trees.tokens:
+    subject, other = compared(run.first, run.second)
+    ratio = speed_ratio(subject, other)
+    if ratio is None:
         return Content.styled("each reads the prompt, then they decode", "$notice")
-    ratio = trees.tokens_per_second / plain.tokens_per_second
-    rates = f"{trees.tokens_per_second:.1f} against {plain.tokens_per_second:.1f} tokens/s"
+    rates = f"{subject.tokens_per_second:.1f} against {other.tokens_per_second:.1f} tokens/s"
     ended = any(each.answer.done for each in run.lanes.values())
-    headline = Content.styled(per_pass(trees.tokens / trees.answer.step_count), "bold $foreground")
-    parts = headline, "   ", speed_text(ratio)
-    forms = [(*parts, (f"   {rates}{', while both ran' if ended else ''}", "$foreground")), parts]
-    return first_fitting([Content.assemble(*form) for form in forms], width)
+    who = "" if other.plain else f"{visible(subject.label)}: "
+    more = ", while both ran" if ended else ""
+    more += "" if other.plain else "; neither is plain decoding"
+    return Content.assemble(
+        (who, "bold $foreground"),
+        speed_text(ratio, other=visible(other.label)),
+        (f"   {rates}{more}", "$foreground"),
+    )
 
 
 def _agreement(run: RaceState) -> Content:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from sequoia_core.chat.race import PLAIN_AND_CHOSEN, RaceSide
 from sequoia_core.errors import SequoiaError, counted
 from sequoia_core.events import PairDescription, TreeChosen
 from sequoia_core.text.chat_template import Turn
@@ -12,6 +13,7 @@ from ..config.settings import Settings
 from .answer import Answer
 from .history import Exchange, History, turns
 from .race_result import RaceState
+from .slash_commands import parse_race
 
 # Ids of actions in messages are shown as their keys.
 STILL_ANSWERING = "Press chat.stop to stop the answer first"
@@ -32,6 +34,7 @@ class RaceQuestion:
     turns: tuple[Turn, ...]  # before the prompt
     prompt: str
     exchange: str | None  # id of the exchange that asked it, or None for a new prompt
+    sides: tuple[RaceSide, RaceSide] = PLAIN_AND_CHOSEN
 
 
 @dataclass(slots=True)
@@ -175,21 +178,22 @@ class ChatSession:
         return exchange
 
     def race_question(self, words: str) -> RaceQuestion:
-        """What to race. Raises ChatError if no race can start now.
+        """What to race. Raises SequoiaError if no race can start now.
 
-        The words are a prompt that follows the branch or replaces the edited message; without any,
-        it is the last prompt of the chat.
+        The words are sides and a prompt, as `parse_race` reads them. The prompt follows the branch
+        or replaces the edited message; without one, it is the last prompt of the chat.
         """
         if self.pair is None:
             raise ChatError("the models are still loading: race in a moment")
         self.check_idle()
         if self.racing:
             raise ChatError("a race is running already")
-        if words:
-            return RaceQuestion(turns(self.path(self.edited)), words, None)
+        sides, prompt = parse_race(words, self.settings)
+        if prompt:
+            return RaceQuestion(turns(self.path(self.edited)), prompt, None, sides)
         if self.last is None:
             raise ChatError(NOTHING_TO_RACE)
-        return RaceQuestion(turns(self.path(self.last)), self.last.prompt, self.last.id)
+        return RaceQuestion(turns(self.path(self.last)), self.last.prompt, self.last.id, sides)
 
     # Branches
 

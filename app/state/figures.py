@@ -14,17 +14,17 @@ def per_pass(tokens: float) -> str:
     return f"{tokens:.2f} tokens per pass"
 
 
-def speed_words(speedup: float, *, short: bool = False) -> str:
+def speed_words(speedup: float, *, short: bool = False, other: str = "plain") -> str:
     """Wall clock against plain decoding: "1.4x faster than plain", "22% slower than plain"."""
     if abs(speedup - 1.0) < EVEN:
-        return "as fast as plain"
+        return f"as fast as {other}"
     if speedup < 1.0:
         words = f"{1.0 - speedup:.0%} slower"
     elif speedup < 1.095:  # 1.1x from there on
         words = f"{speedup - 1.0:.0%} faster"
     else:
         words = f"{speedup:.1f}x faster" if speedup < 9.95 else f"{speedup:.0f}x faster"
-    return words if short else f"{words} than plain"
+    return words if short else f"{words} than {other}"
 
 
 def figures(totals: Totals, speedup: float | None) -> list[str]:

@@ -2,16 +2,40 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any, NamedTuple, TypeVar
 
-from sequoia_core.chat.race import Lane, RaceEvent, RaceTerms
-from sequoia_core.config import Lookup
+from sequoia_core.chat.race import PLAIN_AND_CHOSEN, Lane, RaceEvent, RaceSide, RaceTerms
+from sequoia_core.config import Lookup, Mode
 from sequoia_core.errors import counted
-from sequoia_core.events import FinishReason, Notice, PrefillDone, TreeChosen
+from sequoia_core.events import (
+    Event,
+    FinishReason,
+    Notice,
+    Origin,
+    PrefillDone,
+    Step,
+    TextDelta,
+    TreeChosen,
+)
 from sequoia_core.files import Record, decode, parse_json
 
 from .answer import Answer
 from .figures import per_pass, speed_words, tree_size
 from .sanitize import quote_token, visible
+
+LATE_GUESS, LOOKED_UP = 3, 4
+_Lane = TypeVar("_Lane", "LaneState", "LaneResult")
+
+
+class LanePart(NamedTuple):
+    """A piece of a lane's text, its control characters made visible.
+
+    Its writer is 0 for the target, 1 and 2 for the draft's first and second guess, `LATE_GUESS` for
+    a later one, or `LOOKED_UP`.
+    """
+
+    text: str
+    writer: int
 
 
 class Agreement(StrEnum):
@@ -26,6 +50,9 @@ class Agreement(StrEnum):
 class LaneResult(Record, frozen=True):
     """The result of one lane; its times are wall times on the lane's own clock."""
 
+    name: str  # what it decoded with
+    label: str  # the same, short
+    plain: bool  # whether it decoded plainly
     text: str  # control characters made visible
     tokens: int
     steps: int
@@ -40,6 +67,10 @@ class LaneResult(Record, frozen=True):
         """While both lanes ran; 0 before the first step."""
         return self.raced_tokens / self.raced_seconds if self.raced_seconds else 0.0
 
+    @property
+    def tokens_per_pass(self) -> float:
+        return self.tokens / self.steps if self.steps else 0.0
+
 
 class RaceResult(Record, frozen=True):
     """The result of a race; recorded as JSON."""
@@ -47,33 +78,28 @@ class RaceResult(Record, frozen=True):
     prompt: str
     temperature: float
     threads: int  # of each forward pass
-    tree: str  # name of the tree of the speculative lane
-    plain: LaneResult
-    speculative: LaneResult
+    first: LaneResult
+    second: LaneResult
     agreement: Agreement
     common_tokens: int  # from the start that are the same in both
     must_agree: bool  # the arithmetic allows no difference between the texts
 
-    @property
-    def speedup(self) -> float | None:
-        """Tokens per second over those of plain decoding, wall clock, while both lanes ran.
-
-        What slows the machine down after one lane has ended would slow only the other.
-        """
-        plain, trees = self.plain.tokens_per_second, self.speculative.tokens_per_second
-        return trees / plain if plain and trees else None
-
     def note(self) -> str:
         """Two lines for the transcript."""
-        lanes, steps = (self.speculative, self.plain), self.speculative.steps
-        words = [per_pass(self.speculative.tokens / steps)] if steps else []
-        words += [speed_words(self.speedup)] if self.speedup is not None else []
+        lanes = compared(self.first, self.second)
+        subject, other = lanes
+        passes = [f"{each.tokens_per_pass:.2f}" for each in lanes]
+        words = [f"{' against '.join(passes)} tokens per pass"]
+        if other.plain:
+            words = [per_pass(subject.tokens_per_pass)] if subject.steps else []
+        if (ratio := speed_ratio(subject, other)) is not None:
+            words.append(speed_words(ratio, other=other.label))
         rates = " against ".join(f"{each.tokens_per_second:.1f}" for each in lanes)
         times = " against ".join(
             f"{counted(each.tokens, 'token')} in {each.seconds:.2f} s" for each in lanes
         )
         return (
-            f"Race, {self.tree} against plain decoding: {', '.join([*words, rates])} tokens/s; "
+            f"Race, {subject.name} against {other.name}: {', '.join([*words, rates])} tokens/s; "
             f"{times}.\n"
             f"{agreement_line(self)}"
         )
@@ -83,14 +109,58 @@ class RaceResult(Record, frozen=True):
 class LaneState:
     """A running lane; attributes are as in `LaneResult`."""
 
+    side: RaceSide
     answer: Answer
     seconds: float = 0.0
     raced_tokens: int = 0
     raced_seconds: float = 0.0
+    parts: list[LanePart] = field(default_factory=list)  # the text
+    _delta: tuple[int, int] = (0, 0)  # step of the last text, and index of its first part
+
+    def add(self, event: Event) -> None:
+        self.answer.add(event)
+        if isinstance(event, TextDelta):
+            self._delta = event.step, len(self.parts)
+            self.parts += [
+                LanePart(visible(piece.text), min(piece.rank, LATE_GUESS)) for piece in event.pieces
+            ]
+        elif isinstance(event, Step) and self._delta[0] == event.index:
+            first = self._delta[1]
+            for at, node in enumerate(event.path[1 : 1 + len(event.token_ids)], first):
+                if event.nodes[node].origin is Origin.LOOKUP:
+                    self.parts[at] = self.parts[at]._replace(writer=LOOKED_UP)
+
+    @property
+    def tree(self) -> TreeChosen | None:
+        return self.answer.trees[-1].tree if self.answer.trees else None
+
+    @property
+    def plain(self) -> bool:
+        tree = self.tree
+        if tree is None:
+            return self.side.plain
+        return tree.mode == Mode.AR and tree.lookup == Lookup.OFF
+
+    @property
+    def label(self) -> str:
+        return self.side.label
+
+    @property
+    def name(self) -> str:
+        """The label, and the tree as far as it is known."""
+        if self.tree is None:
+            return self.label
+        name = tree_name(self.tree)
+        known = self.side.choice is None or name.startswith(self.label)
+        return name if known else f"{self.label}: {name}"
 
     @property
     def tokens(self) -> int:
         return len(self.answer.token_ids)
+
+    @property
+    def tokens_per_pass(self) -> float:
+        return self.tokens / self.answer.step_count if self.answer.step_count else 0.0
 
     @property
     def complete(self) -> bool:
@@ -105,6 +175,9 @@ class LaneState:
     def result(self) -> LaneResult:
         answer, prefill = self.answer, self.answer.prefill
         return LaneResult(
+            name=self.name,
+            label=self.label,
+            plain=self.plain,
             text=answer.text,
             tokens=self.tokens,
             steps=answer.step_count,
@@ -131,6 +204,7 @@ class LaneState:
 class RaceState:
     prompt: str
     exchange: str | None = None  # id of the exchange that asked the prompt, or None for a new one
+    sides: tuple[RaceSide, RaceSide] = PLAIN_AND_CHOSEN
     terms: RaceTerms | None = None  # None until the race has begun
     lanes: dict[Lane, LaneState] = field(init=False)
     common: int = 0  # tokens from the start that are the same in both lanes
@@ -139,16 +213,17 @@ class RaceState:
     failure: str | None = None
 
     def __post_init__(self) -> None:
-        self.lanes = {lane: LaneState(Answer(self.prompt)) for lane in Lane}
+        sides = zip(Lane, self.sides, strict=True)
+        self.lanes = {lane: LaneState(side, Answer(self.prompt)) for lane, side in sides}
 
     def add(self, raced: RaceEvent) -> None:
         if isinstance(raced, RaceTerms):
             self.terms = raced
             return
         run, event = self.lanes[raced.lane], raced.event
-        run.answer.add(event)
+        run.add(event)
         run.seconds = raced.seconds
-        if not any(each.answer.done for each in self.lanes.values() if each is not run):
+        if not self.lanes[raced.lane.other].answer.done:
             run.raced_tokens, run.raced_seconds = run.tokens, run.seconds
         if isinstance(event, Notice) and event.message not in self.notices:
             self.notices.append(event.message)
@@ -161,17 +236,12 @@ class RaceState:
         self.ended, self.failure = True, failure
 
     @property
-    def plain(self) -> LaneState:
-        return self.lanes[Lane.PLAIN]
+    def first(self) -> LaneState:
+        return self.lanes[Lane.FIRST]
 
     @property
-    def speculative(self) -> LaneState:
-        return self.lanes[Lane.SPECULATIVE]
-
-    @property
-    def tree(self) -> str:
-        trees = self.speculative.answer.trees
-        return tree_name(trees[-1].tree) if trees else "speculative"
+    def second(self) -> LaneState:
+        return self.lanes[Lane.SECOND]
 
     @property
     def greedy(self) -> bool:
@@ -181,7 +251,7 @@ class RaceState:
     @property
     def diverged(self) -> bool:
         """Whether both lanes have a token where they differ."""
-        return self.common < min(self.plain.tokens, self.speculative.tokens)
+        return self.common < min(self.first.tokens, self.second.tokens)
 
     @property
     def agreement(self) -> Agreement:
@@ -189,21 +259,22 @@ class RaceState:
         if not self.greedy:
             return Agreement.SAMPLED
         complete = all(run.complete for run in self.lanes.values())
-        if self.diverged or (complete and self.plain.tokens != self.speculative.tokens):
+        if self.diverged or (complete and self.first.tokens != self.second.tokens):
             return Agreement.DIVERGED
         return Agreement.EQUAL if complete else Agreement.SO_FAR
 
     def result(self) -> RaceResult | None:
         """The result; None while it runs, and if there is none."""
-        if not self.ended or self.terms is None or not self.plain.tokens:
+        if not self.ended or self.terms is None:
+            return None
+        if not self.first.tokens and not self.second.tokens:
             return None
         return RaceResult(
             prompt=visible(self.prompt),
             temperature=self.terms.temperature,
             threads=self.terms.threads,
-            tree=self.tree,
-            plain=self.plain.result(),
-            speculative=self.speculative.result(),
+            first=self.first.result(),
+            second=self.second.result(),
             agreement=self.agreement,
             common_tokens=self.common,
             must_agree=self.terms.must_agree,
@@ -214,8 +285,8 @@ class RaceState:
         if not self.diverged:
             return ""
         return ", ".join(
-            f"{lane.value} {quote_token(found[0])} {found[1]:.4f}"
-            for lane, run in self.lanes.items()
+            f"{run.label} {quote_token(found[0])} {found[1]:.4f}"
+            for run in self.lanes.values()
             if (found := run.token_at(self.common)) is not None
         )
 
@@ -223,10 +294,39 @@ class RaceState:
 def recorded_note(recorded: str) -> str:
     """The note of a race that was recorded as JSON; "" if it cannot be read."""
     try:
-        result: RaceResult = decode(RaceResult, parse_json(recorded))
+        value = parse_json(recorded)
+        if isinstance(value, dict) and "speculative" in value:
+            value = _of_two_sides(value)
+        result: RaceResult = decode(RaceResult, value)
     except ValueError:  # of another version
         return ""
     return result.note()
+
+
+def _of_two_sides(value: dict[str, Any]) -> dict[str, Any]:
+    """A result that was recorded when one side was always plain decoding."""
+    sides = {
+        "first": ("plain", {"name": "plain decoding", "label": "plain", "plain": True}),
+        "second": ("speculative", {"name": value.pop("tree", None), "plain": False}),
+    }
+    for side, (before, more) in sides.items():
+        lane = value.pop(before, None)
+        value[side] = {"label": before, **more, **lane} if isinstance(lane, dict) else lane
+    return value
+
+
+def compared(first: _Lane, second: _Lane) -> tuple[_Lane, _Lane]:
+    """The lane whose speed is stated, and the one it is stated against: a plain one if one is."""
+    return (second, first) if first.plain else (first, second)
+
+
+def speed_ratio(subject: LaneState | LaneResult, other: LaneState | LaneResult) -> float | None:
+    """Tokens per second over those of the other lane, wall clock, while both lanes ran.
+
+    What slows the machine down after one lane has ended would slow only the other.
+    """
+    rates = subject.tokens_per_second, other.tokens_per_second
+    return rates[0] / rates[1] if all(rates) else None
 
 
 def tree_name(tree: TreeChosen) -> str:

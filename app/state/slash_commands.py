@@ -1,13 +1,19 @@
 """Slash commands: a line is read, or an error says in one line what is wrong with it."""
 
+import re
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sequoia_core.chat.race import PLAIN, PLAIN_AND_CHOSEN, RaceSide
+from sequoia_core.config import Lookup, Mode
 from sequoia_core.errors import ParameterError, SequoiaError, suggest
 from sequoia_core.files import parse_toml
+from sequoia_core.tree.files import expanded, growmap_names
 
 from ..config.load import read_value
+from ..config.model_choice import SHAPES, tree_choice
 from ..config.settings import CHAT_SETTINGS, Settings
 
 
@@ -102,6 +108,72 @@ def parse_set(words: str, settings: Settings) -> tuple[str, Settings]:
         raise SlashError(str(error)) from None
     except ValueError:
         raise SlashError(f"{value!r} is no value for {name}: {setting.usage}") from None
+
+
+_AGAINST = ("vs", "vs.", "versus", "against")
+_LOOKUPS = {"lookup": Lookup.ON, "no-lookup": Lookup.OFF}
+_KINDS = {"mode": "mode", "growmap": "growmap", "tree": "growmap"}
+
+
+def parse_race(words: str, settings: Settings) -> tuple[tuple[RaceSide, RaceSide], str]:
+    """Read the argument of `/race`: both sides, and the prompt or "".
+
+    `A vs B` and `A vs B: PROMPT` name sides where A and B are names; all else is a prompt, and so
+    is what comes after a colon at the beginning. Raises SlashError for a side that cannot be.
+    """
+    colon = re.search(r":(?=\s|$)", words)
+    head, prompt = (words[: colon.start()], words[colon.end() :].strip()) if colon else (words, "")
+    named = head.split()
+    between = [at for at, word in enumerate(named) if word.lower() in _AGAINST]
+    if colon and not named:
+        return PLAIN_AND_CHOSEN, prompt
+    if len(between) != 1 or between[0] in (0, len(named) - 1):
+        return PLAIN_AND_CHOSEN, words
+    texts = [named[: between[0]], named[between[0] + 1 :]]
+    kind = _KINDS.get(texts[0][0]) if len(texts[0]) == 2 else None
+    if kind is not None:  # before the second it may be left out
+        texts = [text[text[0] == named[0] and len(text) > 1 :] for text in texts]
+    shapes = {*growmap_names(), *SHAPES}
+    known = [all(_is_name(word, shapes) for word in text) for text in texts]
+    single = max(map(len, texts)) == 1
+    if not all(known) and not (single and (kind is not None or any(known))):
+        return PLAIN_AND_CHOSEN, words
+    labels = [" ".join(word.rpartition("/")[2] for word in text) for text in texts]
+    if labels[0] == labels[1]:  # of shapes in several folders
+        labels = [" ".join(text) for text in texts]
+    try:
+        first, second = (
+            PLAIN
+            if text in ([PLAIN.label], [Mode.AR.value])
+            else _side(text, label, kind, settings)
+            for text, label in zip(texts, labels, strict=True)
+        )
+    except SequoiaError as error:
+        raise SlashError(f"{error}; if this is a prompt: /race : PROMPT") from None
+    return (first, second), prompt
+
+
+def _is_name(word: str, shapes: Container[str]) -> bool:
+    """Whether a word names a part of a side."""
+    named = word in tuple(Mode) or word in _LOOKUPS or word in shapes or word == PLAIN.label
+    path = expanded(word)
+    return named or (path.suffix in (".json", ".pt") and path.is_file())
+
+
+def _side(words: Sequence[str], label: str, kind: str | None, settings: Settings) -> RaceSide:
+    """A side by the names of its mode, its growmap, and whether it looks up."""
+    if words in ([PLAIN.label], [Mode.AR.value]):
+        return PLAIN
+    if settings.mode is Mode.AR:
+        settings = replace(settings, mode=Mode.SEQUOIA)
+    for word in words:
+        if word in _LOOKUPS:
+            settings = replace(settings, lookup=_LOOKUPS[word])
+        elif word in tuple(Mode) or kind == "mode":
+            _, settings = parse_set(f"mode {word}", settings)
+        else:
+            settings = replace(settings, growmap=word)
+    return RaceSide(label, tree_choice(settings))
 
 
 def _capitalized(text: str) -> str:

@@ -22,7 +22,7 @@ from ..config.keymap import Keys
 from ..present.accessible import is_accessible, step_in_words, summary_in_words
 from ..state.answer import Statistics, step_speedup
 from ..state.race_result import LaneState, RaceState
-from ..state.sanitize import fit
+from ..state.sanitize import fit, visible
 from ..state.summary import Summary
 from .answer_summary import summary_line, summary_lines
 from .line import Line, first_fitting, gauge, speed_text, spread
@@ -30,8 +30,8 @@ from .line import Line, first_fitting, gauge, speed_text, spread
 _LEAST_SEEK = 8
 _FIRST_SCALE = 16
 """Tokens that a race's bar is wide for at first; doubled whenever a lane outgrows it."""
-_LANES = {Lane.PLAIN: "$verify", Lane.SPECULATIVE: "$speedup"}
-_LABELS = 22
+_LANES = {Lane.FIRST: "$verify", Lane.SECOND: "$speedup"}
+_LABEL = 12
 _FIGURES = 24  # cells behind a race's bar
 _WORDS = {each.id: each.bar for each in ACTIONS}
 _KEY_ROWS = parse_toml(Path(__file__).with_name("key_rows.toml").read_text("utf-8"))
@@ -197,7 +197,7 @@ def clock(seconds: float) -> str:
 
 
 class RaceBars(Line):
-    """Four lines: tokens of each lane of a race, then seconds of each."""
+    """Four lines: tokens of each lane of a race, then seconds of each; or the first two."""
 
     ID = "race-bars"
     _race: RaceState | None = None
@@ -219,17 +219,20 @@ class RaceBars(Line):
         bars = [
             self._bar("tokens", key, at.tokens / max(scale, 1), _speed(at)) for key, at in lanes
         ]
-        bars += [self._bar("time", key, at.seconds / slowest, _time(at)) for key, at in lanes]
+        if self.size.height > len(bars):
+            bars += [self._bar("time", key, at.seconds / slowest, _time(at)) for key, at in lanes]
         return Content("\n").join(bars)
 
-    def _bar(self, what: str, lane: Lane, share: float, figures: str) -> Content:
-        name = what if lane is Lane.PLAIN else ""
-        label = Content.assemble((f" {name:<8}", "$notice"), (f"{lane.value:<13}", "$foreground"))
+    def _bar(self, what: str, key: Lane, share: float, figures: str) -> Content:
+        assert self._race is not None
+        name = what if key is Lane.FIRST else ""
+        lane = fit(visible(self._race.lanes[key].label), _LABEL)
+        label = Content.assemble((f" {name:<8}", "$notice"), (f"{lane} ", "$foreground"))
         shown = Content.styled(figures.ljust(_FIGURES), "$foreground")
         if is_accessible(self):  # a bar is read aloud sign by sign
             return Content.assemble(label, shown)
-        cells = max(0, self.size.width - _LABELS - _FIGURES - 2)
-        return Content.assemble(label, (gauge(share, cells), _LANES[lane]), " ", shown)
+        cells = max(0, self.size.width - label.cell_length - _FIGURES - 2)
+        return Content.assemble(label, (gauge(share, cells), _LANES[key]), " ", shown)
 
 
 def _speed(lane: LaneState) -> str:

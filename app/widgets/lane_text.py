@@ -1,41 +1,71 @@
-"""The growing text of a race's lane: plain lines, held at the end, differences highlighted."""
+"""A lane of a race: its figures, its growing text, and the tree of its last step."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import ClassVar
 
 from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.content import Content
 from textual.geometry import Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 from typing_extensions import override
 
+from sequoia_core.events import Step
+
+from ..present.accessible import is_accessible, step_in_words
+from ..present.minimap import minimap
+from ..state.race_result import LanePart
 from .blocks import wrap
+from .line import Line
+
+_WRITERS = tuple(f"lane-text--writer-{writer}" for writer in range(5))
 
 
 @lru_cache(maxsize=1024)  # while a text grows, only its last paragraph changes
-def _wrapped(text: str, own_from: int, width: int, style: Style, own_style: Style) -> list[Strip]:
-    line = Text(text)
+def _wrapped(
+    parts: tuple[LanePart, ...], own_from: int, width: int, styles: tuple[Style, ...], tinted: bool
+) -> list[Strip]:
+    style, own_style, *writers = styles
+    line = Text()
+    for text, writer in parts:
+        word = text.lstrip()
+        # blanks stay as they are, since an underlined one reads as a character
+        line.append(text[: len(text) - len(word)])
+        line.append(word, writers[writer] if tinted else None)
+    if tinted:  # the tints stay
+        own_style = Style(bgcolor=own_style.bgcolor, bold=own_style.bold)
     line.stylize(own_style, own_from)
     rows = wrap(line, width) or [[]]
     return [Strip(Segment.apply_style(row, style)).adjust_cell_length(width, style) for row in rows]
 
 
 class LaneText(ScrollView, can_focus=False):
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"lane-text--text", "lane-text--own"}
+    """Plain lines, held at the end; tokens tinted by who wrote them, differences highlighted."""
 
-    def __init__(self, *, id: str) -> None:  # noqa: A002
-        super().__init__(id=id)
-        self.text = ""
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"lane-text--text", "lane-text--own", *_WRITERS}
+
+    def __init__(self) -> None:
+        super().__init__()
         self.own_from: int | None = None
+        self.tinted = True
+        self._parts: Sequence[LanePart] = ()
         self._lines: list[Strip] = []
         self._following = True
 
-    def show(self, text: str, own_from: int | None) -> None:
+    @property
+    def text(self) -> str:
+        return "".join(part.text for part in self._parts)
+
+    def show(self, parts: Sequence[LanePart], own_from: int | None, *, tinted: bool) -> None:
         """Draw a text that differs from the other lane from the character `own_from` on."""
-        if text != self.text or own_from != self.own_from:
-            self.text, self.own_from = text, own_from
+        shown = tuple(parts)
+        if (shown, own_from, tinted) != (self._parts, self.own_from, self.tinted):
+            self._parts, self.own_from, self.tinted = shown, own_from, tinted
             self._draw()
 
     def on_resize(self) -> None:
@@ -50,13 +80,15 @@ class LaneText(ScrollView, can_focus=False):
         width = self.scrollable_content_region.width
         if width <= 0:
             return
-        style, own_style = map(self.get_component_rich_style, ("lane-text--text", "lane-text--own"))
+        names = ("lane-text--text", "lane-text--own", *_WRITERS)
+        styles = tuple(map(self.get_component_rich_style, names))
         own_from = len(self.text) if self.own_from is None else self.own_from
         self._lines = []
-        for paragraph in self.text.split("\n"):
-            own_at = min(max(0, own_from), len(paragraph))
-            self._lines += _wrapped(paragraph, own_at, width, style, own_style)
-            own_from -= len(paragraph) + 1
+        for paragraph in _paragraphs(self._parts):
+            length = sum(len(part.text) for part in paragraph)
+            own_at = min(max(0, own_from), length)
+            self._lines += _wrapped(paragraph, own_at, width, styles, self.tinted)
+            own_from -= length + 1
         following = self._following
         self.virtual_size = Size(width, len(self._lines))
         if following:
@@ -78,3 +110,44 @@ class LaneText(ScrollView, can_focus=False):
         at = y + self.scroll_offset.y
         blank = Strip.blank(self.scrollable_content_region.width, self.rich_style)
         return self._lines[at] if at < len(self._lines) else blank
+
+
+def _paragraphs(parts: Sequence[LanePart]) -> list[tuple[LanePart, ...]]:
+    """The lines of a text without their ends."""
+    paragraphs: list[list[LanePart]] = [[]]
+    for text, writer in parts:
+        first, *others = text.split("\n")
+        paragraphs[-1].append(LanePart(first, writer))
+        paragraphs += [[LanePart(line, writer)] for line in others]
+    return list(map(tuple, paragraphs))
+
+
+class LanePanel(Vertical):
+    """A frame with a line of figures, the text, and a small tree; no step changes their sizes."""
+
+    def __init__(self, *, id: str) -> None:  # noqa: A002
+        super().__init__(id=id)
+        self.headline, self.text, self.minimap = Line(), LaneText(), Line()
+        self.headline.add_class("headline")
+        self.minimap.add_class("minimap")
+        self._frame = ("", "")
+
+    @override
+    def compose(self) -> ComposeResult:
+        yield from (self.headline, self.text, self.minimap)
+
+    def entitle(self, title: str, progress: str) -> None:
+        """Set the words in the frame, which are not read as markup."""
+        if (title, progress) != self._frame:
+            self._frame = title, progress
+            self.border_title, self.border_subtitle = Content(title), Content(progress)
+
+    def show_tree(self, step: Step | None) -> None:
+        """Draw the tree of a step, or say what it came to where pictures are not read."""
+        width, height = self.minimap.size
+        if step is None:
+            self.minimap.show("")
+        elif is_accessible(self):
+            self.minimap.show(step_in_words(step))
+        else:
+            self.minimap.show(Content("\n").join(minimap(step, width, height)))

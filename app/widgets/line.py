@@ -36,11 +36,11 @@ class Line(Widget):
         return self._content
 
 
-def speed_text(speedup: float, *, short: bool = False) -> Content:
+def speed_text(speedup: float, *, short: bool = False, other: str = "plain") -> Content:
     """Wall clock against plain decoding, in the colour of a gain or of a loss."""
-    words = speed_words(speedup, short=short)
-    color = "$accepted" if "faster" in words else "$rejected" if "slower" in words else "$notice"
-    return Content.styled(words, color)
+    gain = speed_words(speedup, short=True)
+    color = "$accepted" if "faster" in gain else "$rejected" if "slower" in gain else "$notice"
+    return Content.styled(speed_words(speedup, short=short, other=other), color)
 
 
 def first_fitting(forms: Sequence[Content], room: int) -> Content:

@@ -12,8 +12,9 @@ from msgspec import structs
 from typing_extensions import override
 
 from sequoia_core.chat.interface import ChatEngine
-from sequoia_core.chat.race import Lane, LaneClock, RaceEvent, RaceTerms, race
+from sequoia_core.chat.race import Lane, LaneClock, Race, RaceEvent, RaceTerms, take_turns
 from sequoia_core.config import Lookup, Mode, SamplingParams
+from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
 from sequoia_core.decode.timed_model import TimedModel
 from sequoia_core.decode.tree_choice import lookup_for
@@ -138,29 +139,35 @@ class Conversation(ChatEngine):
         yield from self._tuner.tune(should_stop)
 
     @override
-    def race(
-        self, turns: Sequence[Turn], prompt: str, params: SamplingParams, should_stop: StopCheck
-    ) -> Iterator[RaceEvent]:
-        choice = self.tree_choice
-        if choice.mode is Mode.AR:
-            raise ParameterError("nothing to race: the mode is ar, which is plain decoding already")
-        if self._pair.draft is None and lookup_for(choice) is Lookup.OFF:
-            raise ParameterError("nothing to race: there is no draft and looking up is off")
-        if choice.mode is Mode.GREEDY:
+    def race(self, race: Race, should_stop: StopCheck) -> Iterator[RaceEvent]:
+        choices = [side.choice or self.tree_choice for side in race.sides]
+        plainly = [self._decodes_plainly(choice) for choice in choices]
+        if all(plainly):
+            why = "both sides are plain decoding: the mode is ar"
+            if any(choice.mode is not Mode.AR for choice in choices):
+                why = "there is no draft and looking up is off"
+            raise ParameterError(f"nothing to race: {why}")
+        params = race.params
+        if any(choice.mode is Mode.GREEDY for choice in choices):
             params = replace(params, temperature=0.0)
-        clock = LaneClock()
         # both have caches of their own, freed at the end: this conversation is not touched
-        plain, trees = self._copy(TreeChoice(Mode.AR), turns), self._copy(choice, turns)
-        trees._engine.clock = clock
+        talks = dict(zip(Lane, (self._copy(choice, race.turns) for choice in choices), strict=True))
+        plain = next((lane for lane, each in zip(Lane, plainly, strict=True) if each), None)
+        clock = NoBaseline() if plain is None else LaneClock()
+        for lane, talk in talks.items():
+            if lane is not plain:
+                talk._engine.clock = clock
         yield RaceTerms(params.temperature, self.description.threads, self.description.exact)
-        lanes = {
-            Lane.PLAIN: plain.reply(prompt, params, should_stop),
-            Lane.SPECULATIVE: trees.reply(prompt, params, should_stop),
-        }
-        for event in race(lanes, TimedModel(self._pair.target).wait):
-            if event.lane is Lane.PLAIN:
+        lanes = {lane: each.reply(race.prompt, params, should_stop) for lane, each in talks.items()}
+        for event in take_turns(lanes, TimedModel(self._pair.target).wait):
+            if isinstance(clock, LaneClock) and event.lane is plain:
                 clock.note(event.event)
             yield event
+
+    def _decodes_plainly(self, choice: TreeChoice) -> bool:
+        """Whether no step of this choice can have a tree."""
+        nothing_drafted = self._pair.draft is None and lookup_for(choice) is Lookup.OFF
+        return choice.mode is Mode.AR or nothing_drafted
 
     def _copy(self, choice: TreeChoice, turns: Sequence[Turn]) -> Conversation:
         """Another conversation with the same models and measurements."""

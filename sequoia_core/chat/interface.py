@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from sequoia_core.chat.race import RaceEvent
+from sequoia_core.chat.race import Race, RaceEvent
 from sequoia_core.config import SamplingParams
 from sequoia_core.events import Event, PairDescription, StopCheck
 from sequoia_core.text.chat_template import Turn
@@ -44,13 +44,11 @@ class ChatEngine(Protocol):
         a message; then nothing changes.
         """
 
-    def race(
-        self, turns: Sequence[Turn], prompt: str, params: SamplingParams, should_stop: StopCheck
-    ) -> Iterator[RaceEvent]:
-        """Answer a prompt after `turns` plainly and speculatively at once.
+    def race(self, race: Race, should_stop: StopCheck) -> Iterator[RaceEvent]:
+        """Answer a prompt on two sides at once.
 
         Yields `RaceTerms`, then the events of both lanes, each ending with `Finished`. The
-        conversation is not touched. Raises as `reply`, and if there is nothing to race with.
+        conversation is not touched. Raises as `reply`, and if both sides decode plainly.
         """
 
     def tune(self, should_stop: StopCheck) -> Iterator[Event]:

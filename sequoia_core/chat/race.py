@@ -1,18 +1,50 @@
-"""Plain and speculative decoding of one prompt, raced: steps interleaved, a clock for each."""
+"""One prompt decoded in two ways, raced: steps interleaved, a clock for each."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from time import perf_counter
 
+from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.baseline_timer import KEPT, UNKNOWN, NoBaseline, typical
 from sequoia_core.events import Event, Failed, Finished, PrefillDone, PrefillProgress, Step
-from sequoia_core.files import TaggedRecord
+from sequoia_core.files import Record, TaggedRecord
+from sequoia_core.text.chat_template import Turn
+from sequoia_core.tree.choice import TreeChoice
 
 
 class Lane(StrEnum):
-    PLAIN = "plain"
-    SPECULATIVE = "speculative"
+    FIRST = "first"
+    SECOND = "second"
+
+    @property
+    def other(self) -> "Lane":
+        return Lane.SECOND if self is Lane.FIRST else Lane.FIRST
+
+
+class RaceSide(Record, frozen=True):
+    """How one lane decodes."""
+
+    label: str  # short; what a person calls it
+    choice: TreeChoice | None = None  # None is what the chat's answers are decoded with
+
+    @property
+    def plain(self) -> bool:
+        return self.choice is not None and self.choice.mode is Mode.AR
+
+
+PLAIN = RaceSide("plain", TreeChoice(Mode.AR))
+PLAIN_AND_CHOSEN = (PLAIN, RaceSide("speculative"))
+"""The sides where none are named."""
+
+
+class Race(TaggedRecord, frozen=True):
+    """A prompt to answer after `turns` on two sides at once, outside the conversation."""
+
+    sides: tuple[RaceSide, RaceSide]
+    turns: tuple[Turn, ...]
+    prompt: str
+    params: SamplingParams
 
 
 class RaceTerms(TaggedRecord, frozen=True):
@@ -40,7 +72,7 @@ RaceEvent = RaceTerms | Raced
 
 
 class LaneClock(NoBaseline):
-    """The time of a plain step, for the speculative lane, from the plain lane's steps."""
+    """The time of a plain step, for the lane that speculates, from the plain lane's steps."""
 
     def __init__(self) -> None:
         self._times: deque[float] = deque(maxlen=KEPT)
@@ -56,7 +88,7 @@ class LaneClock(NoBaseline):
         return typical(self._times), f"mean of the plain lane's last {len(self._times)} steps"
 
 
-def race(
+def take_turns(
     lanes: Mapping[Lane, Iterator[Event]], settle: Callable[[], None] = lambda: None
 ) -> Iterator[Raced]:
     """Run the lanes against each other until all have ended, and yield the events of both.

@@ -351,7 +351,7 @@ class ChatScreen(PromptedScreen):
 
     def action_race(self) -> None:
         words = self.prompt.text.strip()
-        self.action_run_line(f"/race {'' if is_command(words) else words}")
+        self.action_run_line("/race" if is_command(words) else f"/race : {words}")
 
     def action_unfold(self) -> None:
         """Open what is folded in the prompt, or open or close it in the transcript."""

@@ -15,7 +15,6 @@ from app.engine.messages import (
     Ask,
     ChooseTree,
     Link,
-    Race,
     Restore,
     ToEngine,
     ToWindow,
@@ -23,7 +22,7 @@ from app.engine.messages import (
     from_line,
     to_line,
 )
-from sequoia_core.chat.race import Raced, RaceTerms
+from sequoia_core.chat.race import Race, Raced, RaceSide, RaceTerms
 from sequoia_core.config import SamplingParams
 from sequoia_core.events import Event
 from sequoia_core.recording.trace_file import write_event
@@ -47,16 +46,18 @@ params = st.builds(
 growmaps = st.lists(st.integers(0, 9), max_size=9).map(
     lambda raw: GrowMap((-1, *(parent % (at + 1) for at, parent in enumerate(raw))), "any", (0.5,))
 )
+choices = st.builds(TreeChoice, growmap=st.none() | growmaps)
+sides = st.builds(RaceSide, texts, st.none() | choices)
 turns = st.builds(Turn, texts, texts, st.lists(st.integers(0, 99), max_size=3).map(tuple))
 special = {
     Ask: st.builds(Ask, texts, params),
-    ChooseTree: st.builds(ChooseTree, st.builds(TreeChoice, growmap=st.none() | growmaps)),
+    ChooseTree: st.builds(ChooseTree, choices),
     Restore: st.builds(Restore, st.lists(turns, max_size=3).map(tuple)),
-    Race: st.builds(Race, st.lists(turns, max_size=3).map(tuple), texts, params),
 }
 raced = st.builds(Raced, event=events)
 messages = st.one_of(
     events,
+    st.builds(Race, st.tuples(sides, sides), st.lists(turns, max_size=3).map(tuple), texts, params),
     raced,
     st.builds(RaceTerms),
     *(
@@ -119,7 +120,7 @@ def test_a_reader_that_is_slow_makes_nobody_wait() -> None:
     "line",
     [b"", b"hello", b"[1]", b"{}", b'{"event":"Nonsense"}', b'{"event":[]}', b'{"event":"Ask"}',
      b'{"event":"Go","more":1}', b"\xff\xfe",
-     b'{"event":"Raced","lane":"plain","raced":{"event":"Go"},"seconds":1.0}',
+     b'{"event":"Raced","lane":"first","raced":{"event":"Go"},"seconds":1.0}',
      b'{"event":"Raced","lane":"third","raced":{"event":"Failed","message":""},"seconds":1.0}'],
 )  # fmt: skip
 def test_what_is_no_message_is_one_error(line: bytes) -> None:

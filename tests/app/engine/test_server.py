@@ -16,7 +16,6 @@ from app.engine.messages import (
     Held,
     LoadFailed,
     Loading,
-    Race,
     Ready,
     Refused,
     Restore,
@@ -25,7 +24,7 @@ from app.engine.messages import (
 )
 from app.engine.server import WAITING
 from sequoia_core.chat.interface import ChatEngine
-from sequoia_core.chat.race import Lane, RaceEvent, RaceTerms, race
+from sequoia_core.chat.race import Lane, Race, RaceEvent, RaceSide, RaceTerms, take_turns
 from sequoia_core.config import SamplingParams
 from sequoia_core.errors import ModelLoadError, ParameterError, SequoiaError
 from sequoia_core.events import (
@@ -142,34 +141,29 @@ def test_an_error_is_the_windows_own_and_the_next_answer_comes(
 class Racing(Counting):
     """Races the standard answer against itself; remembers what it was asked and what it told."""
 
-    asked: tuple[object, ...] = ()
+    asked: Race | None = None
     told: tuple[RaceEvent, ...] = ()
 
-    def race(
-        self,
-        turns: Sequence[Turn],
-        prompt: str,
-        params: SamplingParams,
-        should_stop: Callable[[], bool],
-    ) -> Iterator[RaceEvent]:
-        self.asked = (turns, prompt, params)
-        lanes = {lane: self.reply(prompt, params, should_stop) for lane in Lane}
-        self.told = (RaceTerms(0.0, 2, exact=True), *race(lanes))
+    def race(self, race: Race, should_stop: Callable[[], bool]) -> Iterator[RaceEvent]:
+        self.asked = race
+        lanes = {lane: self.reply(race.prompt, race.params, should_stop) for lane in Lane}
+        self.told = (RaceTerms(0.0, 2, exact=True), *take_turns(lanes))
         yield from self.told
 
 
 def test_a_race_is_held_after_each_step_of_either_lane() -> None:
-    turns = (Turn("a", "b", (1, 2)),)
+    wide = RaceSide("wide", TreeChoice(growmap=GrowMap.k_ary([2, 2])))
+    race = Race((wide, RaceSide("chosen")), (Turn("a", "b", (1, 2)),), "why?", PARAMS)
     with served(loads(Racing())) as at:
         window = at.window()
-        window.link.send(Race(turns, "why?", PARAMS))
+        window.link.send(race)
         finish(window)
         assert window.heard.count(Held()) == 2 * STEPS
     behind = Racing()
     with running(loads(behind)) as server, remote(server) as engine:
-        heard = list(engine.race(turns, "why?", PARAMS, never))
+        heard = list(engine.race(race, never))
     assert tuple(heard) == behind.told
-    assert behind.asked == (turns, "why?", PARAMS)
+    assert behind.asked == race
 
 
 def test_stopping_ends_the_answer_after_its_step() -> None:

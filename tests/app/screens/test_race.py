@@ -15,7 +15,7 @@ from app.state.race_result import (
 )
 from app.store.recorder import Recorder
 from app.widgets.lane_text import LaneText
-from sequoia_core.chat.race import Lane, Raced, RaceEvent, RaceTerms
+from sequoia_core.chat.race import PLAIN_AND_CHOSEN, Lane, Race, Raced, RaceEvent, RaceTerms
 from sequoia_core.events import (
     Event,
     Notice,
@@ -26,6 +26,7 @@ from tests.app.driving import Driver, driving
 from tests.fakes import ANSWER, RacingEngine, replay
 
 GREEDY = Settings(temperature=0.0)
+PARAMS = GREEDY.sampling()
 OTHER = ANSWER.replace("Sunlight", "Daylight")
 
 
@@ -47,7 +48,7 @@ class NoticingEngine(RacingEngine):
         for event in super().race(*asked):
             yield event
             if isinstance(event, RaceTerms):
-                yield Raced(Lane.SPECULATIVE, Notice(NoticeKind.PRECISION, NOTICE), 0.0)
+                yield Raced(Lane.SECOND, Notice(NoticeKind.PRECISION, NOTICE), 0.0)
                 self.go_on.wait(20)
 
 
@@ -96,13 +97,13 @@ async def test_f3_races_what_stands_in_the_prompt_and_leaves_it_there() -> None:
         await chat.type("Why is the sky blue?", "f3")
         await over(chat)
         text = chat.screen_text()
-        assert "Rayleigh" in text
+        assert all(lane.text == ANSWER for lane in shown(chat).query(LaneText))
         assert "2 threads" in text
         assert "each clock counts only its own work" in text
         assert "equal, token for token" in text
         assert "while both ran" in text
         assert "faster than plain" in text
-        assert engine.asked == [((), "Why is the sky blue?")]
+        assert engine.asked == [Race(PLAIN_AND_CHOSEN, (), "Why is the sky blue?", PARAMS)]
         await chat.pilot.press("escape")
         assert chat.app.screen is chat.app.chat
         assert chat.prompt.text == "Why is the sky blue?"
@@ -120,19 +121,19 @@ async def test_with_an_empty_prompt_the_last_message_is_raced_in_its_place() -> 
         await chat.pilot.press("f3")
         await over(chat)
         await chat.pilot.press("escape")
-        ((turns, prompt),) = engine.asked
-        assert prompt == "second?"
-        assert [turn.prompt for turn in turns] == ["first?"]
+        (race,) = engine.asked
+        assert race.prompt == "second?"
+        assert [turn.prompt for turn in race.turns] == ["first?"]
         await chat.type("/race third?", "enter")
         await over(chat)
-        turns, prompt = engine.asked[1]
-        assert prompt == "third?"
-        assert [turn.prompt for turn in turns] == ["first?", "second?"]
+        race = engine.asked[1]
+        assert race.prompt == "third?"
+        assert [turn.prompt for turn in race.turns] == ["first?", "second?"]
         (exchange, result), (none, _) = recorder.races
         assert exchange == recorder.begun[1].id
         assert none is None
         assert result.agreement is Agreement.EQUAL
-        assert result.plain.text == result.speculative.text
+        assert result.first.text == result.second.text
 
 
 async def test_a_message_that_is_edited_is_raced_where_it_stands() -> None:
@@ -142,9 +143,9 @@ async def test_a_message_that_is_edited_is_raced_where_it_stands() -> None:
             await chat.ask(prompt)
         await chat.pilot.press("ctrl+e", "up", "x", "f3")
         await over(chat)
-        ((turns, prompt),) = engine.asked
-        assert prompt == "second?x"
-        assert [turn.prompt for turn in turns] == ["first?"]
+        (race,) = engine.asked
+        assert race.prompt == "second?x"
+        assert [turn.prompt for turn in race.turns] == ["first?"]
 
 
 async def test_where_the_texts_part_is_shown_in_both() -> None:
@@ -158,6 +159,62 @@ async def test_where_the_texts_part_is_shown_in_both() -> None:
         assert '"Sunlight"' in text
         for lane in shown(chat).query(LaneText):
             assert lane.text[lane.own_from :].partition(" ")[0] in ("Sunlight", "Daylight")
+
+
+async def test_two_trees_race_and_each_lane_says_which_it_is() -> None:
+    engine, recorder = RacingEngine(), RaceRecorder()
+    async with driving(engine, GREEDY, recorder=recorder) as chat:
+        await chat.type("/race smollm2-135m/greedy-24x4 vs specinfer: why, a vs b?", "enter")
+        await over(chat)
+        (race,) = engine.asked
+        assert race.prompt == "why, a vs b?"
+        assert [side.label for side in race.sides] == ["greedy-24x4", "specinfer"]
+        text = chat.screen_text()
+        assert "greedy-24x4: sequoia tree" in text
+        assert "specinfer tree" in text
+        assert "neither is plain decoding" in text
+        assert "equal, token for token" in text
+        assert text.count("tokens per pass") == 2
+        ((_, result),) = recorder.races
+        assert (result.first.plain, result.second.plain) == (False, False)
+        await chat.pilot.press("r")
+        await over(chat)
+        assert engine.asked == [race, race]
+        await chat.pilot.press("escape")
+        assert "Race, greedy-24x4: sequoia tree" in chat.transcript
+        await chat.type("/race greedy-24x4 vs adaptive", "enter")
+        assert "did you mean smollm2-135m/greedy-24x4" in " ".join(chat.hint.split())
+        assert chat.prompt.text == "/race greedy-24x4 vs adaptive"
+        await chat.pilot.press("f3")  # a command is no prompt
+        assert chat.app.screen is chat.app.chat
+        assert "nothing to race" in chat.hint
+
+
+async def test_f3_takes_names_of_sides_as_a_prompt() -> None:
+    engine = RacingEngine()
+    async with driving(engine, GREEDY) as chat:
+        await chat.type("greedy vs specinfer", "f3")
+        await over(chat)
+        assert engine.asked == [Race(PLAIN_AND_CHOSEN, (), "greedy vs specinfer", PARAMS)]
+
+
+async def test_f6_takes_the_tints_away_and_brings_them_back() -> None:
+    def colors(chat: Driver) -> set[object]:
+        strips = [line for lane in shown(chat).query(LaneText) for line in lane._lines]
+        return {
+            seg.style.color for line in strips for seg in line if seg.text.strip() and seg.style
+        }
+
+    async with driving(RacingEngine(), GREEDY) as chat:
+        await chat.type("why?", "f3")
+        await over(chat)
+        assert "Written by: target" in chat.screen_text()
+        assert len(colors(chat)) == 3  # by the target, the first and the second guess
+        await chat.pilot.press("f6")
+        assert "Written by" not in chat.screen_text()
+        assert len(colors(chat)) == 1
+        await chat.pilot.press("f6")
+        assert len(colors(chat)) == 3
 
 
 async def test_above_temperature_0_nothing_is_compared() -> None:
@@ -194,7 +251,7 @@ async def test_escape_stops_first_and_leaves_then() -> None:
         await chat.type("why?", "f3")
         run = chat.session.race
         assert run is not None
-        await chat.until(lambda: run.plain.tokens == 1)
+        await chat.until(lambda: run.first.tokens == 1)
         await chat.pilot.press("escape")
         await over(chat)
         assert shown(chat) is not None

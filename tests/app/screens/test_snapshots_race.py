@@ -57,3 +57,12 @@ async def test_back_in_the_chat(stage: Stage) -> None:
     async with stage.chat(RacingEngine(), GREEDY) as chat:
         await end(chat)
         await chat.pilot.press("escape")
+
+
+async def test_two_trees(stage: Stage) -> None:
+    async with stage.chat(RacingEngine(before=stage.hold(24)), GREEDY) as chat:
+        await chat.type("/race smollm2-135m/greedy-24x4 vs specinfer: Why is it blue?", "enter")
+        run = chat.session.race
+        assert run is not None
+        await chat.until(lambda: sum(len(each.answer.steps) for each in run.lanes.values()) == 24)
+        await chat.until(lambda: "so far" in chat.screen_text())

@@ -2,28 +2,38 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from app.state.answer import Answer
 from app.state.race_result import (
+    LOOKED_UP,
     Agreement,
+    LaneState,
     RaceResult,
     RaceState,
     agreement_line,
     recorded_note,
+    speed_ratio,
     tree_name,
 )
-from sequoia_core.chat.race import Lane, Raced, RaceTerms
+from sequoia_core.chat.race import PLAIN, Lane, Raced, RaceSide, RaceTerms
+from sequoia_core.config import Mode
 from sequoia_core.events import (
     Finished,
     FinishReason,
+    Origin,
+    Piece,
+    TextDelta,
     Totals,
     TreeChosen,
 )
 from sequoia_core.files import decode, encode
+from sequoia_core.tree.choice import TreeChoice
 from tests.fakes import TREE_16, make_step, plain_answer
 
 
@@ -40,6 +50,44 @@ def test_a_lane_is_called_by_what_it_decodes_with(tree: TreeChosen, name: str) -
     assert tree_name(tree) == name
 
 
+@pytest.mark.parametrize(
+    ("side", "before", "after"),
+    [
+        (PLAIN, "plain", "plain decoding"),
+        (RaceSide("speculative"), "speculative", "sequoia tree, 16 nodes, depth 4"),
+        (
+            RaceSide("specinfer", TreeChoice(Mode.SPECINFER)),
+            "specinfer",
+            "specinfer tree, 16 nodes, depth 4",
+        ),
+        (RaceSide("wide", TreeChoice()), "wide", "wide: sequoia tree, 16 nodes, depth 4"),
+    ],
+)
+def test_a_lane_has_the_label_of_its_side_and_the_name_of_its_tree(
+    side: RaceSide, before: str, after: str
+) -> None:
+    lane = LaneState(side, Answer("why?"))
+    assert lane.name == before
+    mode = side.choice.mode.value if side.choice else "sequoia"
+    plain = side is PLAIN
+    lane.add(replace(TREE_16, mode=mode, nodes=1 if plain else 16))
+    assert (lane.name, lane.label, lane.plain) == (after, side.label, plain)
+
+
+def test_each_token_is_known_by_who_wrote_it() -> None:
+    lane = LaneState(PLAIN, Answer("why?"))
+    step = make_step(1, "a", [("b", 1), ("\x1b", 2), ("d", 0)])
+    found = replace(step.nodes[step.path[2]], origin=Origin.LOOKUP)
+    nodes = tuple(found if at == step.path[2] else node for at, node in enumerate(step.nodes))
+    lane.add(TextDelta(1, "b\x1bd", (Piece("b", 1), Piece("\x1b", 2), Piece("d", 0))))
+    lane.add(replace(step, nodes=nodes))
+    lane.add(replace(step, index=2, nodes=nodes))  # nothing of it is printable yet
+    lane.add(TextDelta(3, "efg", (Piece("e", 1), Piece("f", 7), Piece("g", 0))))
+    lane.add(replace(step, index=3))
+    assert lane.parts == [("b", 1), ("␛", LOOKED_UP), ("d", 0), ("e", 1), ("f", 3), ("g", 0)]
+    assert "".join(part.text for part in lane.parts) == lane.answer.text
+
+
 def raced(
     plain: Sequence[int],
     trees: Sequence[int],
@@ -52,7 +100,7 @@ def raced(
     run = RaceState("why?")
     run.add(RaceTerms(temperature, 2, exact))
     reason = FinishReason.CANCELLED if stopped else FinishReason.STOP
-    lanes = ((Lane.PLAIN, plain), (Lane.SPECULATIVE, trees))
+    lanes = ((Lane.FIRST, plain), (Lane.SECOND, trees))
     for at in range(max(len(plain), len(trees)) + 1):
         for lane, ids in lanes:
             if at < len(ids):
@@ -112,30 +160,82 @@ def test_a_result_survives_being_kept() -> None:
     assert recorded_note(kept) == result.note()
     for damaged in ("", "[]", kept[:-5], kept.replace("threads", "cores")):
         assert recorded_note(damaged) == ""
-    assert result.speedup == pytest.approx(1.0)
+    assert speed_ratio(result.second, result.first) == pytest.approx(1.0)
     assert "1.00 tokens per pass, as fast as plain" in result.note()
     assert raced([], []).result() is None
-    assert raced([1], []).speculative.tokens_per_second == 0.0
-    slower = raced([1], []).result()
-    assert slower is not None
-    assert slower.speedup is None
+    assert raced([1], []).second.tokens_per_second == 0.0
+    stopped = raced([1], []).result()
+    assert stopped is not None
+    assert speed_ratio(stopped.second, stopped.first) is None
+
+
+OLD = {
+    "prompt": "why?",
+    "temperature": 0.0,
+    "threads": 2,
+    "tree": "sequoia tree 16x4",
+    "plain": {"text": "a", "tokens": 30, "steps": 30, "raced_tokens": 20, "raced_seconds": 2.0},
+    "speculative": {
+        "text": "a",
+        "tokens": 30,
+        "steps": 10,
+        "raced_tokens": 30,
+        "raced_seconds": 2.0,
+    },
+    "agreement": "equal",
+    "common_tokens": 30,
+    "must_agree": True,
+}
+
+
+def test_a_race_of_the_time_before_there_were_sides_reads_as_it_did() -> None:
+    more = {"seconds": 3.0, "reading_seconds": 0.1, "ended": "stop"}
+    old: dict[str, Any] = json.loads(json.dumps(OLD))
+    for lane in ("plain", "speculative"):
+        old[lane] |= more
+    note = recorded_note(json.dumps(old))
+    assert note.startswith("Race, sequoia tree 16x4 against plain decoding: ")
+    assert "3.00 tokens per pass, 1.5x faster than plain, 15.0 against 10.0 tokens/s" in note
+    assert "token for token: 30 tokens" in note
+    for damaged in (old | {"plain": None}, old | {"tree": 1}, old | {"more": {}}):
+        assert recorded_note(json.dumps(damaged)) == ""
+
+
+def test_two_trees_are_compared_with_each_other() -> None:
+    sides = RaceSide("wide", TreeChoice()), RaceSide("deep", TreeChoice())
+    run = RaceState("why?", sides=sides)
+    run.add(RaceTerms(0.0, 2, True))
+    for at, lane in enumerate(Lane):
+        run.add(Raced(lane, TREE_16, 0.0))
+        run.add(Raced(lane, make_step(1, "a", [("b", 1), ("c", 0)]), 1.0 + at))
+    for at, lane in enumerate(Lane):
+        run.add(Raced(lane, Finished(FinishReason.STOP, Totals()), 1.0 + at))
+    run.end(None)
+    result = run.result()
+    assert result is not None
+    note = result.note()
+    tree = "sequoia tree, 16 nodes, depth 4"
+    assert note.startswith(f"Race, wide: {tree} against deep: {tree}: 2.00 against 2.00 tokens per")
+    assert "2.0x faster than deep" in note
+    assert "plain" not in note
+    assert speed_ratio(result.first, result.second) == pytest.approx(2.0)
 
 
 def test_the_speed_up_is_that_of_the_time_in_which_both_ran() -> None:
     run = RaceState("why?")
     run.add(RaceTerms(0.0, 2, True))
     step = make_step(1, "a", [("b", 0)], parents=(-1,))
-    run.add(Raced(Lane.PLAIN, replace(step, token_ids=(1,)), 1.0))
-    run.add(Raced(Lane.SPECULATIVE, replace(step, token_ids=(1, 2, 3)), 1.5))
-    run.add(Raced(Lane.SPECULATIVE, Finished(FinishReason.STOP, Totals()), 1.5))
+    run.add(Raced(Lane.FIRST, replace(step, token_ids=(1,)), 1.0))
+    run.add(Raced(Lane.SECOND, replace(step, token_ids=(1, 2, 3)), 1.5))
+    run.add(Raced(Lane.SECOND, Finished(FinishReason.STOP, Totals()), 1.5))
     # from here on the machine is busy with something else, which only the plain lane suffers
-    run.add(Raced(Lane.PLAIN, replace(step, token_ids=(2, 3)), 99.0))
-    run.add(Raced(Lane.PLAIN, Finished(FinishReason.STOP, Totals()), 99.0))
+    run.add(Raced(Lane.FIRST, replace(step, token_ids=(2, 3)), 99.0))
+    run.add(Raced(Lane.FIRST, Finished(FinishReason.STOP, Totals()), 99.0))
     run.end(None)
     result = run.result()
     assert result is not None
-    assert result.speedup == pytest.approx(2.0)
-    assert result.plain.seconds == 99.0
+    assert speed_ratio(result.second, result.first) == pytest.approx(2.0)
+    assert result.first.seconds == 99.0
     assert result.agreement is Agreement.EQUAL
     assert "3 tokens in 1.50 s against 3 tokens in 99.00 s" in result.note()
 
@@ -144,8 +244,8 @@ def test_both_tokens_at_a_parting_are_named_with_their_probabilities() -> None:
     run = RaceState("why?")
     run.add(RaceTerms(0.0, 2, False))
     for event in plain_answer("a b c"):
-        run.add(Raced(Lane.PLAIN, event, 1.0))
+        run.add(Raced(Lane.FIRST, event, 1.0))
     step = make_step(1, "x", [("a", 1), (" ", 0)])
-    run.add(Raced(Lane.SPECULATIVE, replace(step, token_ids=(7, 8)), 1.0))
+    run.add(Raced(Lane.SECOND, replace(step, token_ids=(7, 8)), 1.0))
     assert run.diverged
     assert run.divergence().startswith('plain "a" 0.3700, speculative "a" 0.')

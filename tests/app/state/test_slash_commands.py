@@ -15,10 +15,13 @@ from app.state.slash_commands import (
     SlashError,
     is_command,
     parse_command,
+    parse_race,
     parse_set,
 )
+from sequoia_core.chat.race import PLAIN_AND_CHOSEN
 from sequoia_core.config import Lookup, Mode
 from sequoia_core.errors import ParameterError
+from sequoia_core.tree.choice import TreeChoice
 
 CHAT = Settings(seed=3, system="be kind")
 
@@ -107,6 +110,9 @@ def test_no_line_makes_a_traceback(rest: str) -> None:
     for line in ("/" + rest, "/set " + rest, "/set temperature " + rest, "/set seed " + rest):
         with contextlib.suppress(SlashError):
             read(line)
+    for words in (rest, f"{rest} vs plain", f"tree {rest} vs {rest}", f"mode {rest} vs {rest}"):
+        with contextlib.suppress(SlashError):
+            parse_race(words, CHAT)
 
 
 def test_every_setting_is_in_the_help() -> None:
@@ -125,3 +131,79 @@ def test_what_is_a_command() -> None:
 def test_chat_settings_are_checked_like_sampling_params() -> None:
     with pytest.raises(ParameterError):
         Settings(temperature=-1.0)
+
+
+# Races
+
+SHAPE = "smollm2-135m/greedy-24x4"
+PLAIN_SIDE = ("plain", Mode.AR, None, None)
+
+
+def sides(words: str, settings: Settings | None = None) -> tuple[list[Any], str]:
+    """Both sides in plain values, and the prompt."""
+    read, prompt = parse_race(words, settings or Settings())
+    return [
+        (side.label, choice.mode, choice.growmap and choice.growmap.name, choice.adaptive)
+        for side in read
+        if (choice := side.choice or TreeChoice())
+    ], prompt
+
+
+@pytest.mark.parametrize(
+    ("words", "first", "second"),
+    [
+        ("specinfer vs sequoia", ("specinfer", Mode.SPECINFER, None, None),
+         ("sequoia", Mode.SEQUOIA, None, None)),
+        ("mode topk against chain", ("topk", Mode.TOPK, None, None),
+         ("chain", Mode.CHAIN, None, None)),
+        ("mode topk VERSUS mode ar", ("topk", Mode.TOPK, None, None), PLAIN_SIDE),
+        (f"{SHAPE} vs. adaptive", ("greedy-24x4", Mode.SEQUOIA, SHAPE, None),
+         ("adaptive", Mode.SEQUOIA, None, True)),
+        (f"tree {SHAPE} against plain", ("greedy-24x4", Mode.SEQUOIA, SHAPE, None), PLAIN_SIDE),
+        (f"growmap measured vs specinfer {SHAPE}", ("measured", Mode.SEQUOIA, None, False),
+         ("specinfer greedy-24x4", Mode.SPECINFER, SHAPE, None)),
+        ("a100/68m-7b/c4-greedy vs a100/68m-13b/c4-greedy",
+         ("a100/68m-7b/c4-greedy", Mode.SEQUOIA, "a100/68m-7b/c4-greedy", None),
+         ("a100/68m-13b/c4-greedy", Mode.SEQUOIA, "a100/68m-13b/c4-greedy", None)),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("prompt", ["", "why? cats: vs dogs\nor"])
+def test_the_sides_of_a_race_are_named(words: str, first: Any, second: Any, prompt: str) -> None:
+    assert sides(f"{words}: {prompt}" if prompt else words) == ([first, second], prompt)
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["", "why?", "cats vs dogs", "cats vs dogs: which?", "greedy algorithms vs lazy ones", "vs",
+     "greedy vs", "vs greedy", "a vs b vs c", "the tree house against the cabin",
+     "sequoia: which tree is that?"],
+)  # fmt: skip
+def test_what_names_no_sides_is_a_prompt(words: str) -> None:
+    assert parse_race(words, Settings()) == (PLAIN_AND_CHOSEN, words)
+    assert parse_race(f": {words}", Settings()) == (PLAIN_AND_CHOSEN, words)
+
+
+def test_what_looks_like_sides_is_a_prompt_after_a_colon() -> None:
+    assert parse_race(": greedy vs topk", Settings()) == (PLAIN_AND_CHOSEN, "greedy vs topk")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("adaptive vs adaptve", "adaptive"), ("mode greedi vs topk", "greedi"),
+        (f"tree {SHAPE}x vs auto", "did you mean"), ("specinfer adaptive vs topk", "adaptive"),
+        ("tree ~no-user/a.json vs auto", "no-user"),
+    ],
+)  # fmt: skip
+def test_a_side_that_cannot_be_is_refused_with_a_way_out(words: str, told: str) -> None:
+    with pytest.raises(SlashError, match=told) as caught:
+        parse_race(words, Settings())
+    assert "/race : PROMPT" in str(caught.value)
+
+
+def test_a_side_has_the_chats_other_settings() -> None:
+    chat = Settings(mode=Mode.CHAIN, lookup=Lookup.ON)
+    (adaptive, auto), _ = parse_race("adaptive no-lookup vs auto lookup", chat)
+    assert adaptive.choice == TreeChoice(Mode.CHAIN, adaptive=True, lookup=Lookup.OFF)
+    assert auto.choice == TreeChoice(Mode.CHAIN, lookup=Lookup.ON)
+    assert sides("auto vs plain", Settings(mode=Mode.AR))[0][0][1] is Mode.SEQUOIA

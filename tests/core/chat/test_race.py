@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import permutations
 
 import pytest
 from hypothesis import given
@@ -9,8 +10,19 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from sequoia_core.chat import race as race_module
-from sequoia_core.chat.race import Lane, LaneClock, Raced, RaceEvent, RaceTerms, race
-from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.chat.race import (
+    PLAIN,
+    PLAIN_AND_CHOSEN,
+    Lane,
+    LaneClock,
+    Race,
+    Raced,
+    RaceEvent,
+    RaceSide,
+    RaceTerms,
+    take_turns,
+)
+from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.decode.baseline_timer import UNKNOWN
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import (
@@ -22,6 +34,7 @@ from sequoia_core.events import (
     Step,
     StepTimings,
     Totals,
+    TreeChosen,
 )
 from sequoia_core.text.chat_template import Turn
 from sequoia_core.tree.choice import TreeChoice
@@ -69,21 +82,21 @@ TIMES = st.lists(st.integers(1, 50).map(float), max_size=12)
 COURSES = st.builds(Course, reading=TIMES, steps=TIMES)
 
 
-@given(plain=COURSES, trees=COURSES, thinking=st.integers(0, 9))
+@given(first=COURSES, second=COURSES, thinking=st.integers(0, 9))
 def test_both_have_had_the_same_time_whenever_one_has_a_step(
-    plain: Course, trees: Course, thinking: int
+    first: Course, second: Course, thinking: int
 ) -> None:
     clock = Clock()
-    courses = {Lane.PLAIN: plain, Lane.SPECULATIVE: trees}
+    courses = {Lane.FIRST: first, Lane.SECOND: second}
     over: set[Lane] = set()
     stood = dict.fromkeys(Lane, 0.0)
     seen: dict[Lane, list[Event]] = {lane: [] for lane in Lane}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(race_module, "perf_counter", clock)
-        for raced in race({lane: course.events(clock) for lane, course in courses.items()}):
+        for raced in take_turns({lane: course.events(clock) for lane, course in courses.items()}):
             seen[raced.lane].append(raced.event)
             if isinstance(raced.event, Step):
-                other = next(lane for lane in Lane if lane is not raced.lane)
+                other = raced.lane.other
                 assert other in over or stood[raced.lane] <= stood[other]
                 assert any(isinstance(event, PrefillDone) for event in seen[other])
             assert raced.seconds == sum(courses[raced.lane].taken)  # its own steps, nothing else
@@ -110,10 +123,18 @@ def never() -> bool:
     return False
 
 
+def asking(prompt: str, params: SamplingParams = GREEDY) -> Race:
+    return Race(PLAIN_AND_CHOSEN, (), prompt, params)
+
+
 def run(
-    chat: Chat, prompt: str, params: SamplingParams = GREEDY, turns: Sequence[Turn] = ()
+    chat: Chat,
+    prompt: str,
+    params: SamplingParams = GREEDY,
+    turns: Sequence[Turn] = (),
+    sides: tuple[RaceSide, RaceSide] = PLAIN_AND_CHOSEN,
 ) -> tuple[RaceTerms, dict[Lane, list[Event]]]:
-    terms, *events = list(chat.talk.race(turns, prompt, params, never))
+    terms, *events = list(chat.talk.race(Race(sides, tuple(turns), prompt, params), never))
     assert isinstance(terms, RaceTerms)
     lanes: dict[Lane, list[Event]] = {lane: [] for lane in Lane}
     for each in events:
@@ -132,12 +153,45 @@ def test_at_temperature_0_both_texts_are_what_the_chat_itself_answers(tree: Grow
     for events in lanes.values():
         assert tokens_of(events) == tokens_of(answered)
         assert text_of(events) == text_of(answered)
-    plain, trees = lanes[Lane.PLAIN], lanes[Lane.SPECULATIVE]
+    plain, trees = lanes[Lane.FIRST], lanes[Lane.SECOND]
     assert all(len(step.nodes) == 1 for step in steps_of(plain))
     assert all(len(step.nodes) == tree.size for step in steps_of(trees)[:2])
     assert not any(step.baseline for step in steps_of(trees))
     assert len(steps_of(trees)) < len(steps_of(plain))
     assert all("plain lane" in step.plain_source for step in steps_of(trees)[1:])
+
+
+SIDES = {
+    "wide": RaceSide("wide", TreeChoice(growmap=GrowMap.k_ary([3, 2]))),
+    "deep": RaceSide("deep", TreeChoice(growmap=GrowMap.chain(5))),
+    "specinfer": RaceSide("specinfer", TreeChoice(Mode.SPECINFER, GrowMap.k_ary([2, 2]))),
+    "topk": RaceSide("topk", TreeChoice(Mode.TOPK, GrowMap.k_ary([2, 1]))),
+    "lookup": RaceSide("lookup", TreeChoice(growmap=GrowMap.chain(2), lookup=Lookup.ON)),
+    "chosen": RaceSide("chosen"),
+    "plain": PLAIN,
+}
+
+
+@pytest.mark.parametrize("names", [each for each in permutations(SIDES, 2) if "wide" in each])
+def test_any_two_sides_give_the_chats_text_at_temperature_0(names: tuple[str, str]) -> None:
+    chat = Chat(byte_level(), answers=LONG)
+    first, second = (SIDES[name] for name in names)
+    terms, lanes = run(chat, "the?", sides=(first, second))
+    assert terms.must_agree
+    answered = chat.say("the?")
+    for side, events in zip((first, second), lanes.values(), strict=True):
+        choice = side.choice or chat.talk.tree_choice
+        (chosen,) = [each for each in events if isinstance(each, TreeChosen)]
+        assert chosen.mode == choice.mode.value
+        assert chosen.nodes == (choice.growmap.size if choice.growmap else 1)
+        assert tokens_of(events) == tokens_of(answered)
+        # only a plain lane says what a plain step takes
+        sources = {step.plain_source for step in steps_of(events)[1:]}
+        if side is PLAIN:
+            assert sources == {"this step itself decodes plainly"}
+        else:
+            assert all("plain lane" in each for each in sources) is ("plain" in names)
+            assert all(each == "not measured" for each in sources) is ("plain" not in names)
 
 
 def test_the_chat_goes_on_as_if_there_had_been_no_race() -> None:
@@ -169,12 +223,12 @@ def test_a_race_within_a_chat_follows_the_turns_it_is_given() -> None:
 def test_a_race_that_is_left_or_stopped_ends_in_both_lanes() -> None:
     chat = Chat(byte_level(), answers=LONG)
     seen: list[RaceEvent] = []
-    for event in chat.talk.race((), "the?", GREEDY, lambda: len(seen) > 8):
+    for event in chat.talk.race(asking("the?"), lambda: len(seen) > 8):
         seen.append(event)
     ends = [each for each in seen if isinstance(each, Raced) and isinstance(each.event, Finished)]
     assert {each.lane for each in ends} == set(Lane)
     assert {each.event.reason for each in ends} == {FinishReason.CANCELLED}  # type: ignore[union-attr]
-    left = chat.talk.race((), "the?", GREEDY, never)
+    left = chat.talk.race(asking("the?"), never)
     next(left)
     next(left)
     left.close()  # type: ignore[attr-defined]
@@ -191,14 +245,19 @@ def test_equality_is_demanded_only_where_numbers_allow_no_difference(exact: bool
     chat.talk.choose_tree(TreeChoice(Mode.GREEDY, GrowMap.chain(2)))
     greedy, _ = run(chat, "the?", SamplingParams(temperature=0.8, max_new_tokens=5))
     assert greedy.temperature == 0.0
+    chat.talk.choose_tree(TreeChoice(growmap=GrowMap.chain(2)))
+    one_greedy = RaceSide("greedy", TreeChoice(Mode.GREEDY, GrowMap.chain(2))), SIDES["wide"]
+    both, _ = run(chat, "the?", SamplingParams(temperature=0.8, max_new_tokens=5), sides=one_greedy)
+    assert both.temperature == 0.0
 
 
 def test_what_cannot_be_raced_is_refused() -> None:
     chat = Chat(byte_level())
     with pytest.raises(ParameterError, match="empty"):
-        list(chat.talk.race((), "  ", GREEDY, never))
+        run(chat, "  ")
     chat.talk.choose_tree(TreeChoice(Mode.AR))
     with pytest.raises(ParameterError, match="mode is ar"):
-        list(chat.talk.race((), "the?", GREEDY, never))
+        run(chat, "the?")
+    run(chat, "the?", sides=(SIDES["chosen"], SIDES["wide"]))
     with pytest.raises(ParameterError, match="no draft"):
-        list(Chat(byte_level(), draft=False).talk.race((), "the?", GREEDY, never))
+        run(Chat(byte_level(), draft=False), "the?")
