@@ -17,6 +17,7 @@ from textual.screen import Screen
 from sequoia_core.files import make_private_folder, private_file
 
 from .config.actions import Action
+from .config.model_list import ModelLoader
 from .config.paths import log_folder, record_file
 from .config.preferences import Preferences
 from .config.settings import Settings
@@ -41,8 +42,8 @@ class SequoiaApp(BaseApp):
 
     TITLE = "Sequoia"
     CONTEXTS = (
-        "app", "prompt", "chat", "help", "race", "search", "sessions", "settings", "choice", "key",
-        "tree", "heat", "replay", "demo",
+        "app", "prompt", "chat", "help", "race", "search", "sessions", "models", "settings",
+        "choice", "key", "tree", "heat", "replay", "demo",
     )  # fmt: skip
 
     def __init__(
@@ -54,6 +55,7 @@ class SequoiaApp(BaseApp):
         unsent: str = "",
         *,
         go_on: bool = False,
+        models: ModelLoader | None = None,
     ) -> None:
         super().__init__(settings.theme)
         self._unsent, self._opens_last = unsent, go_on
@@ -61,7 +63,7 @@ class SequoiaApp(BaseApp):
         self._log_handler: logging.Handler = logging.NullHandler()
         self._switch_seconds = sys.getswitchinterval()
         settings = replace(settings, theme=self.theme)
-        self.chat = ChatScreen(self.decoder, settings, recorder, preferences)
+        self.chat = ChatScreen(self.decoder, settings, recorder, preferences, models)
 
     def get_default_screen(self) -> Screen[None]:
         return self.chat
@@ -138,18 +140,20 @@ def run_chat(
     flags: Mapping[str, Any],
     *,
     go_on: bool = False,
+    models: ModelLoader | None = None,
 ) -> SequoiaApp:
     """Run a chat until it is left, and say what could not be recorded of it.
 
     `flags` are those of the settings that were given on the command line; `go_on` opens the last
-    chat of the record.
+    chat of the record. Without `models` the chat keeps those that the factory loads.
     """
     recorder = DatabaseRecorder(record_file()) if settings.record else Recorder()
     try:
         unsent = take_unsent() if settings.record else ""
         app = SequoiaApp(
-            engine_factory, settings, recorder, Preferences(flags), unsent, go_on=go_on
-        )
+            engine_factory, settings, recorder, Preferences(flags), unsent,
+            go_on=go_on, models=models,
+        )  # fmt: skip
         with suppress(BrokenPipeError):  # the server of a browser's window was killed
             app.run()
     finally:

@@ -50,11 +50,13 @@ def open_chat(flags: Mapping[str, Any], *, go_on: bool = False) -> None:
         sys.stderr.write(remark + "\n")
     with quick_imports():
         from ..app import run_chat
+        from ..config.model_list import ModelLoader
         from ..store.unsent import keep_unsent
 
+    models = ModelLoader()
     app = run_chat(
-        lambda progress: model_choice.build_chat(settings, progress, insight=settings.insight),
-        settings, flags, go_on=go_on,
+        lambda progress: models.load(settings, progress),
+        settings, flags, go_on=go_on, models=models,
     )  # fmt: skip
     if app.return_code:
         keep_unsent(app.unsent, record=settings.record)

@@ -13,7 +13,8 @@ from sequoia_core.errors import suggest
 from .actions import Action
 
 _EVERYWHERE = "app"
-_TYPED = frozenset({"app", "chat", "prompt", "search"})  # contexts in which letters are typed
+_TYPED = frozenset({"app", "chat", "prompt", "search", "models"})
+"""Contexts in which letters are typed."""
 _EMPTY_PROMPT = frozenset(
     {
         "chat.step", "chat.step_before", "chat.step_after", "chat.first_step", "chat.live",

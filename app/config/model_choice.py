@@ -1,17 +1,28 @@
 """The models and the tree shape that settings name, and conversations with them."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from sequoia_core.config import Mode
+from sequoia_core.errors import ParameterError, suggest
 from sequoia_core.events import Progress
-from sequoia_core.model.loading.catalogue import find_pair, known_draft
+from sequoia_core.model.loading.catalogue import (
+    HUB_ID,
+    NO_DRAFT,
+    catalogue,
+    find_pair,
+    known_draft,
+)
 from sequoia_core.speculate.tree_advisor import DEFAULT_CHAIN, MEASURED, PACKAGED
 from sequoia_core.tree.choice import ADAPTIVE, TreeChoice
 from sequoia_core.tree.files import find_growmap, largest_packaged
 from sequoia_core.tree.growmap import GrowMap
 
 from .settings import Settings
+
+DEFAULT_DRAFT = "default"  # the draft that belongs to the target
 
 if TYPE_CHECKING:  # every command imports this module, few of them load a model
     from sequoia_core.chat.interface import ChatEngine
@@ -27,6 +38,15 @@ class Models(NamedTuple):
     target: str | None  # None is the embedded one
     draft: str | None  # None is the embedded one with the embedded target, else no draft
     remark: str = ""  # what was chosen for the person
+
+    def same(self, other: "Models") -> bool:
+        """Whether both load the same."""
+        return self._loaded == other._loaded
+
+    @property
+    def _loaded(self) -> tuple[str | None, str | None]:
+        without = self.target is not None and self.draft is None
+        return self.target, NO_DRAFT if without else self.draft
 
 
 def chosen_models(settings: Settings) -> Models:
@@ -46,6 +66,36 @@ def chosen_models(settings: Settings) -> Models:
     if draft is None:
         return Models(target, None, "no draft is named, so it decodes plainly; see --draft")
     return Models(target, draft, f"draft: {draft}, from the catalogue")
+
+
+def with_target(settings: Settings, words: str) -> Settings:
+    """The settings with another pair or target, and with the draft that belongs to it.
+
+    Raises ParameterError if the words name neither.
+    """
+    pairs = [entry.name for entry in catalogue()]
+    if words in pairs:
+        return replace(settings, pair=words, target=None, draft=None)
+    _check_source(words, pairs, "/model lists the models here")
+    return replace(settings, pair=None, target=words, draft=None)
+
+
+def with_draft(settings: Settings, words: str) -> Settings:
+    """The settings with another draft: `none`, or `default` for the one that belongs to the target.
+
+    Raises ParameterError if the words name no draft.
+    """
+    if words == DEFAULT_DRAFT:
+        return replace(settings, draft=None)
+    if words != NO_DRAFT:
+        _check_source(words, (NO_DRAFT, DEFAULT_DRAFT), "/draft lists the models here")
+    return replace(settings, draft=words)
+
+
+def _check_source(words: str, known: Iterable[str], otherwise: str) -> None:
+    if not os.path.exists(os.path.expanduser(words)) and not HUB_ID.fullmatch(words):  # noqa: PTH110, PTH111
+        hint = suggest(words, known, otherwise=otherwise)
+        raise ParameterError(f"{words!r} is no pair, folder, GGUF file or hub id; {hint}")
 
 
 class TreeRoom(NamedTuple):

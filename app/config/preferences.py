@@ -14,7 +14,7 @@ from sequoia_core.files import read_text, write_whole
 from .load import Loaded, SettingsError, above_file, as_toml, load
 from .model_choice import chosen_models, tree_choice
 from .paths import config_file
-from .settings import BETWEEN_TEXTS
+from .settings import BETWEEN_TEXTS, Settings
 
 Value = str | int | float | bool | list[str] | None
 _Entries = MutableMapping[str, Any]
@@ -56,6 +56,17 @@ class Preferences:
                 value = value[0]
             write_setting(self.path, name, value)
         return Changed(getattr(settings, name), self._remark(name))
+
+    def write_models(self, settings: Settings) -> str:
+        """Write the models of these settings; returns a remark as in `Changed`.
+
+        Raises SettingsError if they cannot be written.
+        """
+        names = ("pair", "target", "draft")
+        with _rewritten(self.path) as document:
+            for name in names:
+                _put(document, name, getattr(settings, name))
+        return next(filter(None, map(self._remark, names)), "")
 
     def write_key(self, action: str, keys: tuple[str, ...] | None) -> str:
         """Write the keys of an action, None for its default; returns a remark as in `Changed`."""

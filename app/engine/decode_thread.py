@@ -5,6 +5,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from sequoia_core.chat.interface import ChatEngine
@@ -19,6 +20,9 @@ _log.addHandler(logging.NullHandler())
 
 OnEvent = Callable[[Event], None]
 
+NO_MODEL = "no model is loaded: /model chooses one"
+STOPPED = "stopped"
+
 
 class DecodeThread:
     """Handle of the decode thread, which makes the engine; all methods are for the screen's thread.
@@ -28,10 +32,14 @@ class DecodeThread:
 
     def __init__(self, factory: msg.EngineFactory) -> None:
         self._factory = factory
-        self._requests: queue.SimpleQueue[tuple[msg.Request, OnEvent] | None] = queue.SimpleQueue()
+        self._engine: ChatEngine | None = None  # used in the thread only
+        self._requests: queue.SimpleQueue[tuple[msg.Request | msg.Switch, OnEvent] | None] = (
+            queue.SimpleQueue()
+        )
         self._reports: deque[msg.Report] = deque()
         self._cancelled = threading.Event()
         self._closing = threading.Event()
+        self._switch_stopped = threading.Event()
         self._unreached: msg.Clear | msg.Restore | None = None  # failed, tried before an answer
         self._systems: list[str | None] = []  # the one in use; empty until it is known
         self._gate = threading.Condition()
@@ -45,19 +53,27 @@ class DecodeThread:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
-    def submit(self, request: msg.Request, on_event: OnEvent = lambda _event: None) -> None:
+    def submit(
+        self, request: msg.Request | msg.Switch, on_event: OnEvent = lambda _event: None
+    ) -> None:
         """Queue a request; an `Ask` or a `Race` cancels an earlier `cancel`.
 
         `on_event` is called with each event of an answer in the decode thread, before the report.
         """
         if isinstance(request, msg.Ask | Race):
             self._cancelled.clear()
+        elif isinstance(request, msg.Switch):
+            self._switch_stopped.clear()
         self._requests.put((request, on_event))
 
     def cancel(self) -> None:
         """End the running answer after its step; also ends a pause."""
         self._cancelled.set()
         self._open_gate(paused=False)
+
+    def stop_switch(self) -> None:
+        """Leave the models that are being loaded; those before stay in use."""
+        self._switch_stopped.set()
 
     def toggle_pause(self) -> None:
         self._open_gate(paused=not self.paused)
@@ -95,25 +111,88 @@ class DecodeThread:
 
     def _run(self) -> None:
         try:
-            engine = self._factory(self._report_loading)
+            self._engine = self._factory(self._report_loading)
         except msg.LoadAbortedError:
             return
         except Exception as error:
             self._reports.append(msg.LoadFailed(error_line(error)))
             return
-        self._reports.append(msg.Ready(engine.description))
+        self._reports.append(msg.Ready(self._engine.description))
+        with suppress(msg.LoadAbortedError):
+            self._serve()
+
+    def _serve(self) -> None:
         tuning_failed = ""
         while not self._closing.is_set():
-            if not tuning_failed and (tuning_failed := _failure_of(self._tune, engine)):
-                self._reports.append(msg.Refused(tuning_failed))  # it is not tried again
+            if self._engine is not None and not tuning_failed:
+                tuning_failed = _failure_of(self._tune, self._engine)
+                if tuning_failed:
+                    self._reports.append(msg.Refused(tuning_failed))  # it is not tried again
             match self._requests.get():
-                case msg.Ask() as request, on_event:
-                    self._answer(engine, request, on_event)
-                case Race() as request, _:
-                    failure = _failure_of(self._race, engine, request)
-                    self._reports.append(msg.RaceEnded(failure or None))
-                case request, _:
-                    self._carry_out(engine, request)
+                case None:
+                    return
+                case msg.Switch() as request, _:
+                    self._switch(request)
+                    tuning_failed = ""
+                case request, on_event:
+                    self._take(request, on_event)
+
+    def _take(self, request: msg.Request, on_event: OnEvent) -> None:
+        engine = self._engine
+        match request:
+            case msg.Ask() if engine is None:
+                self._reports.append(msg.Answering(Failed(NO_MODEL)))
+            case Race() if engine is None:
+                self._reports.append(msg.RaceEnded(NO_MODEL))
+            case _ if engine is None:
+                pass  # the next `Switch` has all that counts
+            case msg.Ask():
+                self._answer(engine, request, on_event)
+            case Race():
+                failure = _failure_of(self._race, engine, request)
+                self._reports.append(msg.RaceEnded(failure or None))
+            case _:
+                self._carry_out(engine, request)
+
+    # Other models
+
+    def _switch(self, request: msg.Switch) -> None:
+        """Load other models; if that fails, those before stay in use or are loaded again."""
+        failure = ""
+        try:
+            if not request.check():
+                self._engine = None
+            self._engine = request.load(self._report_switching)
+            self._systems = []
+        except msg.LoadAbortedError:
+            raise
+        except Exception as error:
+            failure = error_line(error)
+        if failure and self._engine is None:  # the error holds no weights any more
+            failure += self._load_again(request.load_again)
+        engine = self._engine
+        if failure:
+            description = engine.description if engine is not None else None
+            self._reports.append(msg.SwitchFailed(failure, description))
+        elif engine is not None:
+            self._reports.append(msg.Ready(engine.description))
+        if engine is not None and (unreached := self._reach(engine, msg.Restore(request.turns))):
+            self._reports.append(msg.Unreached(unreached))
+
+    def _load_again(self, load: msg.EngineFactory) -> str:
+        """Load the models that were in use before; what to add to a message if that fails."""
+        try:
+            self._engine = load(self._report_loading)
+        except msg.LoadAbortedError:
+            raise
+        except Exception as error:
+            return f"; the models before could not be loaded again: {error_line(error)}"
+        return ""
+
+    def _report_switching(self, message: str, fraction: float | None) -> None:
+        self._report_loading(message, fraction)
+        if self._switch_stopped.is_set():
+            raise SequoiaError(STOPPED)
 
     def _report_loading(self, message: str, fraction: float | None) -> None:
         if self._closing.is_set():

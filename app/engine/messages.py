@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from sequoia_core.chat.interface import ChatEngine
@@ -53,6 +54,16 @@ Start = Clear | Restore | SetSystem  # says what the engine goes on from
 Request = Ask | Race | ChooseTree | Start
 
 
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """Load other models in place of those in use; it stays in this process."""
+
+    check: Callable[[], bool]  # raises what speaks against them; whether memory holds both pairs
+    load: EngineFactory
+    load_again: EngineFactory  # loads those in use, should the others fail
+    turns: tuple[Turn, ...]  # to go on from
+
+
 class Loading(TaggedRecord, frozen=True):
     """The engine is being made; `fraction` is None if not known."""
 
@@ -68,6 +79,13 @@ class Ready(TaggedRecord, frozen=True):
     """The models are loaded, a conversation has begun, and requests are taken."""
 
     description: PairDescription
+
+
+class SwitchFailed(Record, frozen=True):
+    """Other models could not be loaded."""
+
+    message: str
+    description: PairDescription | None  # what is in use; None if nothing is any more
 
 
 class Answering(Record, frozen=True):
@@ -101,8 +119,8 @@ class Unreached(Record, frozen=True):
 
 
 Report = (
-    Loading | LoadFailed | Ready | Answering | RaceEvent | RaceEnded | Event | Refused
-    | SystemRefused | Unreached
+    Loading | LoadFailed | Ready | SwitchFailed | Answering | RaceEvent | RaceEnded | Event
+    | Refused | SystemRefused | Unreached
 )  # fmt: skip
 """A bare `Event` is one of the measuring between answers."""
 

@@ -17,6 +17,7 @@ from .slash_commands import parse_race
 
 # Ids of actions in messages are shown as their keys.
 STILL_ANSWERING = "Press chat.stop to stop the answer first"
+UNNAMED = "Answer"  # the name of an answer whose model is not known yet
 NO_SIBLING = "no other branch yet: chat.again regenerates, chat.edit edits a message"
 NEARLY_FULL = 0.9  # of what a prompt may take of the context window
 _FULL = "context full: /clear begins a new chat"
@@ -83,6 +84,7 @@ class MessageEdit:
 class ChatSession:
     settings: Settings  # for the next answer
     pair: PairDescription | None = None  # None while the models load
+    unready: str = "loading"  # what the header says while there is no pair
     tree: TreeChosen | None = None  # of the next answer; None until the engine reports it
     race: RaceState | None = None  # that runs or ran last
     history: History = field(default_factory=History)
@@ -107,7 +109,7 @@ class ChatSession:
 
     @property
     def answer_name(self) -> str:
-        return self.pair.target if self.pair else "Answer"
+        return self.pair.target if self.pair else UNNAMED
 
     @property
     def busy(self) -> bool:

@@ -96,7 +96,7 @@ class DatabaseRecorder(Recorder):
 
     @override
     def begin(self, exchange: Exchange) -> None:
-        """A deleted session comes back by it."""
+        """A deleted session comes back by it; the session's models are those of its last answer."""
         races, self._races = self._races, []
         if self.session is None:
             self.resume(uuid4().hex)
@@ -108,6 +108,8 @@ class DatabaseRecorder(Recorder):
             "INSERT INTO exchange (id, session, parent, prompt, started, window) "
             "VALUES (:exchange, :session, :parent, :prompt, :started, :window)",
             "UPDATE session SET changed = max(changed, :started), selected = :exchange, "
+            "target = iif(:target = '', target, :target), "
+            "draft = iif(:target = '', draft, :draft), "
             "deleted = NULL, deleted_by = NULL WHERE id = :session",
             window=self._writer.window,
             session=self.session,

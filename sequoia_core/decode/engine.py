@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import TYPE_CHECKING
+from weakref import proxy
 
 import torch
 
@@ -80,7 +81,8 @@ class Engine:
         self._cache = TokenCache(target, draft.model if draft else None)
         timed_draft = replace(draft, model=self._draft) if draft and self._draft else None
         self._speculator = Speculator(self._target, timed_draft, self._cache, eos_token_ids)
-        self.clock: NoBaseline = BaselineTimer(lambda context: self.advisor.costs(0.0, context))
+        engine = proxy(self)  # no cycle: weights are freed as soon as nothing uses them
+        self.clock: NoBaseline = BaselineTimer(lambda context: engine.advisor.costs(0.0, context))
         self.advisor = advisor
         self.tree_choice = TreeChoice()
         self.make_sampler: Callable[[SamplingParams, torch.device, Mode], Sampler] = Sampler.of

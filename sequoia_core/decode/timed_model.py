@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from sequoia_core.model.interface import LanguageModel, TreeReader
+from sequoia_core.model.interface import Draws, LanguageModel, Summary, TreeReader
 
 
 class TimedModel:
@@ -22,7 +24,6 @@ class TimedModel:
         self.device = model.device
         self.new_cache = model.new_cache
         self.extend = model.extend  # not timed, since it is no part of a step
-        self.forward = self._timing()(model.forward)
         self._seconds = 0.0
         self._spans: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
@@ -30,9 +31,12 @@ class TimedModel:
     def prompt_rows(self) -> int:
         return self._model.prompt_rows
 
+    def forward(self, *rows: Any, **options: Any) -> Tensor:
+        with self._timing():
+            return self._model.forward(*rows, **options)
+
     @contextmanager
     def _timing(self) -> Iterator[None]:
-        """As a decorator it times each call."""
         if self.device.type == "cuda":
             # what the model computes is issued there, whichever device is the current one
             stream, start, end = _stream(self.device), _event(), _event()
@@ -66,8 +70,15 @@ class TimedModel:
 class TimedTreeReader(TimedModel):
     def __init__(self, model: TreeReader) -> None:
         super().__init__(model)
-        self.read_tree = self._timing()(model.read_tree)
-        self.read_level = self._timing()(model.read_level)
+        self._reader = model
+
+    def read_tree(self, *rows: Any) -> tuple[Tensor, Summary]:
+        with self._timing():
+            return self._reader.read_tree(*rows)
+
+    def read_level(self, *rows: Any) -> Draws:
+        with self._timing():
+            return self._reader.read_level(*rows)
 
 
 def timed(model: LanguageModel) -> TimedModel:

@@ -65,6 +65,12 @@ class ModelConfig:
         if self.head_dim % 2:
             raise ModelLoadError(f"config: head_dim is {self.head_dim}; rotary needs an even one")
 
+    @property
+    def is_draft(self) -> bool:
+        """Whether it can only be a draft: it reads a target, or lacks some of its tokens."""
+        trimmed = self.head_vocab_size != self.vocab_size
+        return trimmed or self.embeddings_from_target or bool(self.feature_layers)
+
     def has_bias(self, module: str) -> bool:
         return (self.attention_bias and "self_attn." in module) or (
             self.mlp_bias and "mlp." in module

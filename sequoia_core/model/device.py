@@ -134,6 +134,7 @@ def prepare(devices: Sequence[torch.device]) -> None:
     if devices[0].type != "cuda":
         return
     torch.cuda.set_device(devices[0])
+    torch.cuda.empty_cache()  # what another pair left counts as free
     # sums in float32 depend less on the number of rows
     torch.set_float32_matmul_precision("highest")
     products = torch.backends.cuda.matmul

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from ...engine.messages import Clear, Restore, SetSystem, Start
 from ...state.attachments import Folds
-from ...state.chat_session import ChatError, ChatSession, MessageEdit
+from ...state.chat_session import UNNAMED, ChatError, ChatSession, MessageEdit
 from ...state.history import Exchange, History
 from ...store.recorder import Recorder
 from ...store.text_search import Term
@@ -42,8 +42,10 @@ class TranscriptPages:
         self._last = exchange.id
 
     def name_answers(self) -> None:
+        """Name the answers that were asked for while the models loaded."""
         for answer in self.answers.values():
-            answer.name = self._session.answer_name
+            if answer.name == UNNAMED:
+                answer.name = self._session.answer_name
 
     def note(self, text: str, *, error: bool = False, topic: str = "") -> None:
         """Add a line that is no message of the chat; of each `topic` only the last one stays."""

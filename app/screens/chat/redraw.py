@@ -129,7 +129,7 @@ class Redraw:
         screen, session = self.screen, self.session
         status, row = "", "decoding" if session.busy else "idle"
         if session.pair is None:
-            status = "loading"
+            status = session.unready
         elif session.edit is not None:
             status = row = "editing"
         elif self.inspector.cursor.at is not None:

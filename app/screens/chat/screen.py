@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from ...config.actions import bindings
 from ...config.model_choice import show_tree_remark
+from ...config.model_list import ModelKind, ModelLoader
 from ...config.preferences import Preferences
 from ...config.settings import Settings
 from ...engine.decode_thread import DecodeThread
@@ -36,6 +37,7 @@ from .branches import Branches, TranscriptPages
 from .completion_sources import CompletionSources
 from .engine_reports import EngineReports
 from .export import export_chat, export_file, requested_copy
+from .model_switch import ModelSwitch
 from .preset_actions import PresetActions
 from .redraw import Redraw
 from .scene_export import add_caption, export_scene, scene_file
@@ -55,6 +57,7 @@ class ChatScreen(PromptedScreen):
         settings: Settings,  # of the first answer
         recorder: Recorder | None = None,
         preferences: Preferences | None = None,  # of the next start
+        models: ModelLoader | None = None,  # None: those of the decoder cannot be changed
     ) -> None:
         super().__init__()
         self.decoder = decoder
@@ -74,6 +77,7 @@ class ChatScreen(PromptedScreen):
         self.presets = PresetActions(
             session, prompt, lambda settings: self._changer.change("system", settings)
         )
+        self.models = ModelSwitch(session, decoder, models, self._preferences, pages, prompt)
 
     @property
     @override
@@ -107,6 +111,7 @@ class ChatScreen(PromptedScreen):
             if isinstance(report, LoadFailed):
                 self.app.fail(report.message)
             self.reports.take(report)
+            self.models.take(report)
             self.redraw.changed()
         if loading and session.pair is not None:
             self.header.pair = session.pair
@@ -234,6 +239,8 @@ class ChatScreen(PromptedScreen):
                 self.app.push_screen(SettingsScreen(self._preferences, self._changer))
             case "preset":
                 self.presets.act(words)
+            case ModelKind.TARGET | ModelKind.DRAFT:
+                self.models.act(ModelKind(command.name), words)
             case "bye":
                 self.app.exit()
             case "?":
@@ -305,6 +312,8 @@ class ChatScreen(PromptedScreen):
             self.explain(False)
         elif self.session.busy:
             self.decoder.cancel()
+        elif self.models.loading:
+            self.decoder.stop_switch()
         elif self.session.edit is not None:
             self.branches.leave_editing()
         elif self.inspector.cursor.at is not None:

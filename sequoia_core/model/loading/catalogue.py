@@ -1,6 +1,7 @@
 """The catalogue of target and draft pairs, `pairs.toml`, and the memory that they need."""
 
 import functools
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,10 @@ from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.loading.memory_plan import MemoryPlan, kv_token_bytes, plan_memory
 from sequoia_core.model.tensor_names import weight_values
 
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+NO_DRAFT = "none"
 _CONTEXT = 4096
-_BYTES_PER_VALUE = 2
+BYTES_PER_VALUE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class ModelShape:
         return weight_values(self.config)
 
     def kv_bytes(self, context: int) -> int:
-        return context * kv_token_bytes(self.config, _BYTES_PER_VALUE)
+        return context * kv_token_bytes(self.config, BYTES_PER_VALUE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +68,13 @@ class PairEntry:
         return min(_CONTEXT, *windows)
 
     def plan(self, on_gpu: bool) -> MemoryPlan:
-        weights = _BYTES_PER_VALUE * (self.target.parameters + self.draft.parameters)
+        weights = BYTES_PER_VALUE * (self.target.parameters + self.draft.parameters)
         token = self.target.kv_bytes(1) + self.draft.kv_bytes(1)
         return plan_memory(
             self.target.config,
             self.draft.config.vocab_size,
             (weights, token),
-            value_bytes=_BYTES_PER_VALUE,
+            value_bytes=BYTES_PER_VALUE,
             on_gpu=on_gpu,
         )
 

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import constants, errors, snapshot_download
+from huggingface_hub import constants, errors, snapshot_download, try_to_load_from_cache
 from huggingface_hub.utils import logging, tqdm  # type: ignore[attr-defined]  # documented there
 
 from sequoia_core.errors import ModelLoadError
@@ -27,6 +27,26 @@ def download(repo_id: str, progress: Progress) -> Path:
     if any(folder.glob(SAFETENSORS)):
         return folder
     return _fetch(repo_id, [PICKLES], progress)
+
+
+def download_settings(repo_id: str, progress: Progress) -> Path:
+    """As `download`, without the weights."""
+    return _fetch(repo_id, [], progress)
+
+
+def cached(repo_id: str) -> Path | None:
+    """The folder of a hub model whose files are all in the cache."""
+    try:
+        settings = try_to_load_from_cache(repo_id, "config.json")
+    except errors.HFValidationError:
+        return None
+    if not isinstance(settings, str):
+        return None
+    folder = Path(settings).parent
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        return folder if all(part.exists() for part in shards(index)) else None
+    return folder if any(folder.glob(SAFETENSORS)) or any(folder.glob(PICKLES)) else None
 
 
 def _fetch(repo_id: str, weights: list[str], progress: Progress) -> Path:

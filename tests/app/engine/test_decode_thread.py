@@ -1,11 +1,13 @@
 """The decode thread by itself: order, pausing, cancelling, failing and ending."""
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 
+import msgspec
 import pytest
 
-from app.engine.decode_thread import DecodeThread
+from app.engine.decode_thread import NO_MODEL, DecodeThread
 from app.engine.messages import (
     Answering,
     Ask,
@@ -13,16 +15,20 @@ from app.engine.messages import (
     Clear,
     LoadFailed,
     Loading,
+    RaceEnded,
     Ready,
     Refused,
     Report,
     Restore,
     SetSystem,
     Start,
+    Switch,
+    SwitchFailed,
     SystemRefused,
     Unreached,
 )
 from sequoia_core.chat.interface import ChatEngine
+from sequoia_core.chat.race import PLAIN_AND_CHOSEN, Race
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.events import (
@@ -32,6 +38,7 @@ from sequoia_core.events import (
     FinishReason,
     Notice,
     NoticeKind,
+    PairDescription,
     Progress,
     Step,
 )
@@ -393,3 +400,118 @@ def test_shutdown_joins_a_paused_answer(drive: Drive) -> None:
     driven.wait_steps(1)
     assert driven.decoder.shutdown(5)
     assert not driven.decoder.alive
+
+
+# Other models
+
+OTHER = msgspec.structs.replace(PAIR, target="another", draft=None)
+TURNS = (Turn("a", "b", (1, 2)),)
+
+
+class Restoring(ReplayEngine):
+    """Notes the turns that it is taken to."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__(trace)
+        self.turns: list[Sequence[Turn]] = []
+
+    def restore(self, turns: Sequence[Turn]) -> None:
+        self.turns.append(turns)
+
+
+def engine_of(pair: PairDescription) -> Restoring:
+    return Restoring(Trace(pair, make_answer()))
+
+
+def failing(message: str) -> Callable[..., ChatEngine]:
+    def fail(*_: object) -> ChatEngine:
+        raise ModelLoadError(message)
+
+    return fail
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_other_models_go_on_from_the_same_turns(drive: Drive, beside: bool) -> None:
+    held: list[bool] = []
+    driven = drive(engine_of(PAIR))
+    driven.wait(lambda reports: Ready(PAIR) in reports)
+    before, other = weakref.ref(driven.engine), engine_of(OTHER)
+    del driven.engine, driven.decoder._factory
+
+    def load(progress: Progress) -> ChatEngine:
+        held.append(before() is not None)
+        progress("weights", 0.5)
+        return other
+
+    driven.decoder.submit(Switch(lambda: beside, load, failing("never"), TURNS))
+    driven.decoder.submit(ASK)
+    driven.wait_answers()
+    assert driven.reports[:3] == [Ready(PAIR), Loading("weights", 0.5), Ready(OTHER)]
+    assert held == [beside]
+    assert before() is None
+    assert other.turns == [TURNS]
+    assert tuple(driven.events) == make_answer()
+
+
+@pytest.mark.parametrize(
+    ("check", "load", "message"),
+    [
+        (failing("too large"), failing("never"), "too large"),
+        (lambda: True, failing("damaged"), "damaged"),
+        (lambda: False, failing("damaged"), "damaged"),
+    ],
+)
+def test_without_others_the_models_before_answer_on(
+    drive: Drive, check: Callable[[], bool], load: Callable[..., ChatEngine], message: str
+) -> None:
+    first, again = engine_of(PAIR), engine_of(PAIR)
+    driven = drive(first)
+    driven.decoder.submit(Switch(check, load, lambda _progress: again, TURNS))
+    driven.wait(lambda reports: SwitchFailed(message, PAIR) in reports)
+    driven.decoder.submit(ASK)
+    driven.wait_answers()
+    assert tuple(driven.events) == make_answer()
+    released = message == "damaged" and not check()
+    assert (again if released else first).turns == [TURNS]
+    assert (first if released else again).turns == []
+
+
+def test_without_any_model_it_is_said_and_others_can_be_loaded(drive: Drive) -> None:
+    driven = drive(engine_of(PAIR))
+    lost = "damaged; the models before could not be loaded again: gone"
+    driven.decoder.submit(Switch(lambda: False, failing("damaged"), failing("gone"), ()))
+    driven.wait(lambda reports: SwitchFailed(lost, None) in reports)
+    driven.decoder.submit(Clear())
+    driven.decoder.submit(ASK)
+    driven.decoder.submit(Race(PLAIN_AND_CHOSEN, (), "why?", SamplingParams()))
+    driven.wait(lambda reports: RaceEnded(NO_MODEL) in reports)
+    assert driven.events == [Failed(NO_MODEL)]
+    other = engine_of(OTHER)
+    driven.decoder.submit(Switch(lambda: False, lambda _progress: other, failing("never"), TURNS))
+    driven.decoder.submit(ASK)
+    driven.wait_answers(2)
+    assert tuple(driven.events[1:]) == make_answer()
+    assert other.turns == [TURNS]
+
+
+@pytest.mark.parametrize("quits", [True, False])
+def test_loading_other_models_can_be_left(drive: Drive, quits: bool) -> None:
+    loading, go_on = threading.Event(), threading.Event()
+
+    def load(progress: Progress) -> ChatEngine:
+        loading.set()
+        go_on.wait(5)
+        progress("more", None)
+        raise AssertionError("loading went on")
+
+    driven = drive(engine_of(PAIR))
+    driven.decoder.submit(Switch(lambda: True, load, failing("never"), ()))
+    assert loading.wait(5)
+    if quits:
+        driven.decoder.close()
+    else:
+        driven.decoder.stop_switch()
+    go_on.set()
+    if not quits:
+        driven.wait(lambda reports: SwitchFailed("stopped", PAIR) in reports)
+    assert driven.decoder.shutdown(5)

@@ -62,7 +62,8 @@ def test_set_changes_one_value(line: str, changed: dict[str, Any]) -> None:
         ("/show", Command("show")), ("/bye", Command("bye")), ("/quit", Command("bye")),
         ("/?", Command("?")), ("/help", Command("?")), ("  /show  ", Command("show")),
         ("/search  blue sky ", Command("search", "blue sky")), ("/load x", Command("load", "x")),
-        ("/search", Command("search")),
+        ("/search", Command("search")), ("/models", Command("model")),
+        ("/model a/b", Command("model", "a/b")), ("/draft none", Command("draft", "none")),
     ],
 )  # fmt: skip
 def test_plain_commands(line: str, command: Command) -> None:
@@ -80,7 +81,6 @@ def test_plain_commands(line: str, command: Command) -> None:
         ("/set temp", "Did you mean temperature?"),
         ("/set temp 0", "Did you mean temperature?"),
         ("/set t 0", "There is temperature, top_p, top_k,"),
-        ("/models", "`sequoia models` in a shell lists others"),
         ("/tree", "chat.tree shows and hides it; /set growmap changes its shape"),
         ("/history", "Did you mean /sessions?"),
         ("/CLEAR", "Did you mean /clear?"),

@@ -1,5 +1,7 @@
 """A chat's ledger only grows, reads like the template's rendering, and forgets whole turns only."""
 
+import gc
+import weakref
 from collections.abc import Callable, Sequence
 from itertools import count
 from typing import cast
@@ -263,6 +265,20 @@ def test_a_prompt_longer_than_the_window_is_refused_and_nothing_is_lost() -> Non
     events = chat.say("tee")
     assert len(chat.talk.turns) == 2
     assert done_of(events).cached_tokens == len(ids) - 1
+
+
+def test_models_are_freed_with_their_conversation() -> None:
+    """Without a garbage collection: other models may need the memory next."""
+    chat = Chat(byte_level())
+    chat.say("hee")
+    engine = chat.talk._engine
+    held = [weakref.ref(each) for each in (engine, engine._target, engine._draft)]
+    gc.disable()
+    try:
+        del chat, engine
+        assert [each() for each in held] == [None] * 3
+    finally:
+        gc.enable()
 
 
 def test_clear_forgets_the_turns_and_keeps_the_system_prompt() -> None:
