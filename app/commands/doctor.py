@@ -147,7 +147,8 @@ def _forward(settings: Settings, *, models_there: bool) -> Iterator[Finding]:
     """Device, number format, which code computes the models, and the memory for them."""
     from sequoia_core.model.device import choose_placement, devices_name, dtype_name
     from sequoia_core.model.loading.backend import choose_backend
-    from sequoia_core.model.loading.loader import BUNDLED_DRAFT, NO_DRAFT, Checkpoint, known_model
+    from sequoia_core.model.loading.catalogue import NO_DRAFT
+    from sequoia_core.model.loading.loader import BUNDLED_DRAFT, Checkpoint, known_model
     from sequoia_core.model.native import library
 
     try:

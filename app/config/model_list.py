@@ -17,7 +17,7 @@ from .settings import Settings
 
 if TYPE_CHECKING:
     from sequoia_core.chat.interface import ChatEngine
-    from sequoia_core.model.loading.local_models import LocalModel, Room, RoomFinder
+    from sequoia_core.model.loading.local_models import LocalModel, MemoryRoom, RoomFinder
 
 CATALOGUE, HUB_CACHE = "Pairs of the catalogue", "Cache of the Hugging Face hub"
 NO_ROOM = "choose a smaller model, or start with --offload disk"
@@ -162,7 +162,9 @@ def _found(settings: Settings) -> "tuple[LocalModel, LocalModel | None]":
     return find_model(models.target), find_draft(models.target, models.draft)
 
 
-def _room(finder: "RoomFinder", target: "LocalModel", draft: "LocalModel | None") -> "Room | None":
+def _room(
+    finder: "RoomFinder", target: "LocalModel", draft: "LocalModel | None"
+) -> "MemoryRoom | None":
     """None if a model's shape is not known."""
     if target.model is None or (draft is not None and draft.model is None):
         return None

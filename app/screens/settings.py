@@ -79,7 +79,7 @@ class SettingsChanger:
 
     def _choose_tree(self, settings: Settings) -> None:
         choice = tree_choice(settings, self.tree_room())
-        if choice.shown and choice == self._shown:
+        if choice.shown and choice == self._shown and self.session.tree is not None:
             return
         self._shown = choice if choice.shown else None
         self.submit(ChooseTree(choice))

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from sequoia_core.errors import SequoiaError, counted
+from sequoia_core.model.loading.catalogue import catalogue
 from sequoia_core.tree.files import find_growmap, growmap_names
 
 from ...config.presets import NO_PRESET, load_presets
@@ -57,6 +58,10 @@ class CompletionSources:
             "sessions": self._sessions,
             "presets": _presets,
             EXPORTS: _exports,
+            "pairs": lambda _: [
+                Suggestion(each.name, f"{each.target.name} ← {each.draft.name}")
+                for each in catalogue()
+            ],
             "imports": lambda _: [each for each in files_below(Path.cwd()) if _is_chat(each.text)],
         }
 

@@ -158,7 +158,7 @@ def _is_open_folder(path: Path) -> bool:
 # Memory
 
 
-class Room(NamedTuple):
+class MemoryRoom(NamedTuple):
     """Bytes, on the device where a pair has the least room."""
 
     needed: int
@@ -182,10 +182,10 @@ class RoomFinder:
     offload: Offload = Offload.NONE
     held: Mapping[torch.device, int] = field(default_factory=Counter)  # what will be freed
 
-    def room(self, target: Known, draft: Known | None) -> Room:
+    def room(self, target: Known, draft: Known | None) -> MemoryRoom:
         """Raises ParameterError if the settings do not go with the models."""
         rooms = [
-            Room(plan.least, free_bytes(device) + self.held.get(device, 0))
+            MemoryRoom(plan.least, free_bytes(device) + self.held.get(device, 0))
             for device, plan in self._plans(target, draft).items()
         ]
         return max(rooms, key=lambda room: room.needed - room.free)
