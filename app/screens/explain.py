@@ -25,8 +25,9 @@ from ..widgets.prompt import Prompt
 _TABLES = parse_toml(Path(__file__).with_name("explained.toml").read_text("utf-8"))
 GLOSSARY: dict[str, str] = _TABLES["glossary"]
 """Words of the screens, each in a sentence."""
-CLOSES = "any key closes this and is typed: ? again writes ?"
-SCROLLS = "up, down scroll; other keys close, ? again writes ?"
+CLOSES, SCROLLS = "any key closes this", "up, down scroll; others close"
+AGAIN = "; a second ? is typed"
+_OF_CHAT = re.compile(r"\bchat\.[a-z_]+")  # an action that a replay does not have
 _MARKS = {"up": "▲", "down": "▼", "right": " ", "": " "}
 _SCROLLS = {"up": -1, "down": 1, "pageup": -2, "pagedown": 2}  # half a panel each
 _LONGEST_SIGN = 42
@@ -88,17 +89,17 @@ def placed(wanted: Sequence[Sequence[int]], heights: Sequence[int], room: int) -
 
 
 class ExplainScreen(ModalScreen[None]):
-    """Explains what is on the screen below; any key closes it, and is typed into the prompt.
+    """Explains what is on the screen below; any key closes it, and is typed into its prompt.
 
     Sentences are drawn over the transcript, if possible in the rows of what they explain.
     """
 
     app: BaseApp
 
-    def __init__(self, below: Screen[None], prompt: Prompt) -> None:
+    def __init__(self, below: Screen[None], prompt: Prompt | None = None) -> None:
         super().__init__()
         self._below, self._prompt = below, prompt
-        self._typed_before = prompt.text
+        self._typed_before = prompt.text if prompt is not None else ""
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(id="explained", can_focus=False) as panel:
@@ -106,8 +107,9 @@ class ExplainScreen(ModalScreen[None]):
             yield Static("", markup=False)
 
     def on_mount(self) -> None:
-        if self._prompt.text != self._typed_before:  # `?` came in a burst, as the first of a text
-            self._prompt.put(f"?{self._prompt.text}")
+        prompt = self._prompt
+        if prompt is not None and prompt.text != self._typed_before:
+            prompt.put(f"?{prompt.text}")  # it came in a burst, as the first of a text
             self.dismiss()
 
     def on_resize(self) -> None:
@@ -115,7 +117,8 @@ class ExplainScreen(ModalScreen[None]):
 
     def _explain(self) -> None:
         texts = self.app.keys.shown
-        parts = [each._replace(text=texts(each.text)) for each in parts_on_show(self._below)]
+        every = (each._replace(text=texts(each.text)) for each in parts_on_show(self._below))
+        parts = [each for each in every if not _OF_CHAT.search(each.text)]
         panel, over = self.query_one("#explained"), self._below.query_one("#transcript").region
         labels = None
         if over.width >= _LEAST_WIDTH and self._below.has_class("-wide"):
@@ -129,7 +132,7 @@ class ExplainScreen(ModalScreen[None]):
             panel.styles.width = panel.styles.height = None
             labels = _list(parts, max(1, min(_WIDEST, self.size.width) - _FRAME - 4))
         scrolls = len(labels.plain.splitlines()) > self.size.height - _AROUND
-        panel.border_subtitle = SCROLLS if scrolls else CLOSES
+        panel.border_subtitle = (SCROLLS if scrolls else CLOSES) + (AGAIN if self._prompt else "")
         self.query_one(Static).update(labels)
 
     async def on_key(self, event: events.Key) -> None:
@@ -139,13 +142,14 @@ class ExplainScreen(ModalScreen[None]):
             panel.scroll_relative(y=by * panel.size.height // 2, animate=False)
             return
         self._close()
-        if event.is_printable and event.character is not None:
+        if self._prompt is not None and event.is_printable and event.character is not None:
             self._prompt.write(event.character)
 
     def on_paste(self, event: events.Paste) -> None:
         event.stop()
         self._close()
-        self._prompt.post_message(events.Paste(event.text))
+        if self._prompt is not None:
+            self._prompt.post_message(events.Paste(event.text))
 
     @on(events.Click)
     def _close(self) -> None:

@@ -21,6 +21,7 @@ from ..widgets.caption_bar import CaptionBar, CaptionShown
 from ..widgets.entries import AnswerEntry, MessageEntry, note_entry
 from ..widgets.header import Header
 from ..widgets.tree_view import TreeView
+from .explain import ExplainScreen
 from .help import ReplayHelp
 from .step_screen import StepScreen
 
@@ -211,6 +212,11 @@ class ReplayScreen(StepScreen):
 
     def action_leave(self) -> None:
         self.app.exit()
+
+    def action_explain_screen(self) -> None:
+        self.player.playing = False
+        self._draw()
+        self.app.push_screen(ExplainScreen(self))
 
     def action_help(self) -> None:
         self.app.push_screen(ReplayHelp(self.KEY_ROW))

@@ -37,6 +37,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "stop": ("END", ("END",)),
     "theme": ("paper", "paper"),
     "accessible": ("true", True),
+    "vim_keys": ("true", True),
     "keys": ('{"chat.tree": "f9"}', {"chat.tree": ("f9",)}),
 }
 

@@ -4,6 +4,7 @@ import re
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -21,6 +22,7 @@ from sequoia_core.config import Mode
 from sequoia_core.events import Event, Origin, Progress, Step
 from sequoia_core.tree.choice import ADAPTIVE, SHOWN
 from tests.app.driving import Driver, driving
+from tests.app.screens.test_replay import replaying
 from tests.fakes import TREE_16, make_answer, replay, with_baseline
 
 SIZES = [(160, 50), (100, 30), (80, 24), (60, 20)]
@@ -139,7 +141,7 @@ async def test_figures_on_show_are_explained_as_they_stand_there(size: tuple[int
             for sign, term in (("✔", "accepted"), ("✘", "rejected"), ("➜", "target's own")):
                 assert (f"{sign} {GLOSSARY[term]}" in flat) == (sign in shown)
             assert GLOSSARY["prompt lookup"] not in flat
-            assert "Keys that work now. f1 lists all." in flat
+            assert "Keys that work now. The help lists all." in flat
 
 
 async def test_sentences_stand_in_the_rows_of_what_they_explain() -> None:
@@ -220,6 +222,19 @@ async def test_text_pasted_over_the_explanations_is_pasted() -> None:
             chat.app.post_message(events.Paste("two\nlines"))
         await chat.until(lambda: chat.prompt.text == "two\nlines")
         assert chat.app.screen is chat.app.chat
+
+
+async def test_a_replay_is_explained_too_without_the_keys_of_the_chat(tmp_path: Path) -> None:
+    async with replaying(tmp_path) as played:
+        await played.pilot.press("end", "question_mark")
+        screen = played.app.screen
+        assert isinstance(screen, ExplainScreen)
+        await played.pilot.pause()
+        text = str(screen.query_one(Static).content)
+        assert GLOSSARY["accepted"] in " ".join(text.split())
+        assert "chat." not in text
+        await played.pilot.press("a")
+        assert played.app.screen is not screen
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 4)), max_size=12), st.integers(0, 60))
