@@ -1,15 +1,17 @@
 """What the engine reports: immutable events of plain values, which can be recorded and replayed.
 
-An answer is `TreeChosen`, `PrefillDone`, then per decoding step at most one `TextDelta` followed by
-exactly one `Step`, then perhaps a `TextDelta` of text that was held back, and at last `Finished` or
-`Failed`. A `Notice` may come anywhere, and a `TreeChosen` between two steps if the next one uses
-another tree. A consumer that pauses does so after a `Step`.
+An answer is `AnswerStart` if it is no usual one, `TreeChosen`, `PrefillDone`, then per decoding
+step at most one `TextDelta` followed by exactly one `Step`, then perhaps a `TextDelta` of text that
+was held back, and at last `Finished` or `Failed`. A `Notice` may come anywhere, and a `TreeChosen`
+between two steps if the next one uses another tree. A consumer that pauses does so after a `Step`.
 """
 
 from collections.abc import Callable
 from enum import StrEnum
 from functools import cached_property
 from itertools import pairwise
+
+from msgspec import field
 
 from sequoia_core.files import Record, TaggedRecord
 
@@ -53,6 +55,14 @@ class Notice(TaggedRecord, frozen=True):
 
     kind: NoticeKind
     message: str
+
+
+class AnswerStart(TaggedRecord, frozen=True, omit_defaults=True):
+    """What is special about an answer; the app adds it, the engine does not yield it."""
+
+    settings: dict[str, str] = field(
+        default_factory=dict
+    )  # that were other ones for this answer alone, by name
 
 
 class TreeChosen(TaggedRecord, frozen=True):
@@ -282,7 +292,10 @@ class Failed(TaggedRecord, frozen=True):
     message: str
 
 
-Event = Notice | TreeChosen | PrefillProgress | PrefillDone | TextDelta | Step | Finished | Failed
+Event = (
+    Notice | AnswerStart | TreeChosen | PrefillProgress | PrefillDone | TextDelta | Step | Finished
+    | Failed
+)  # fmt: skip
 
 
 class PairDescription(Record, frozen=True):

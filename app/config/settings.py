@@ -167,6 +167,13 @@ CHAT_SETTINGS = {
 }
 """Those that `/set` changes and `/show` lists."""
 
+ANSWER_SETTINGS = {
+    name: each
+    for name, each in CHAT_SETTINGS.items()
+    if each.group in (Group.SAMPLING, Group.TREE) and not each.restarts
+}
+"""Those that `/again` changes for one answer."""
+
 
 def shown(value: object) -> str:
     """A value as it is typed; None is empty."""

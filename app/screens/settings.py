@@ -66,7 +66,7 @@ class SettingsChanger:
         elif name == "vim_keys":
             self.app.vim_keys = settings.vim_keys
         elif SETTINGS[name].group is Group.TREE:
-            self._choose_tree(settings)
+            self.choose_tree(settings)
         elif name == "system" and settings.system != self.settings.system:
             self.restart(SetSystem(settings.system, self.settings.system))
         self.session.settings = settings
@@ -75,9 +75,10 @@ class SettingsChanger:
     def fit_shown_tree(self) -> None:
         """In show mode, choose the tree by the panel and the temperature as they are now."""
         if shows_tree(self.settings):
-            self._choose_tree(self.settings)
+            self.choose_tree(self.settings)
 
-    def _choose_tree(self, settings: Settings) -> None:
+    def choose_tree(self, settings: Settings) -> None:
+        """Let the next answer be decoded with the tree of these settings; raises `SequoiaError`."""
         choice = tree_choice(settings, self.tree_room())
         if choice.shown and choice == self._shown and self.session.tree is not None:
             return

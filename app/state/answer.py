@@ -147,6 +147,7 @@ class Answer:
     """One answer, which grows by `add`; what it holds does not change."""
 
     prompt: str
+    start: events.AnswerStart | None = None
     trees: list[Chosen] = field(default_factory=list)
     prefill: events.PrefillProgress | events.PrefillDone | None = None
     spans: Sequence[Span] = field(default_factory=list)  # control characters made visible
@@ -160,6 +161,8 @@ class Answer:
     def add(self, event: events.Event) -> None:
         """Take in the next event; an answer does not keep a `Notice`."""
         match event:
+            case events.AnswerStart():
+                self.start = event
             case events.TreeChosen():
                 self.trees.append(Chosen(event, self.step_count + 1))
             case events.PrefillProgress() | events.PrefillDone():
@@ -226,15 +229,20 @@ class Answer:
 
     def footer(self) -> str:
         """Its statistics in one line, and how it ended unless that is usual."""
-        parts: list[str] = []
+        parts = self._special
         if self.statistics:
             last = self.statistics[-1]
             tokens = counted(last.totals.tokens, "token")
-            parts = [*figures(last.totals, last.speedup), tokens]
+            parts += [*figures(last.totals, last.speedup), tokens]
         parts += self._left_out
         if self.finished is not None:
             parts += ENDINGS[self.finished.reason]
         return " · ".join(parts)
+
+    @property
+    def _special(self) -> list[str]:
+        start = self.start or events.AnswerStart()
+        return [f"{name} {value}" for name, value in start.settings.items()]
 
     @property
     def left_out(self) -> int:

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import msgspec
+
 from sequoia_core.events import (
+    AnswerStart,
     Event,
     Failed,
     Finished,
@@ -40,6 +43,7 @@ class _Exported(Record, frozen=True):
     finish_reason: FinishReason | None
     error: str | None
     figures: Any  # of steps that the file does not have
+    settings: dict[str, str] = msgspec.field(default_factory=dict)  # as in `AnswerStart`
 
 
 class _ExportedChat(Record, frozen=True):
@@ -142,7 +146,8 @@ def _from_export(found: _ExportedChat) -> ImportedChat:
         reason = each.finish_reason or FinishReason.CANCELLED
         end = Finished(reason, Totals()) if each.error is None else Failed(each.error)
         asked = Asked(each.prompt, each.id, each.parent)
-        chat.add(asked, [*_written(each.answer), end], each.started.timestamp())
+        start = [AnswerStart(settings=each.settings)] if each.settings else []
+        chat.add(asked, [*start, *_written(each.answer), end], each.started.timestamp())
     if not found.exchanges:
         raise ChatError("it has no messages")
     chat.show(found.branch[-1] if found.branch else "")

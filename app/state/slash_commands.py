@@ -1,6 +1,7 @@
 """Slash commands: a line is read, or an error says in one line what is wrong with it."""
 
 import re
+import shlex
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from sequoia_core.tree.files import expanded, growmap_names
 
 from ..config.load import read_value
 from ..config.model_choice import SHAPES, tree_choice
-from ..config.settings import CHAT_SETTINGS, Settings
+from ..config.settings import ANSWER_SETTINGS, CHAT_SETTINGS, Settings, shown
 
 
 class SlashError(SequoiaError):
@@ -174,6 +175,31 @@ def _side(words: Sequence[str], label: str, kind: str | None, settings: Settings
         else:
             settings = replace(settings, growmap=word)
     return RaceSide(label, tree_choice(settings))
+
+
+def parse_again(words: str, settings: Settings) -> tuple[dict[str, str], Settings]:
+    """Read the argument of `/again`: what differs for one answer, and all settings with it.
+
+    Raises SlashError if there is no such setting, or its value cannot be used.
+    """
+    given = settings
+    try:
+        parts = shlex.split(words)
+    except ValueError:
+        raise SlashError("a quotation mark is missing; a value with spaces has two") from None
+    for part in parts:
+        name, equals, value = part.partition("=")
+        if not equals:
+            raise SlashError(f"{part!r:.40} is no NAME=VALUE, such as temperature=0.9 or mode=ar")
+        if name in CHAT_SETTINGS and name not in ANSWER_SETTINGS:
+            raise SlashError(f"{name} is not of one answer; /set {name} changes it")
+        name, given = parse_set(f"{name} {value}", given)
+    changed = {
+        name: shown(value) or setting.unset
+        for name, setting in ANSWER_SETTINGS.items()
+        if (value := getattr(given, name)) != getattr(settings, name)
+    }
+    return changed, given
 
 
 def _capitalized(text: str) -> str:

@@ -49,6 +49,7 @@ class Recorded:
             return whole
         return Answer(
             whole.prompt,
+            start=whole.start,
             trees=[each for each in whole.trees if each.since <= max(1, steps)],
             prefill=whole.prefill,
             spans=whole.spans[: bisect_right(whole.spans, steps, key=lambda span: span.step)],

@@ -8,7 +8,15 @@ from typing import Any
 import msgspec
 from msgspec.structs import astuple
 
-from sequoia_core.events import Event, Finished, PrefillDone, Step, TextDelta, TreeNode
+from sequoia_core.events import (
+    AnswerStart,
+    Event,
+    Finished,
+    PrefillDone,
+    Step,
+    TextDelta,
+    TreeNode,
+)
 from sequoia_core.files import MisfitError, decode, encode, parse_json
 from sequoia_core.recording.trace_file import check_event
 
@@ -36,6 +44,7 @@ class Digest(msgspec.Struct, forbid_unknown_fields=True):
     statistics: Statistics | None = None  # after the last step
     finished: Finished | None = None
     failure: str | None = None
+    start: AnswerStart | None = None
 
     @classmethod
     def of(cls, answer: Answer, failure: str) -> "Digest":
@@ -48,6 +57,7 @@ class Digest(msgspec.Struct, forbid_unknown_fields=True):
             answer.statistics[-1] if answer.statistics else None,
             answer.finished,
             answer.failure if answer.done else failure,
+            answer.start,
         )
 
     @property
@@ -62,7 +72,7 @@ class Digest(msgspec.Struct, forbid_unknown_fields=True):
 
     def answer(self, prompt: str) -> Answer:
         """The answer as the screen remembers an old one."""
-        answer = Answer(prompt, self.trees, self.prefill, token_ids=self.token_ids)
+        answer = Answer(prompt, self.start, self.trees, self.prefill, token_ids=self.token_ids)
         for delta in self.deltas:
             answer.add(delta)
         if self.statistics is not None:
@@ -83,10 +93,16 @@ def digest_of(events: Iterable[Event], failure: str = CUT_OFF) -> Digest:
 
 
 def pack_digest(digest: Digest) -> bytes:
-    """Its events without their names, which older versions of the program refuse there."""
+    """Its events without their names, which older versions of the program refuse there.
+
+    So they do what is special about an answer, which is left out where it is a usual one.
+    """
     record = encode(digest)
+    if digest.start is None:
+        del record["start"]
     events = [*record["deltas"], *(each["tree"] for each in record["trees"])]
-    for event in filter(None, (*events, record["prefill"], record["finished"])):
+    events += [record.get("start"), record["prefill"], record["finished"]]
+    for event in filter(None, events):
         del event["event"]
     return _pack(json.dumps(record, separators=(",", ":")))
 

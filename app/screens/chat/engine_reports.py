@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from sequoia_core import events
 from sequoia_core.chat.race import Raced, RaceTerms
-from sequoia_core.events import Event, Failed, Finished
+from sequoia_core.events import AnswerStart, Event, Failed, Finished
 
 from ...engine import messages
 from ...state.chat_session import ChatSession
@@ -22,13 +22,18 @@ class EngineReports:
     pages: TranscriptPages
     prompt: Prompt
 
-    def begin(self, exchange: Exchange) -> Callable[[Event], None]:
+    def begin(
+        self, exchange: Exchange, start: AnswerStart | None = None
+    ) -> Callable[[Event], None]:
         """Record a prompt; what is returned records each event of its answer but the last.
 
         It is called in the decode thread, so that the record does not wait while the screen paints.
         """
         self._describe()
         self.recorder.begin(exchange)
+        if start is not None:
+            exchange.answer.add(start)
+            self.recorder.event(exchange.id, start)
 
         def record(event: Event) -> None:
             if not isinstance(event, Finished | Failed):

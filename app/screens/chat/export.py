@@ -188,6 +188,8 @@ def answer_events(answer: Answer, steps: Sequence[events.Step]) -> Iterator[even
         changes.setdefault(each.since, []).append(each.tree)
     texts = _texts(answer)
     by_index = {step.index: step for step in steps}
+    if answer.start is not None:
+        yield answer.start
     yield from changes.pop(1, [])
     if answer.prefill is not None and not isinstance(answer.prefill, events.PrefillProgress):
         yield answer.prefill
@@ -260,6 +262,7 @@ def _exchange(exchange: Exchange) -> dict[str, Any]:
         "started": _instant(exchange.started),
         "prompt": exchange.prompt,
         "answer": answer.verbatim,
+        "settings": answer.start.settings if answer.start else {},
         "finish_reason": answer.finished.reason.value if answer.finished else None,
         "error": answer.failure,
         "figures": figures,

@@ -10,6 +10,8 @@ from textual import events, on
 from textual.widget import Widget
 from typing_extensions import override
 
+from sequoia_core.events import AnswerStart
+
 from ...config.actions import bindings
 from ...config.model_choice import show_tree_remark
 from ...config.model_list import ModelKind, ModelLoader
@@ -22,7 +24,14 @@ from ...state.attachments import attach
 from ...state.chat_session import ChatError, ChatSession
 from ...state.history import Exchange
 from ...state.scenes import find_scene, open_scene
-from ...state.slash_commands import Command, is_command, parse_command, parse_copy, parse_set
+from ...state.slash_commands import (
+    Command,
+    is_command,
+    parse_again,
+    parse_command,
+    parse_copy,
+    parse_set,
+)
 from ...store.recorder import Recorder
 from ...ui.base_app import errors_shown
 from ...widgets.prompt import Prompt
@@ -181,12 +190,25 @@ class ChatScreen(PromptedScreen):
         self.prompt.accept(typed)
         self._ask(text)
 
-    def _ask(self, text: str, sibling_of: Exchange | None = None) -> None:
+    def _ask(
+        self,
+        text: str,
+        sibling_of: Exchange | None = None,
+        start: AnswerStart | None = None,
+        once: Settings | None = None,
+    ) -> None:
+        """Ask; `start` is what is special about the answer, `once` are settings for it alone."""
+        usual = self.session.settings
+        if once is not None:  # an error in them comes before anything begins
+            self._changer.choose_tree(once)
+        else:
+            self._changer.fit_shown_tree()
         exchange = self.branches.begin(text, sibling_of)
         self.sessions.offer = ""
-        self._changer.fit_shown_tree()
-        record = self.reports.begin(exchange)
-        self.decoder.submit(Ask(text, self.session.settings.sampling()), record)
+        record = self.reports.begin(exchange, start)
+        self.decoder.submit(Ask(text, (once or usual).sampling()), record)
+        if once is not None:
+            self._changer.choose_tree(usual)
 
     def action_run_line(self, text: str, typed: str = "") -> None:
         """Carry out a slash command; what was `typed` for it stays in the prompt if that fails."""
@@ -237,6 +259,8 @@ class ChatScreen(PromptedScreen):
                 self.app.copy_to_clipboard(text, what)
             case "settings":
                 self.app.push_screen(SettingsScreen(self._preferences, self._changer))
+            case "again":
+                self._ask_again(words)
             case "preset":
                 self.presets.act(words)
             case ModelKind.TARGET | ModelKind.DRAFT:
@@ -380,13 +404,20 @@ class ChatScreen(PromptedScreen):
         self.prompt.focus()
         self.redraw.status()
 
-    def _ask_again(self) -> None:
+    def _ask_again(self, words: str = "") -> None:
+        """Regenerate; `words` are settings for this answer alone."""
         session = self.session
         exchange = session.edited or session.last
         if exchange is None:
             raise ChatError("nothing to regenerate yet: send a message first")
         session.check_idle()
+        changed, settings = parse_again(words, session.settings)
         self.branches.leave_editing()
+        if changed:
+            self._ask(exchange.prompt, exchange, AnswerStart(settings=changed), settings)
+            named = ", ".join(f"{name} {value}" for name, value in changed.items())
+            self.prompt.hint(f"with {named} for this answer alone", passing=True)
+            return
         self._ask(exchange.prompt, exchange)
         if session.settings.temperature == 0.0:
             self.prompt.hint("with temperature 0, the same answer comes again")

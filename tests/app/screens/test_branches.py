@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import pytest
 
+from app.config.settings import Settings
 from app.state.answer import Answer
 from app.state.history import Exchange, History
 from app.store.recorder import Recorder
-from sequoia_core.config import SamplingParams
+from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.errors import ContextFullError
 from sequoia_core.events import Event, Step, TextDelta
 from sequoia_core.text.chat_template import Turn
@@ -24,6 +25,7 @@ class Remembering(ReplayEngine):
     Attributes:
         turns: what the next prompt follows.
         asked: the prompts before each prompt, and the prompt.
+        params, modes: what each was asked with.
         refusing: so many times more it goes to no other branch.
     """
 
@@ -32,6 +34,8 @@ class Remembering(ReplayEngine):
         super().__init__(Trace(PAIR, tuple(recorded)))
         self.turns: tuple[Turn, ...] = ()
         self.asked: list[tuple[str, ...]] = []
+        self.params: list[SamplingParams] = []
+        self.modes: list[Mode] = []
         self.refusing = 0
 
     def restore(self, turns: Sequence[Turn]) -> None:
@@ -46,6 +50,8 @@ class Remembering(ReplayEngine):
     def reply(
         self, prompt: str, params: SamplingParams, should_stop: Callable[[], bool]
     ) -> Iterator[Event]:
+        self.params.append(params)
+        self.modes.append(self.tree_choice.mode)
         self.asked.append((*(turn.prompt for turn in self.turns), prompt))
         text, ids = "", tuple[int, ...]()
         for event in super().reply(prompt, params, should_stop):
@@ -400,3 +406,27 @@ async def test_the_palette_has_the_branches() -> None:
         await commands["Edit a message"].callback()
         await scene.chat.pilot.pause()
         assert scene.titles[-1] == "You  1 of 2 · editing"
+
+
+async def test_regenerated_with_other_settings_they_are_those_of_one_answer() -> None:
+    async with holding() as scene:
+        chat, asked = scene.chat, scene.engine.params
+        await chat.type("/again temperature=0.9 mode=ar", "enter")
+        await chat.finish()
+        assert scene.asked() == ("first", "second", "third")
+        assert (asked[-1].temperature, scene.engine.modes[-1]) == (0.9, Mode.AR)
+        assert "temperature 0.9 · mode ar · " in " ".join(chat.transcript.split())
+        assert chat.session.settings == Settings()
+        await chat.ask("after that")
+        assert (asked[-1].temperature, scene.engine.modes[-1]) == (0.6, Mode.SEQUOIA)
+        assert chat.transcript.count("mode ar") == 1
+
+
+async def test_wrong_settings_for_an_answer_begin_none_and_stay_in_the_prompt() -> None:
+    async with holding(["first"]) as scene:
+        for line in ("/again growmap=nowhere", "/again theme=fjord", "/again hot"):
+            scene.chat.prompt.put(line)
+            await scene.press("enter")
+            assert scene.chat.prompt.text == line
+            assert scene.chat.hint
+        assert len(scene.engine.asked) == 1

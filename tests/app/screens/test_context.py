@@ -9,7 +9,6 @@ from app.config.settings import Settings
 from app.present.words import token_count
 from sequoia_core.events import Event, PrefillDone
 from tests.app.driving import driving
-from tests.app.picturing import Stage
 from tests.fakes import make_answer, replay
 
 
@@ -32,7 +31,7 @@ def test_tokens_are_named_as_context_windows_are(tokens: int, shown: str) -> Non
     assert token_count(tokens) == shown
 
 
-@pytest.mark.parametrize("width", [60, 160])
+@pytest.mark.parametrize("width", [80, 160])
 async def test_the_header_measures_the_context_as_the_answer_grows(width: int) -> None:
     async with driving(size=(width, 24)) as chat:
         assert "of 8k" not in chat.screen_text()
@@ -61,7 +60,11 @@ async def test_the_warning_stands_at_the_prompt_while_one_types_until_the_chat_i
         assert "context" not in chat.hint
 
 
-async def test_an_answer_without_its_oldest_turns_says_how_many(stage: Stage) -> None:
-    async with stage.chat(replay(long_prompt(7900, left_out=2, text="Red."))) as chat:
+@pytest.mark.parametrize("size", [(60, 20), (160, 50)])
+async def test_an_answer_without_its_oldest_turns_says_how_many(size: tuple[int, int]) -> None:
+    async with driving(replay(long_prompt(7900, left_out=2)), size=size) as chat:
         await chat.ask("And at dusk?")
-        assert "2 earlier turns left out" in " ".join(chat.transcript.split())
+        shown = " ".join(chat.transcript.replace("│", " ").split())
+        assert "2 earlier turns left out" in shown
+        assert "7.7k of 8k" in chat.screen_text()
+        assert "context full: /clear begins a new chat" in chat.screen_text()

@@ -14,6 +14,7 @@ from app.state.slash_commands import (
     Command,
     SlashError,
     is_command,
+    parse_again,
     parse_command,
     parse_race,
     parse_set,
@@ -113,6 +114,40 @@ def test_no_line_makes_a_traceback(rest: str) -> None:
     for words in (rest, f"{rest} vs plain", f"tree {rest} vs {rest}", f"mode {rest} vs {rest}"):
         with contextlib.suppress(SlashError):
             parse_race(words, CHAT)
+
+
+def test_again_changes_settings_for_one_answer_and_names_those_that_differ() -> None:
+    words = "temperature=0.9 mode=specinfer seed=3 growmap='my trees/a b.json'"
+    changed, settings = parse_again(words, CHAT)
+    wanted: dict[str, Any] = {
+        "mode": Mode.SPECINFER,
+        "growmap": "my trees/a b.json",
+        "temperature": 0.9,
+    }
+    assert settings == replace(CHAT, **wanted)
+    assert changed == {
+        "temperature": "0.9", "mode": "specinfer", "growmap": "my trees/a b.json"
+    }  # fmt: skip
+    assert parse_again("", CHAT) == ({}, CHAT)
+    assert parse_again("seed=random", CHAT)[0] == {"seed": "random"}
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ("hotter", "'hotter' is no NAME=VALUE"),
+        ("temprature=1", "Did you mean temperature?"),
+        ("temperature=warm", "'warm' is no value"),
+        ("temperature=", "a value is missing"),
+        ("theme=midnight", "/set theme changes it"),
+        ("system=x", "/set system changes it"),
+        ("growmap='a", "quotation mark"),
+        ("temperature=-1", "temperature is -1"),
+    ],
+)
+def test_again_with_nonsense_is_one_helpful_line(words: str, complaint: str) -> None:
+    with pytest.raises(SlashError, match=complaint):
+        parse_again(words, CHAT)
 
 
 def test_every_setting_is_in_the_help() -> None:
