@@ -201,7 +201,7 @@ class Folds:
             end = start + len(pasted.strip())
             if start >= 0 and all(end <= first or last <= start for first, last, _ in spans):
                 spans.append((start, end, label))
-        blocks = list(_BLOCK.finditer(text))
+        blocks = list(_BLOCK.finditer(text)) if "\n```" in text else []
         for found in blocks:
             start, end = found.span()
             if found["name"] in text[: blocks[0].start()] and not any(

@@ -178,7 +178,8 @@ class MessageEntry(TextEntry):
 
     def _draw_label(self, label: str, width: int, look: Look) -> Lines:
         style = look.styles["fold"]
-        return indent(wrap(Text(label, style=style), width - len(_INDENT))[:1], _INDENT, style)
+        lines = wrap(Text(label, style=style), width - len(_INDENT))[:1]
+        return indent(lines, _INDENT, look.styles["text"])
 
 
 def note_entry(text: str, *, error: bool = False) -> TextEntry:

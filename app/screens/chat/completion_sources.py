@@ -35,6 +35,7 @@ _EXPORTS = ("to read", "for programs", "to replay", "a picture of the screen")
 _TREE = "the tree of the step on show as a picture"
 _WORD = re.compile("[a-z_]+")
 _LEVELS = 10  # of a tree that its thumbnail shows
+_FULL_BAR = 8  # nodes of a level, at least, for the highest bar
 _MOST_FILES, _MOST_SEEN = 4_000, 40_000  # files that are offered, entries of folders that are read
 _NO_SOURCES = frozenset({"__pycache__", "node_modules", "site-packages", "venv", "target", "dist"})
 """Folders of what programs made."""
@@ -122,10 +123,11 @@ def growmaps(*, bars: bool) -> dict[str, str]:
     shapes = {}
     for name in growmap_names():
         tree = find_growmap(name)
-        levels = [len(level) for level in tree.levels[:_LEVELS]]
         shapes[name] = f"{tree.size} nodes, depth {tree.depth}"
         if bars:
-            shapes[name] += f"  {sparkline(levels, _LEVELS)}"
+            levels = [len(level) for level in tree.levels[:_LEVELS]]
+            thumbnail = sparkline([*levels, _FULL_BAR], len(levels) + 1)[:-1]
+            shapes[name] = f"{thumbnail:<{_LEVELS}}  {shapes[name]}"
     return shapes
 
 

@@ -267,5 +267,5 @@ async def test_a_png_is_made_by_the_first_program_that_can(
         assert (here / "a tree.png").read_text("utf-8") == "PNG\n"
         (programs / "inkscape").write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
         await chat.type("/export tree b.png", "enter")
-        await chat.until(lambda: "could not make a PNG" in chat.transcript)
+        await chat.until(lambda: "could not make a PNG" in chat.hint)
         assert not (here / "b.png").exists()

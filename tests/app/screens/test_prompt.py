@@ -61,7 +61,7 @@ async def test_a_slash_lists_commands_and_keys_choose_take_and_send() -> None:
         assert len(listed(chat)) == 8
         await chat.pilot.press("c", "l")
         await chat.until(lambda: len(listed(chat)) == 1)
-        assert "begin another chat" in listed(chat)[0]
+        assert "begin a new chat" in listed(chat)[0]
         await chat.pilot.press("enter")
         assert chat.prompt.text == "/clear"
         await chat.pilot.press("enter")
