@@ -115,13 +115,13 @@ def _passes(summary: Summary, width: int, rows: int) -> list[Content]:
 
 def _best(summary: Summary, width: int, key: str) -> Content:
     """The best step and its text; a click goes to it."""
-    step = f"{summary.best_step}: {gave(summary)} "
-    room = width - _LABEL - len(step) - len(key) - 1
+    step = f"{summary.best_step}: {gave(summary)}"
+    room = width - _LABEL - len(step) - len(key) - 2
     text = fit(quote_token(summary.best_text), max(0, room))
     return Content.assemble(
         (fit("best step", _LABEL), "$notice"),
         _link(step),
-        (text, "bold $accepted"),
+        (f" {text}", "bold $accepted"),
         (f" {key}", "bold $primary"),
     )
 

@@ -99,7 +99,7 @@ def engine_system(
 def _tree_name(chosen: TreeChosen) -> str:
     if chosen.growmap == ADAPTIVE:
         return ADAPTIVE
-    return f"{chosen.nodes}x{chosen.depth}" if chosen.depth else "plain"
+    return f"{chosen.nodes} nodes, depth {chosen.depth}" if chosen.depth else "plain"
 
 
 class SizedAdvisor(TreeAdvisor):

@@ -166,7 +166,7 @@ def _sections(findings: BenchFindings) -> Iterator[tuple[str, list[str]]]:
 
 def _ranking(findings: BenchFindings, ranked: Sequence[tuple[str, float]]) -> list[str]:
     """This engine's trees over plain decoding, fastest first."""
-    heads = [head for each in findings.comparisons for head in (each.label, "tokens/step")]
+    heads = [head for each in findings.comparisons for head in (each.label, "tokens per pass")]
     by_name = [{row.name: row for row in summarize(each)} for each in findings.comparisons]
     rows = []
     for name, mean in ranked:
@@ -214,8 +214,8 @@ def _sizes(findings: BenchFindings) -> list[str]:
 def _systems(comparison: SpeedComparison) -> list[str]:
     prompts = len(next(iter(comparison.runs.values())))
     heads = (
-        "system", "tokens/s", "ratio", "tokens/step", "first ms", "tree", "draft ms", "verify ms",
-        "rest ms", "rest", "same text",
+        "system", "tokens/s", "ratio", "tokens per pass", "first ms", "tree", "draft ms",
+        "target ms", "rest ms", "rest", "same text",
     )  # fmt: skip
     rows = []
     for row in summarize(comparison):

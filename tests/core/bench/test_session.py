@@ -120,7 +120,7 @@ def test_a_benchmark_from_beginning_to_end(folder: Path, monkeypatch: pytest.Mon
     for name, runs in greedy.runs.items():  # float32: every way to decode gives the same text
         texts = [run.token_ids for run in runs]
         assert texts == [run.token_ids for run in greedy.runs[names.PLAIN]], name
-    assert {run.tree for run in sampled.runs[names.PACKAGED]} == {"6x2"}
+    assert {run.tree for run in sampled.runs[names.PACKAGED]} == {"6 nodes, depth 2"}
     assert {run.tree for run in sampled.runs[names.ADAPTIVE]} == {"adaptive"}
     assert {run.tree for run in sampled.runs[names.PLAIN]} == {"plain"}
     assert len(findings.divergences) == len(own + peers) - 1
