@@ -55,7 +55,7 @@ class HelpScreen(ModalScreen[None]):
         yield _section("Commands", _table(commands, width))
         yield _section(shown("Tints, chat.tint"), tints)
         yield _section("Figures", _paragraphs(FIGURES_MEANING, width))
-        yield _section("Words", _table(list(GLOSSARY.items()), width))
+        yield _section("Glossary", _table(list(GLOSSARY.items()), width))
 
     def _keys(self, where: str) -> Sequence[tuple[str, str]]:
         rows: list[tuple[str, str]] = []

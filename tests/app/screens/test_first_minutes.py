@@ -40,7 +40,9 @@ async def test_an_empty_chat_offers_four_prompts_and_says_what_it_is(size: tuple
         assert "guesses" in shown
 
 
-async def test_a_starter_is_sent_as_a_typed_message_is_and_what_is_typed_stays() -> None:
+@asynccontextmanager
+async def loading() -> AsyncIterator[tuple[Driver, threading.Event]]:
+    """The chat while its models load, until the event is set."""
     loaded = threading.Event()
 
     def load(progress: Progress) -> ChatEngine:
@@ -49,9 +51,14 @@ async def test_a_starter_is_sent_as_a_typed_message_is_and_what_is_typed_stays()
 
     app = SequoiaApp(load, Settings())
     async with app.run_test(size=(120, 44)) as pilot:
-        chat = Driver(app, pilot)
+        yield Driver(app, pilot), loaded
+        loaded.set()
+
+
+async def test_a_starter_is_sent_as_a_typed_message_is_and_what_is_typed_stays() -> None:
+    async with loading() as (chat, loaded):
         await chat.type("half a thought")
-        await pilot.press("alt+2")
+        await chat.pilot.press("alt+2")
         assert chat.session.last is not None
         assert chat.session.last.prompt == STARTERS["list"]
         assert chat.prompt.text == "half a thought"
@@ -176,6 +183,14 @@ async def test_every_part_of_the_table_is_found_on_some_screen() -> None:
         await look(chat)
         await chat.pilot.press("f6", "ctrl+r")
         await chat.finish()
+        await look(chat)
+        await chat.walk("home")
+        await look(chat)
+        await chat.pilot.press("end", "f2")
+        await look(chat)
+        await chat.pilot.press("f2", "ctrl+e")
+        await look(chat)
+    async with loading() as (chat, _):
         await look(chat)
     plain = with_baseline(make_answer(), at=3)
     async with driving(replay(plain), size=(200, 60)) as chat:
