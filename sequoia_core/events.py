@@ -60,9 +60,10 @@ class Notice(TaggedRecord, frozen=True):
 class AnswerStart(TaggedRecord, frozen=True, omit_defaults=True):
     """What is special about an answer; the app adds it, the engine does not yield it."""
 
-    settings: dict[str, str] = field(
-        default_factory=dict
-    )  # that were other ones for this answer alone, by name
+    settings: dict[str, str] = field(default_factory=dict)  # for this answer alone, by name
+    text: str = ""  # that it begins with and that was not decoded for it
+    token_ids: tuple[int, ...] = ()  # of that text, if it is another answer's as it was decoded
+    edited: bool = False  # a person has changed that text
 
 
 class TreeChosen(TaggedRecord, frozen=True):

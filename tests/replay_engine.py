@@ -76,6 +76,12 @@ class ReplayEngine(ChatEngine):
         return self._replay(answer, should_stop)
 
     @override
+    def continue_answer(
+        self, turn: Turn, params: SamplingParams, should_stop: StopCheck
+    ) -> Iterator[Event]:
+        return self.reply(turn.prompt, params, should_stop)
+
+    @override
     def clear(self) -> None:
         self._next = 0
 

@@ -87,6 +87,12 @@ class RemoteEngine(ChatEngine):
         return self._stream(msg.Ask(prompt, params), should_stop)
 
     @override
+    def continue_answer(
+        self, turn: Turn, params: SamplingParams, should_stop: StopCheck
+    ) -> Iterator[Event]:
+        return self._stream(msg.ContinueAnswer(turn, params), should_stop)
+
+    @override
     def race(self, race: Race, should_stop: StopCheck) -> Iterator[RaceEvent]:
         return self._stream(race, should_stop)
 

@@ -4,14 +4,14 @@ import logging
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.chat.race import Race, Raced
 from sequoia_core.errors import SequoiaError
-from sequoia_core.events import Event, Failed, Finished, Step
+from sequoia_core.events import Event, Failed, Finished, Step, StopCheck
 
 from . import messages as msg
 
@@ -56,11 +56,11 @@ class DecodeThread:
     def submit(
         self, request: msg.Request | msg.Switch, on_event: OnEvent = lambda _event: None
     ) -> None:
-        """Queue a request; an `Ask` or a `Race` cancels an earlier `cancel`.
+        """Queue a request; one that decodes cancels an earlier `cancel`.
 
         `on_event` is called with each event of an answer in the decode thread, before the report.
         """
-        if isinstance(request, msg.Ask | Race):
+        if isinstance(request, msg.Ask | msg.ContinueAnswer | Race):
             self._cancelled.clear()
         elif isinstance(request, msg.Switch):
             self._switch_stopped.clear()
@@ -140,13 +140,13 @@ class DecodeThread:
     def _take(self, request: msg.Request, on_event: OnEvent) -> None:
         engine = self._engine
         match request:
-            case msg.Ask() if engine is None:
+            case msg.Ask() | msg.ContinueAnswer() if engine is None:
                 self._reports.append(msg.Answering(Failed(NO_MODEL)))
             case Race() if engine is None:
                 self._reports.append(msg.RaceEnded(NO_MODEL))
             case _ if engine is None:
                 pass  # the next `Switch` has all that counts
-            case msg.Ask():
+            case msg.Ask() | msg.ContinueAnswer():
                 self._answer(engine, request, on_event)
             case Race():
                 failure = _failure_of(self._race, engine, request)
@@ -207,12 +207,14 @@ class DecodeThread:
                 )
                 self._permitted = False
 
-    def _answer(self, engine: ChatEngine, request: msg.Ask, on_event: OnEvent) -> None:
+    def _answer(
+        self, engine: ChatEngine, request: msg.Ask | msg.ContinueAnswer, on_event: OnEvent
+    ) -> None:
         event: Event | None = None
         try:
             if self._unreached is not None and (failure := self._reach(engine, self._unreached)):
                 raise SequoiaError(f"not answered: {failure}; ask again to try once more")
-            for event in engine.reply(request.prompt, request.params, self._cancelled.is_set):
+            for event in answered(engine, request, self._cancelled.is_set):
                 on_event(event)
                 self._reports.append(msg.Answering(event))
                 self._pause_after(event)
@@ -262,6 +264,14 @@ def _failure_of(do: Callable[..., None], *given: Any) -> str:
     except Exception as error:
         return error_line(error)
     return ""
+
+
+def answered(
+    engine: ChatEngine, request: msg.Ask | msg.ContinueAnswer, should_stop: StopCheck
+) -> Iterator[Event]:
+    if isinstance(request, msg.Ask):
+        return engine.reply(request.prompt, request.params, should_stop)
+    return engine.continue_answer(request.turn, request.params, should_stop)
 
 
 def carry_out(engine: ChatEngine, request: msg.ChooseTree | msg.Start) -> None:

@@ -30,6 +30,13 @@ class Ask(TaggedRecord, frozen=True):
     params: SamplingParams
 
 
+class ContinueAnswer(TaggedRecord, frozen=True):
+    """Go on with the answer of a turn, which follows those there are, where its text ends."""
+
+    turn: Turn
+    params: SamplingParams
+
+
 class ChooseTree(TaggedRecord, frozen=True):
     choice: TreeChoice
 
@@ -51,7 +58,7 @@ class SetSystem(TaggedRecord, frozen=True):
 
 Start = Clear | Restore | SetSystem  # says what the engine goes on from
 
-Request = Ask | Race | ChooseTree | Start
+Request = Ask | ContinueAnswer | Race | ChooseTree | Start
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Event, Notice, NoticeKind, PrefillProgress, Progress, Step
 
 from . import messages as msg
-from .decode_thread import carry_out, error_line
+from .decode_thread import answered, carry_out, error_line
 
 WAITING = Notice(
     NoticeKind.WAITING,
@@ -99,8 +99,8 @@ class Session:
             if self.answer is None:
                 self._request = None
                 match request:
-                    case msg.Ask(prompt, params):
-                        self.answer = engine.reply(prompt, params, lambda: self._stopping)
+                    case msg.Ask() | msg.ContinueAnswer():
+                        self.answer = answered(engine, request, lambda: self._stopping)
                     case Race():
                         self.answer = engine.race(request, lambda: self._stopping)
                     case msg.Tune():

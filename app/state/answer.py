@@ -13,6 +13,7 @@ from sequoia_core.files import Record
 from .figures import figures
 from .sanitize import visible
 
+GIVEN = -1  # rank of text that was not decoded
 HISTORY = 120  # steps in the sparklines; more than a terminal is wide
 ENDINGS: dict[events.FinishReason, list[str]] = {
     events.FinishReason.STOP: [],
@@ -111,7 +112,7 @@ class Span:
     """A token's printable text, where it came from and in which step."""
 
     text: str
-    rank: int
+    rank: int  # as in `Piece`, or GIVEN
     step: int
 
 
@@ -124,7 +125,7 @@ class PackedSpans(Sequence[Span]):
         known = list(spans)
         self.text = text_of(known)
         self._ends = array("I", accumulate(len(span.text) for span in known))
-        self._ranks = array("I", (span.rank for span in known))
+        self._ranks = array("i", (span.rank for span in known))
         self._steps = array("I", (span.step for span in known))
 
     def __len__(self) -> int:
@@ -161,8 +162,10 @@ class Answer:
     def add(self, event: events.Event) -> None:
         """Take in the next event; an answer does not keep a `Notice`."""
         match event:
-            case events.AnswerStart():
+            case events.AnswerStart(text=text, token_ids=token_ids):
                 self.start = event
+                self.spans = [Span(line, GIVEN, 0) for line in visible(text).splitlines(True)]
+                self.token_ids.extend(token_ids)
             case events.TreeChosen():
                 self.trees.append(Chosen(event, self.step_count + 1))
             case events.PrefillProgress() | events.PrefillDone():
@@ -189,7 +192,7 @@ class Answer:
         self.steps.clear()
         del self.statistics[:-1]
         if self.done and not isinstance(self.spans, PackedSpans):
-            text = self.verbatim
+            text = "".join(delta.text for delta in self.deltas)
             self.spans = packed = PackedSpans(self.spans)
             self.deltas = [events.TextDelta(0, packed.text if packed.text == text else text, ())]
             self.token_ids = array("L", self.token_ids)
@@ -206,7 +209,24 @@ class Answer:
     @property
     def verbatim(self) -> str:
         """The text so far as the model wrote it, for the engine and for files."""
-        return "".join(delta.text for delta in self.deltas)
+        return self.given + "".join(delta.text for delta in self.deltas)
+
+    @property
+    def given(self) -> str:
+        """The text that it begins with and that was not decoded for it."""
+        return self.start.text if self.start is not None else ""
+
+    @property
+    def known_ids(self) -> tuple[int, ...]:
+        """The tokens of all of its text; none if those of its beginning are not known."""
+        given = self.start is not None and self.start.text and not self.start.token_ids
+        return () if given else tuple(self.token_ids)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the model itself, or a stop string, has ended it."""
+        ended = self.finished is not None and self.finished.reason is events.FinishReason.STOP
+        return ended and self.step_count > 0
 
     @property
     def step_count(self) -> int:
@@ -242,7 +262,9 @@ class Answer:
     @property
     def _special(self) -> list[str]:
         start = self.start or events.AnswerStart()
-        return [f"{name} {value}" for name, value in start.settings.items()]
+        words = ["edited"] * start.edited
+        words += ["continued"] * bool(start.text and (self.statistics or not self.done))
+        return [*words, *(f"{name} {value}" for name, value in start.settings.items())]
 
     @property
     def left_out(self) -> int:

@@ -43,6 +43,8 @@ class _Exported(Record, frozen=True):
     finish_reason: FinishReason | None
     error: str | None
     figures: Any  # of steps that the file does not have
+    given: str = ""  # the beginning of `answer`
+    edited: bool = False
     settings: dict[str, str] = msgspec.field(default_factory=dict)  # as in `AnswerStart`
 
 
@@ -146,8 +148,10 @@ def _from_export(found: _ExportedChat) -> ImportedChat:
         reason = each.finish_reason or FinishReason.CANCELLED
         end = Finished(reason, Totals()) if each.error is None else Failed(each.error)
         asked = Asked(each.prompt, each.id, each.parent)
-        start = [AnswerStart(settings=each.settings)] if each.settings else []
-        chat.add(asked, [*start, *_written(each.answer), end], each.started.timestamp())
+        start = AnswerStart(each.settings, each.given, edited=each.edited)
+        decoded = _written(each.answer.removeprefix(each.given))
+        special = [start] if start != AnswerStart() else []
+        chat.add(asked, [*special, *decoded, end], each.started.timestamp())
     if not found.exchanges:
         raise ChatError("it has no messages")
     chat.show(found.branch[-1] if found.branch else "")

@@ -40,11 +40,12 @@ class RaceQuestion:
 
 @dataclass(slots=True)
 class MessageEdit:
-    """The editing of one message of a branch; it starts with the last one."""
+    """The editing of one message or answer of a branch; it starts with the last one."""
 
-    branch: Sequence[Exchange]  # the messages to choose from, at least one
+    branch: Sequence[Exchange]  # to choose from, at least one
     draft: str  # the text of the prompt before the editing
-    at: int = -1  # index of the edited message
+    at: int = -1  # index of the edited one
+    of_answers: bool = False  # not of messages
     _texts: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -55,9 +56,13 @@ class MessageEdit:
         return self.branch[self.at]
 
     @property
+    def original(self) -> str:
+        return self.exchange.answer.text if self.of_answers else self.exchange.prompt
+
+    @property
     def text(self) -> str:
         """The text for the prompt: what was typed for this message last, or the message."""
-        return self._texts.get(self.exchange.id, self.exchange.prompt)
+        return self._texts.get(self.exchange.id, self.original)
 
     def move(self, by: int, typed: str) -> bool:
         """Choose the message before (-1) or after (1); whether there is one.
@@ -65,7 +70,7 @@ class MessageEdit:
         What is `typed` in the prompt is kept for the message edited so far.
         """
         self._texts.pop(self.exchange.id, None)
-        if typed != self.exchange.prompt:
+        if typed != self.original:
             self._texts[self.exchange.id] = typed
         if not 0 <= self.at + by < len(self.branch):
             return False
@@ -74,7 +79,7 @@ class MessageEdit:
 
     def turn_to(self, branch: Sequence[Exchange], exchange: Exchange, typed: str) -> None:
         """Edit a message of another branch; text that was changed is taken along."""
-        changed = typed != self.exchange.prompt
+        changed = typed != self.original
         self.branch, self.at = branch, branch.index(exchange)
         if changed:
             self._texts[self.exchange.id] = typed
@@ -226,6 +231,10 @@ class ChatSession:
         self.history, self.edit, self._engine_end = history, None, ""
 
     # The engine's conversation
+
+    def leave_engine(self) -> None:
+        """What the engine goes on from is not the end of the branch, which it did not decode."""
+        self._engine_end = ""
 
     def turns_to_restore(self, path: Sequence[Exchange]) -> tuple[Turn, ...] | None:
         """The turns to send to the engine so that it can continue a path; None if it has them."""

@@ -83,7 +83,7 @@ class History:
 def turns(exchanges: Iterable[Exchange]) -> tuple[Turn, ...]:
     """What the engine remembers of exchanges: those that were answered, at least in part."""
     return tuple(
-        Turn(each.prompt, each.answer.verbatim, tuple(each.answer.token_ids))
+        Turn(each.prompt, each.answer.verbatim, each.answer.known_ids)
         for each in exchanges
         if each.answer.verbatim or each.answer.token_ids
     )

@@ -177,6 +177,13 @@ def _side(words: Sequence[str], label: str, kind: str | None, settings: Settings
     return RaceSide(label, tree_choice(settings))
 
 
+def parse_answer(words: str) -> bool:
+    """Whether a command says `answer`. Raises SlashError if it says anything else."""
+    if words not in ("", "answer"):
+        raise SlashError(f"{words!r:.40} is not known here; the only word is: answer")
+    return bool(words)
+
+
 def parse_again(words: str, settings: Settings) -> tuple[dict[str, str], Settings]:
     """Read the argument of `/again`: what differs for one answer, and all settings with it.
 

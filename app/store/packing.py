@@ -62,7 +62,8 @@ class Digest(msgspec.Struct, forbid_unknown_fields=True):
 
     @property
     def text(self) -> str:
-        return "".join(delta.text for delta in self.deltas)
+        given = self.start.text if self.start is not None else ""
+        return given + "".join(delta.text for delta in self.deltas)
 
     @property
     def ending(self) -> str:
@@ -72,7 +73,10 @@ class Digest(msgspec.Struct, forbid_unknown_fields=True):
 
     def answer(self, prompt: str) -> Answer:
         """The answer as the screen remembers an old one."""
-        answer = Answer(prompt, self.start, self.trees, self.prefill, token_ids=self.token_ids)
+        answer = Answer(prompt, trees=self.trees, prefill=self.prefill)
+        if self.start is not None:
+            answer.add(self.start)
+        answer.token_ids = self.token_ids
         for delta in self.deltas:
             answer.add(delta)
         if self.statistics is not None:
@@ -113,6 +117,8 @@ def unpack_digest(blob: bytes) -> Digest:
         digest: Digest = decode(Digest, parse_json(unpack(blob)))
         for delta in digest.deltas:
             check_event(delta)
+        if digest.start is not None:
+            check_event(digest.start)
         if any(not 0 <= token_id < _MOST_IDS for token_id in digest.token_ids):
             raise MisfitError("has a token id out of range")
     except ValueError as error:

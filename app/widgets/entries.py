@@ -291,7 +291,7 @@ class AnswerEntry(Entry):
             word = token.text.lstrip()
             if token.step == self.walked_step:
                 text.append(token.text, look.styles["walked" if token.rank else "walked-bonus"])
-            elif self.tinted:
+            elif self.tinted and token.rank >= 0:
                 # Blanks stay as they are, since an underlined one reads as a character.
                 text.append(token.text[: len(token.text) - len(word)])
                 text.append(word, look.styles[f"rank-{min(token.rank, 3)}"])

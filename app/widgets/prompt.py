@@ -285,7 +285,7 @@ class Prompt(TextArea):
         if key in _PAGE_KEYS:
             return f"screen.page({_PAGE_KEYS[key]})"
         if self.edits and key == "up" and self.cursor_at_first_line:
-            return "screen.branch('edit')"
+            return "screen.branch('earlier')"
         if self.edits and key == "down" and self.cursor_at_last_line:
             return "screen.branch('later')"
         if self.text:

@@ -107,7 +107,22 @@ class Conversation(ChatEngine):
     ) -> Iterator[Event]:
         if not prompt.strip():
             raise ParameterError("the message is empty; type something first")
-        dropped, turns, prompt_ids = self._fit(prompt, params)
+        yield from self._answer_turn(Turn(prompt, ""), params, should_stop)
+
+    @override
+    def continue_answer(
+        self, turn: Turn, params: SamplingParams, should_stop: StopCheck = lambda: False
+    ) -> Iterator[Event]:
+        if not turn.answer:
+            raise ParameterError("the answer has no text that could go on")
+        yield from self._answer_turn(self._recognized(turn), params, should_stop)
+
+    def _answer_turn(
+        self, turn: Turn, params: SamplingParams, should_stop: StopCheck
+    ) -> Iterator[Event]:
+        """Decode the answer of a turn, from its end on if there is one already."""
+        begun = self._template.open_answer(turn) if turn.answer else []
+        dropped, turns, prompt_ids = self._fit(turn.prompt, params, begun)
         if (more := len(dropped) - len(self._dropped)) > 0:
             which = "turn was" if more == 1 else f"{more} turns were"
             text = (
@@ -118,7 +133,7 @@ class Conversation(ChatEngine):
         self._answer = this = object()
         text, tokens = "", 0
         try:
-            for event in self._engine.generate(prompt_ids, params, should_stop):
+            for event in self._engine.generate(prompt_ids, params, should_stop, len(begun)):
                 if isinstance(event, TextDelta):  # text comes before its step
                     text += event.text
                 elif isinstance(event, Step):
@@ -129,10 +144,11 @@ class Conversation(ChatEngine):
                 if isinstance(event, TreeChosen):
                     yield from self._precision_notice(event, params)
         finally:  # also if the caller leaves in the middle
-            if (text or tokens) and self._answer is this:
-                ids = self._engine.token_ids
-                turn = Turn(prompt, text, ids[len(prompt_ids) :])
-                self._go_on_from(dropped, [*turns, turn], ids)
+            if (begun or text or tokens) and self._answer is this:
+                ids = self._engine.token_ids if text or tokens else tuple(prompt_ids)
+                answer_ids = ids[len(prompt_ids) - len(begun) :]
+                answered = Turn(turn.prompt, turn.answer + text, answer_ids)
+                self._go_on_from(dropped, [*turns, answered], ids)
 
     @override
     def tune(self, should_stop: StopCheck) -> Iterator[Event]:
@@ -186,14 +202,15 @@ class Conversation(ChatEngine):
         return turn if reads else replace(turn, answer_ids=())
 
     def _fit(
-        self, prompt: str, params: SamplingParams
+        self, prompt: str, params: SamplingParams, begun: Sequence[int]
     ) -> tuple[Sequence[Turn], Sequence[Turn], list[int]]:
-        """The turns that do not fit before this prompt, those that do, and the prompt's ids.
+        """The turns that do not fit before this prompt, those that do, and the ids of all.
 
-        Chosen from all turns for each prompt, so that a chat that is opened again drops the same.
+        The ids end with those of the answer that was begun. The turns are chosen from all for each
+        prompt, so that a chat that is opened again drops the same.
         """
         window = self._engine.context_window
-        room = params.room(window)
+        room = params.room(window) + len(begun)
         turns = [*self._dropped, *self.turns]
         ids = self._template.whole(turns, prompt)
         left_out = 0
@@ -205,9 +222,11 @@ class Conversation(ChatEngine):
             # a long chat that is opened again may have to lose hundreds of turns at once
             left_out = 1 + bisect_left(range(1, len(turns)), True, key=fits)
             ids = self._template.whole(turns[left_out:], prompt)
+        ids += begun
         if len(ids) >= window:
+            what = "message and its answer have" if begun else "message has"
             raise ContextFullError(
-                f"the message has {len(ids)} tokens with its surroundings, but the context window "
+                f"the {what} {len(ids)} tokens with its surroundings, but the context window "
                 f"holds {window}; shorten it"
             )
         return turns[:left_out], turns[left_out:], ids

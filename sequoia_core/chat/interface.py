@@ -27,6 +27,15 @@ class ChatEngine(Protocol):
         ContextFullError if it alone is longer than the context window.
         """
 
+    def continue_answer(
+        self, turn: Turn, params: SamplingParams, should_stop: StopCheck
+    ) -> Iterator[Event]:
+        """Go on with the answer of a turn, which follows those there are, where its text ends.
+
+        The events are those of what is decoded from there on. Raises as `reply`, and
+        ParameterError if the answer has no text.
+        """
+
     def clear(self) -> None:
         """Forget all turns; the system prompt stays."""
 

@@ -120,8 +120,11 @@ class Engine:
         prompt_ids: Sequence[int],
         params: SamplingParams,
         should_stop: StopCheck = lambda: False,
+        begun: int = 0,
     ) -> Iterator[Event]:
         """Decode after a prompt; the KV of the longest prefix shared with the last call is reused.
+
+        So many of the prompt's last tokens are the beginning of the answer.
 
         Yields events in the order of `sequoia_core.events`, ending with `Finished`. Raises
         ParameterError for a prompt that is empty or has a token without a row in the embedding,
@@ -142,7 +145,8 @@ class Engine:
         try:
             with memory_errors(self._speculator.memory_full):
                 yield from self._prefill(tree, prompt_ids, should_stop)
-                for event in self._decode(tree, params, should_stop):
+                after = prompt_ids[len(prompt_ids) - begun :]
+                for event in self._decode(tree, params, should_stop, after):
                     yield event
                     if answer != self._answers:
                         raise SequoiaError("this answer was left for a newer one")
@@ -193,10 +197,10 @@ class Engine:
         yield PrefillDone(len(prompt_ids), cached, perf_counter() - began)
 
     def _decode(
-        self, tree: Tree, params: SamplingParams, should_stop: StopCheck
+        self, tree: Tree, params: SamplingParams, should_stop: StopCheck, after: Sequence[int]
     ) -> Iterator[Event]:
         sampler = self.make_sampler(params, self._target.device, self.tree_choice.mode)
-        text = TextStream(self._codec, params.stop)
+        text = TextStream(self._codec, params.stop, after)
         answer = _Answer(params, sampler, text, tree, lookup_for(self.tree_choice))
         finish: FinishReason | None = None
         while finish is None:

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 from sequoia_core import files
 from sequoia_core.errors import TraceError
-from sequoia_core.events import Event, PairDescription, Step, TextDelta
+from sequoia_core.events import AnswerStart, Event, PairDescription, Step, TextDelta
 
 FORMAT, VERSION = "sequoia-trace", 3
 MOST_STEP_NODES = 4_096  # nodes of a step; several times what an engine drafts
@@ -26,7 +26,7 @@ MOST_UNPACKED = 256_000_000
 LONGEST_CAPTION, LONGEST_PAUSE = 1_000, 3_600.0
 """Characters of a caption, or of a scene's title; seconds that a caption may stand."""
 _LONGEST_HEADER = 1_000_000
-_MOST_STEPS = 1 << 31
+_MOST_STEPS = _MOST_IDS = 1 << 31
 _GZIP = b"\x1f\x8b"
 
 
@@ -213,6 +213,8 @@ def check_event(event: Entry) -> None:
     """Raise MisfitError for what the types do not say: no tree, or numbers out of range."""
     if isinstance(event, Step):
         _check_step(event)
+    if isinstance(event, AnswerStart) and any(not 0 <= i < _MOST_IDS for i in event.token_ids):
+        raise files.MisfitError("AnswerStart: a token id is out of range")
     if isinstance(event, Caption):
         _check_caption(event)
     if isinstance(event, TextDelta):

@@ -83,6 +83,18 @@ class ChatTemplate:
         answer = last.answer_ids or self._ids_after_text(self._spacing + last.answer)
         return [*self.whole(turns[:-1], last.prompt), *answer]
 
+    def open_answer(self, turn: Turn) -> list[int]:
+        """Ids of an answer that the model is to go on with: its own as far as they read like it.
+
+        They follow those of `whole`. No closing comes after them, and the rest of the text is
+        tokenized. Raises ParameterError if that is not possible.
+        """
+        for space in dict.fromkeys((self._spacing, "")):
+            own, rest = self._own_ids(turn, space + turn.answer)
+            if own:
+                return [*own, *self._ids_after_text(rest)]
+        return self._ids_after_text(self._spacing + turn.answer)
+
     def closing_id(self) -> int | None:
         """The token that the template puts right after an answer, if it puts one.
 

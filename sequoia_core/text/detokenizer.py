@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 SURROGATE = re.compile("[\ud800-\udfff]")
+_CONTEXT = 16  # tokens that decide how the next one is spelt; one would do
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 
 
@@ -96,14 +97,18 @@ class TextStream:
     """Turns one answer's tokens into text as they come.
 
     Never returns half a UTF-8 character, nor the beginning of a stop string that may still
-    complete; neither a stop string nor what follows it is returned.
+    complete; neither a stop string nor what follows it is returned. `after` are tokens of the text
+    that the answer goes on after, if it does.
     """
 
-    def __init__(self, codec: TextCodec, stop: Sequence[str] = ()) -> None:
+    def __init__(
+        self, codec: TextCodec, stop: Sequence[str] = (), after: Sequence[int] = ()
+    ) -> None:
         self._codec = codec
         self._stop = tuple(stop)
-        self._window: list[int] = []  # tokens since the last safe cut, the first ones already read
-        self._read = 0  # how many tokens of the window are in `_held` or returned
+        # tokens since the last safe cut, the first ones already read
+        self._window = list(after[-_CONTEXT:])
+        self._read = len(self._window)  # how many tokens of the window are in `_held` or returned
         self._held = ""  # text that may be the beginning of a stop string
         self.stopped = False
 

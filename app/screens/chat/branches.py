@@ -14,6 +14,10 @@ from ...widgets.prompt import Prompt
 from ...widgets.transcript import Transcript
 
 EDITING = "prompt.send sends it as a new version, chat.stop cancels"
+EDITING_ANSWER = (
+    "prompt.send keeps it as a new version, chat.continue_answer lets the model go on, "
+    "chat.stop cancels"
+)
 StoredNotes = Mapping[str | None, Sequence[str]]
 """Texts of notes by the id of the exchange that they came after, None for before the first."""
 
@@ -76,14 +80,14 @@ class TranscriptPages:
 
     def remark(self) -> None:
         """Show next to each message which of its siblings it is, and which one is edited."""
-        history, edited = self._session.history, self._session.edited
+        history, edit = self._session.history, self._session.edit
         for exchange in history.branch:
             siblings = history.siblings(exchange)
             parts = []
             if len(siblings) > 1:
                 parts.append(f"{siblings.index(exchange) + 1} of {len(siblings)}")
-            if exchange is edited:
-                parts.append("editing")
+            if edit is not None and exchange is edit.exchange:
+                parts.append("editing the answer" if edit.of_answers else "editing")
             self._prompts[exchange.id].remark = " · ".join(parts)
         self.transcript.redraw()
 
@@ -165,6 +169,12 @@ class Branches:
             edit.turn_to(self.session.history.branch, sibling, self.prompt.whole)
             self._show_edit(edit)
 
+    def catch_up(self) -> None:
+        """Show the end of the branch, which the engine did not decode, and take it there."""
+        self.session.leave_engine()
+        self._restore(self.session.history.branch)
+        self.pages.remark()
+
     def _restore(self, path: Sequence[Exchange]) -> None:
         turns = self.session.turns_to_restore(path)
         if turns is not None:
@@ -179,19 +189,27 @@ class Branches:
 
     # Editing
 
-    def edit(self, by: int) -> None:
+    def edit(self, by: int, *, answers: bool | None = None, typed: str | None = None) -> None:
         """Put the last message into the prompt; while editing, the one before (-1) or after (1).
 
-        Past the last one the editing ends. Raises `ChatError` if there is no such message.
+        Past the last one the editing ends. With `answers` it is an answer, without it a message,
+        by default what is edited already. `typed` is what was in the prompt, if it is no longer.
+        Raises `ChatError` if there is no such message.
         """
-        session, typed = self.session, self.prompt.whole
+        session, typed = self.session, self.prompt.whole if typed is None else typed
+        if answers:
+            session.check_idle()
         if session.edit is None:
             if not session.history.branch:
                 raise ChatError("nothing to edit yet: send a message first")
-            session.edit = MessageEdit(session.history.branch, typed)
+            session.edit = MessageEdit(session.history.branch, typed, of_answers=bool(answers))
+        elif answers is not None and answers != session.edit.of_answers:
+            draft, at = session.edit.draft, session.edit.at
+            session.edit = MessageEdit(session.history.branch, draft, at, answers)
         elif not session.edit.move(by, typed):
             if by < 0:
-                raise ChatError("that is the first message")
+                what = "answer" if session.edit.of_answers else "message"
+                raise ChatError(f"that is the first {what}")
             self.leave_editing()
             return
         self._show_edit(session.edit)
@@ -210,7 +228,8 @@ class Branches:
     def _show_edit(self, edit: MessageEdit) -> None:
         self.prompt.edits = True
         self.prompt.put(edit.text)
-        self.prompt.retitle(f"edit message {edit.at + 1} of {len(edit.branch)}")
-        self.prompt.hint(EDITING)
+        what = "answer" if edit.of_answers else "message"
+        self.prompt.retitle(f"edit {what} {edit.at + 1} of {len(edit.branch)}")
+        self.prompt.hint(EDITING_ANSWER if edit.of_answers else EDITING, passing=edit.of_answers)
         self.pages.remark()
         self.pages.scroll_to(edit.exchange)

@@ -41,6 +41,11 @@ class EngineReports:
 
         return record
 
+    def store(self, exchange: Exchange, start: AnswerStart) -> None:
+        """Record a prompt whose answer is this text, without decoding."""
+        self.begin(exchange, start)
+        self._add(Finished(events.FinishReason.STOP, events.Totals()))
+
     def _describe(self) -> None:
         """Record models and system prompt, as far as they are known."""
         pair = self.session.pair
@@ -95,6 +100,8 @@ class EngineReports:
             if isinstance(event, Finished | Failed):
                 self.recorder.event(last.id, event)
             last.answer.add(event)
+            if isinstance(event, Failed) and last.answer.given:
+                self.session.leave_engine()  # it may not know that text
 
     def finish(self, reports: Iterable[messages.Report]) -> None:
         """Record the last reports, a running answer as stopped, and close the record."""

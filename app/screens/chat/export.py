@@ -262,6 +262,8 @@ def _exchange(exchange: Exchange) -> dict[str, Any]:
         "started": _instant(exchange.started),
         "prompt": exchange.prompt,
         "answer": answer.verbatim,
+        "given": answer.given,
+        "edited": answer.start is not None and answer.start.edited,
         "settings": answer.start.settings if answer.start else {},
         "finish_reason": answer.finished.reason.value if answer.finished else None,
         "error": answer.failure,

@@ -10,24 +10,21 @@ from textual import events, on
 from textual.widget import Widget
 from typing_extensions import override
 
-from sequoia_core.events import AnswerStart
-
 from ...config.actions import bindings
 from ...config.model_choice import show_tree_remark
 from ...config.model_list import ModelKind, ModelLoader
 from ...config.preferences import Preferences
 from ...config.settings import Settings
 from ...engine.decode_thread import DecodeThread
-from ...engine.messages import Ask, LoadFailed
+from ...engine.messages import LoadFailed
 from ...present.words import describe, value_text
 from ...state.attachments import attach
 from ...state.chat_session import ChatError, ChatSession
-from ...state.history import Exchange
 from ...state.scenes import find_scene, open_scene
 from ...state.slash_commands import (
     Command,
     is_command,
-    parse_again,
+    parse_answer,
     parse_command,
     parse_copy,
     parse_set,
@@ -42,6 +39,7 @@ from ..help import HelpScreen
 from ..race import RaceScreen
 from ..settings import SettingsChanger, SettingsScreen
 from ..step_screen import PromptedScreen
+from .asking import Asking
 from .branches import Branches, TranscriptPages
 from .completion_sources import CompletionSources
 from .engine_reports import EngineReports
@@ -83,6 +81,10 @@ class ChatScreen(PromptedScreen):
         self.redraw = Redraw(self, session, decoder, self.inspector)
         self.sessions = SessionActions(session, recorder, self.branches, pages, prompt)
         self.reports = EngineReports(session, recorder, pages, prompt)
+        self.asking = Asking(
+            session, self.branches, self.reports, decoder, prompt, lambda: self._changer,
+            self.sessions.forget_offer,
+        )  # fmt: skip
         self.presets = PresetActions(
             session, prompt, lambda settings: self._changer.change("system", settings)
         )
@@ -164,6 +166,9 @@ class ChatScreen(PromptedScreen):
             if not text:
                 raise ChatError("the prompt is empty: type a message, or /? for help")
             self.session.check_idle()
+            if self.session.edit is not None and self.session.edit.of_answers:
+                self.asking.store_answer(self.session.edit, self.prompt.whole.rstrip())
+                return
             self._with_files(text, partial(self._send, message.typed))
 
     @on(Prompt.Changed)
@@ -188,27 +193,7 @@ class ChatScreen(PromptedScreen):
     def _send(self, typed: str, text: str) -> None:
         self.session.check_idle()  # again, after files were read
         self.prompt.accept(typed)
-        self._ask(text)
-
-    def _ask(
-        self,
-        text: str,
-        sibling_of: Exchange | None = None,
-        start: AnswerStart | None = None,
-        once: Settings | None = None,
-    ) -> None:
-        """Ask; `start` is what is special about the answer, `once` are settings for it alone."""
-        usual = self.session.settings
-        if once is not None:  # an error in them comes before anything begins
-            self._changer.choose_tree(once)
-        else:
-            self._changer.fit_shown_tree()
-        exchange = self.branches.begin(text, sibling_of)
-        self.sessions.offer = ""
-        record = self.reports.begin(exchange, start)
-        self.decoder.submit(Ask(text, (once or usual).sampling()), record)
-        if once is not None:
-            self._changer.choose_tree(usual)
+        self.asking.ask(text)
 
     def action_run_line(self, text: str, typed: str = "") -> None:
         """Carry out a slash command; what was `typed` for it stays in the prompt if that fails."""
@@ -259,8 +244,14 @@ class ChatScreen(PromptedScreen):
                 self.app.copy_to_clipboard(text, what)
             case "settings":
                 self.app.push_screen(SettingsScreen(self._preferences, self._changer))
+            case "edit":
+                typed = session.edit.text if session.edit is not None else ""
+                self.branches.edit(-1, answers=parse_answer(words), typed=typed)
+            case "continue" if words:
+                parse_answer(words)
+                self.asking.continue_answer(session.edited or session.last)
             case "again":
-                self._ask_again(words)
+                self.asking.regenerate(words)
             case "preset":
                 self.presets.act(words)
             case ModelKind.TARGET | ModelKind.DRAFT:
@@ -322,7 +313,7 @@ class ChatScreen(PromptedScreen):
         with errors_shown(self.prompt.hint):
             if self.session.history.branch:
                 raise ChatError("starter prompts are for an empty chat: /clear begins one")
-            self._ask(STARTERS[name])
+            self.asking.ask(STARTERS[name])
 
     def action_explain_screen(self) -> None:
         self.app.push_screen(ExplainScreen(self, self.prompt))
@@ -395,31 +386,17 @@ class ChatScreen(PromptedScreen):
         """Edit a message or, while editing, the one before or later; ask again; show a sibling."""
         with errors_shown(self.prompt.hint):
             match what:
-                case "edit" | "later":
-                    self.branches.edit(-1 if what == "edit" else 1)
+                case "edit":
+                    self.branches.edit(-1, answers=False)
+                case "edit answer":
+                    self.branches.edit(-1, answers=True)
+                case "earlier" | "later":
+                    self.branches.edit(-1 if what == "earlier" else 1)
+                case "continue":
+                    self.asking.go_on()
                 case "before" | "after":
                     self.branches.turn(-1 if what == "before" else 1)
                 case _:
-                    self._ask_again()
+                    self.asking.regenerate()
         self.prompt.focus()
         self.redraw.status()
-
-    def _ask_again(self, words: str = "") -> None:
-        """Regenerate; `words` are settings for this answer alone."""
-        session = self.session
-        exchange = session.edited or session.last
-        if exchange is None:
-            raise ChatError("nothing to regenerate yet: send a message first")
-        session.check_idle()
-        changed, settings = parse_again(words, session.settings)
-        self.branches.leave_editing()
-        if changed:
-            self._ask(exchange.prompt, exchange, AnswerStart(settings=changed), settings)
-            named = ", ".join(f"{name} {value}" for name, value in changed.items())
-            self.prompt.hint(f"with {named} for this answer alone", passing=True)
-            return
-        self._ask(exchange.prompt, exchange)
-        if session.settings.temperature == 0.0:
-            self.prompt.hint("with temperature 0, the same answer comes again")
-        elif session.settings.seed is not None:
-            self.prompt.hint("with a fixed seed, the same answer comes again")

@@ -50,6 +50,9 @@ class SessionActions:
         if isinstance(self.recorder, DatabaseRecorder):
             self.prompt.set_interval(NEWS_SECONDS, self._show_news)
 
+    def forget_offer(self) -> None:
+        self.offer = ""
+
     def act(self, what: str, words: str = "") -> None:
         """Carry out a command by its name; raises `ChatError` if that cannot be done now."""
         if what == "import":  # without a record too

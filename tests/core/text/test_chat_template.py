@@ -103,6 +103,42 @@ def answer_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 @EXTENDABLE
+@given(prompt=WORDS, answer=WORDS, before=st.none() | WORDS, system=st.none() | WORDS)
+@settings(max_examples=25, deadline=None)
+def test_an_open_answer_reads_like_the_chat_up_to_where_its_text_ends(
+    make: Maker, prompt: str, answer: str, before: str | None, system: str | None
+) -> None:
+    """As transformers renders it with `continue_final_message`."""
+    tokenizer = make()
+    template, turns = ChatTemplate(tokenizer, system), [Turn(before, "tee")] if before else []
+    ids = [*template.whole(turns, prompt), *template.open_answer(Turn(prompt, answer))]
+    messages = [{"role": "system", "content": system}] if system else []
+    for turn in [*turns, Turn(prompt, answer)]:
+        messages += [
+            {"role": "user", "content": turn.prompt},
+            {"role": "assistant", "content": turn.answer},
+        ]
+    wanted = tokenizer.apply_chat_template(
+        messages,
+        chat_template=None if tokenizer.chat_template else PLAIN_TEMPLATE,
+        continue_final_message=True,
+        tokenize=False,
+    )
+    assert tokenizer.decode(ids) == read_back(tokenizer, str(wanted))
+
+
+@pytest.mark.parametrize("text", ["the tee ", " the\n", "the\n\n", "  he", "th\u00e9"])
+@EXTENDABLE
+def test_an_open_answer_keeps_its_blanks(make: Maker, text: str) -> None:
+    tokenizer = make()
+    template = ChatTemplate(tokenizer, None)
+    asked, opened = template.whole([], "?"), template.open_answer(Turn("?", text))
+    assert tokenizer.decode([*asked, *opened]).endswith(text)
+    own = tuple(answer_ids(tokenizer, text))
+    assert template.open_answer(Turn("?", text, own))[-len(own) :] == list(own)
+
+
+@EXTENDABLE
 def test_an_answer_is_closed_once(make: Maker) -> None:
     tokenizer = make()
     template, turns = ChatTemplate(tokenizer, None), [Turn("the", "tee")]

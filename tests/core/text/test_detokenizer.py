@@ -6,7 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sequoia_core.text.detokenizer import REPLACEMENT, TextStream
+from sequoia_core.text.detokenizer import REPLACEMENT, TextStream, TokenizerCodec
+from tests.core.tiny_tokenizers import sentencepiece_like
 
 
 class ByteCodec:
@@ -133,3 +134,13 @@ def test_half_a_character_at_the_end_of_an_answer_that_was_cut_off_is_left_out()
 @pytest.mark.parametrize("stops", [(), ("zzz",)])
 def test_half_a_character_at_the_end_is_shown_as_a_replacement(stops: tuple[str, ...]) -> None:
     assert stream([b"a", "€".encode()[:2]], stops) == ["a", "", REPLACEMENT]
+
+
+def test_an_answer_that_goes_on_keeps_the_blank_before_its_first_word() -> None:
+    """Alone, a first token of this kind loses it."""
+    tokenizer = sentencepiece_like()
+    codec = TokenizerCodec(tokenizer)
+    anchor, ids = (tokenizer.encode(text, add_special_tokens=False) for text in ("he", "he the"))
+    assert ids[: len(anchor)] == anchor
+    stream = TextStream(codec, after=anchor)
+    assert "".join(map(stream.push, ids[len(anchor) :])) + stream.flush() == " the"

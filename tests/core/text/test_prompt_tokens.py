@@ -174,6 +174,83 @@ def test_an_answers_own_tokens_are_kept_as_far_as_they_read_like_the_text() -> N
         assert ids[len(asked) :][: len(expected)] == expected
 
 
+def test_an_open_answer_ends_where_its_text_does_whatever_was_decoded_after_it() -> None:
+    """An end of sequence, the rest of a stop string, or half a character."""
+    tokenizer = byte_level(LLAMA3_TEMPLATE)
+    eot = int(tokenizer.convert_tokens_to_ids("<|eot_id|>"))
+    template = ChatTemplate(tokenizer, None, frozenset({eot}))
+    letters = [int(tokenizer.convert_tokens_to_ids(letter)) for letter in "the"]
+    half = _bytes(tokenizer, [0xC3])
+    for answer, own, kept in (
+        ("the", [*letters, eot], letters),
+        ("the", [*letters, *half], letters),
+        ("th", letters, letters[:2]),
+        ("the", letters[:2], letters),
+        ("tee", letters, None),
+    ):
+        opened = template.open_answer(Turn("?", answer, tuple(own)))
+        assert tokenizer.decode(opened) == answer
+        assert kept is None or opened == kept
+
+
+@pytest.mark.parametrize("name", [*BYTE_LEVEL, *SENTENCEPIECE])
+@pytest.mark.parametrize("most", [1, 4, 9])
+def test_an_answer_that_was_cut_goes_on_as_if_it_had_not_been(name: str, most: int) -> None:
+    whole = chat_of(name)
+    text = text_of(whole.say("the?"))
+    chat = chat_of(name)
+    cut = SamplingParams(temperature=0.0, max_new_tokens=most)
+    chat.say("the?", cut)
+    (turn,) = chat.talk.turns
+    before = chat.talk.token_ids
+    opened = chat_of(name)
+    for talk in (chat.talk, opened.talk):  # at once, and in a chat that was opened again
+        talk.restore(())
+        events = list(talk.continue_answer(turn, GREEDY))
+        assert turn.answer + text_of(events) == text
+        assert talk.turns[-1].answer == text
+        assert talk.token_ids == whole.talk.token_ids
+        assert done_of(events).cached_tokens == (len(before) - 1 if talk is chat.talk else 0)
+    after, again = chat.say("then?"), whole.say("then?")
+    assert chat.prompt_ids(after) == whole.prompt_ids(again)
+
+
+def test_an_edited_answer_goes_on_from_its_own_text() -> None:
+    chat = chat_of("llama 3", ["the tree"])
+    events = list(chat.talk.continue_answer(Turn("the?", "no, the t"), GREEDY))
+    (turn,) = chat.talk.turns
+    assert turn.answer == "no, the t" + text_of(events)
+    assert chat.tokenizer.decode(chat.talk.token_ids).startswith(
+        chat.rendered([], "the?") + "no, the t"
+    )
+    assert chat.tokenizer.decode(chat.prompt_ids(chat.say("then?"))) == chat.rendered(
+        [turn], "then?"
+    )
+
+
+def test_a_text_alone_is_a_turn_even_if_nothing_is_added() -> None:
+    chat = chat_of("llama 3")
+    events = list(chat.talk.continue_answer(Turn("a", "the"), GREEDY, lambda: True))
+    assert text_of(events) == ""
+    assert [turn.answer for turn in chat.talk.turns] == ["the"]
+    assert chat.tokenizer.decode(chat.prompt_ids(chat.say("b"))) == chat.rendered(
+        [Turn("a", "the")], "b"
+    )
+
+
+@pytest.mark.parametrize("template", [GUARD_TEMPLATE, "{{ raise_exception('no') }}"])
+def test_an_answer_that_the_template_cannot_hold_is_one_line(template: str) -> None:
+    chat = Chat(byte_level(LLAMA3_TEMPLATE))
+    chat.tokenizer.chat_template, kept = template, chat.tokenizer.chat_template
+    try:
+        with pytest.raises(ParameterError, match="chat template"):
+            list(chat.talk.continue_answer(Turn("a", "b"), GREEDY))
+    finally:
+        chat.tokenizer.chat_template = kept
+    with pytest.raises(ParameterError, match="no text"):
+        list(chat.talk.continue_answer(Turn("a", ""), GREEDY))
+
+
 def _bytes(tokenizer: Any, values: list[int]) -> list[int]:
     names = {0xC3: "Ã", 0xA9: "©"}
     return [int(tokenizer.convert_tokens_to_ids(names[value])) for value in values]

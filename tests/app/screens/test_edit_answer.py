@@ -1,0 +1,166 @@
+"""Edited and continued answers: each is a version of its own, which the chat goes on from."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from typing_extensions import override
+
+from app.screens.chat.export import as_json, as_markdown
+from app.state.chat_import import read_chat
+from app.store.archive import Archive
+from app.store.recorder import DatabaseRecorder
+from sequoia_core.config import SamplingParams
+from sequoia_core.events import AnswerStart, Event, FinishReason, Step, TextDelta
+from sequoia_core.text.chat_template import Turn
+from tests.app.driving import Driver, driving
+from tests.app.screens.test_branches import Remembering
+from tests.fakes import make_answer
+from tests.replay_engine import Trace, read_trace
+
+
+class Continuing(Remembering):
+    """Remembers also which answers it continued."""
+
+    def __init__(self, *texts: str, reason: FinishReason = FinishReason.LENGTH) -> None:
+        super().__init__(*texts)
+        answers = (make_answer(text, reason=reason) for text in texts)
+        trace = Trace(self.description, tuple(event for answer in answers for event in answer))
+        super(Remembering, self).__init__(trace)
+        self.continued: list[Turn] = []
+
+    @override
+    def continue_answer(
+        self, turn: Turn, params: SamplingParams, should_stop: Callable[[], bool]
+    ) -> Iterator[Event]:
+        self.continued.append(turn)
+        text, ids = turn.answer, turn.answer_ids
+        for event in super(Remembering, self).reply(turn.prompt, params, should_stop):
+            if isinstance(event, TextDelta):
+                text += event.text
+            elif isinstance(event, Step):
+                ids += event.token_ids
+            yield event
+        self.turns = (*self.turns, Turn(turn.prompt, text, ids))
+
+
+def said(chat: Driver) -> str:
+    return " ".join(chat.transcript.split())
+
+
+async def test_an_answer_that_was_cut_goes_on_in_its_place() -> None:
+    engine = Continuing("One two", " three four", "Five.")
+    async with driving(engine) as chat:
+        await chat.ask("count")
+        first = chat.session.answer
+        assert first is not None
+        assert "cut at max_new_tokens" in said(chat)
+        await chat.pilot.press("alt+c")
+        await chat.finish()
+        (turn,) = engine.continued
+        assert (turn.prompt, turn.answer) == ("count", "One two")
+        assert turn.answer_ids == tuple(first.token_ids)
+        assert "One two three four" in said(chat)
+        assert "You 2 of 2" in said(chat)
+        answer = chat.session.answer
+        assert answer is not None
+        assert answer.footer().startswith("continued")
+        decoded = sum(len(step.token_ids) for step in answer.steps)
+        assert answer.statistics[-1].totals.tokens == decoded
+        assert len(answer.token_ids) == decoded + len(first.token_ids)
+        await chat.ask("on")
+        assert [turn.answer for turn in engine.turns] == ["One two three four", "Five."]
+        await chat.pilot.press("alt+left")
+        assert "three" not in chat.transcript
+
+
+async def test_an_answer_is_edited_and_the_chat_goes_on_from_it() -> None:
+    engine = Continuing("One two", "Next.", reason=FinishReason.STOP)
+    async with driving(engine) as chat:
+        await chat.ask("count")
+        await chat.type("draft")
+        await chat.pilot.press("alt+e")
+        assert chat.prompt.text == "One two"
+        assert "edit answer 1 of 1" in chat.screen_text()
+        assert "You editing the answer" in said(chat)
+        await chat.pilot.press("enter")
+        assert "nothing was changed" in chat.hint
+        await chat.type(" and a half", "enter")
+        await chat.until(lambda: "You 2 of 2" in said(chat))
+        assert "One two and a half" in said(chat)
+        answer = chat.session.answer
+        assert answer is not None
+        assert answer.footer() == "edited"
+        assert chat.prompt.text == "draft"
+        await chat.until(lambda: bool(engine.turns))
+        assert engine.turns == (Turn("count", "One two and a half"),)
+        await chat.pilot.press("enter")
+        await chat.finish()
+        assert engine.asked[-1] == ("count", "draft")
+
+
+async def test_an_edited_answer_is_continued_at_once_and_stays_marked(tmp_path: Path) -> None:
+    engine = Continuing("One two", " three", " four")
+    async with driving(engine) as chat:
+        await chat.ask("count")
+        await chat.pilot.press("alt+e", *["backspace"] * 3)
+        await chat.type("2", "alt+c")
+        await chat.finish()
+        assert engine.continued[-1] == Turn("count", "One 2")
+        answer = chat.session.answer
+        assert answer is not None
+        assert answer.verbatim == "One 2 three"
+        assert answer.footer().startswith("edited · continued")
+        await chat.type("/continue answer", "enter")
+        await chat.finish()
+        assert engine.continued[-1] == Turn("count", "One 2 three")
+        assert len(chat.session.history.siblings(chat.session.history.branch[0])) == 4
+        file = tmp_path / "chat.jsonl"
+        await chat.type(f"/export {file}", "enter")
+        await chat.until(file.exists)
+        again = read_trace(file)
+        starts = [event for event in again.events if isinstance(event, AnswerStart)]
+        assert [start.text for start in starts] == ["One 2", "One 2", "One 2 three"]
+        for written in (file, tmp_path / "chat.json"):
+            if written.suffix == ".json":
+                written.write_text(as_json(chat.session, 0.0), encoding="utf-8")
+            last = read_chat(written, 0.0).history.branch[-1].answer
+            assert last.verbatim == "One 2 three four"
+            assert last.footer().startswith("edited")
+        assert "edited · continued" in as_markdown(chat.session, 0.0)
+
+
+@pytest.mark.parametrize("key", ["alt+c", "alt+e"])
+async def test_with_nothing_to_go_on_from_the_keys_say_so(key: str) -> None:
+    async with driving(Continuing("One.", reason=FinishReason.STOP)) as chat:
+        await chat.pilot.press(key)
+        assert "yet" in chat.hint
+        await chat.ask()
+        if key == "alt+c":
+            await chat.pilot.press(key)
+            assert "the model has ended this answer" in chat.hint
+        await chat.pilot.press("f2")
+        await chat.type("more", "enter")
+        await chat.until(lambda: chat.steps > 0)
+        await chat.pilot.press(key)
+        assert "esc" in chat.hint.lower()
+        assert len(chat.session.history.exchanges) == 2
+
+
+async def test_the_record_keeps_edited_and_continued_answers(tmp_path: Path) -> None:
+    path, engine = tmp_path / "sessions.db", Continuing("One two", " three")
+    recorder = DatabaseRecorder(path)
+    async with driving(engine, recorder=recorder) as chat:
+        await chat.ask("count")
+        await chat.pilot.press("alt+e", "x", "alt+c")
+        await chat.finish()
+        session = recorder.session
+    assert session is not None
+    history = Archive(path).load(session).history
+    texts = [each.answer.verbatim for each in history.exchanges.values()]
+    assert texts == ["One two", "One twox", "One twox three"]
+    edited, continued = (each.answer for each in list(history.exchanges.values())[1:])
+    assert edited.footer() == "edited"
+    assert continued.footer().startswith("edited · continued")
+    assert continued.text == "One twox three"
+    assert continued.known_ids == ()
