@@ -89,11 +89,10 @@ class ChatTemplate:
         They follow those of `whole`. No closing comes after them, and the rest of the text is
         tokenized. Raises ParameterError if that is not possible.
         """
-        for space in dict.fromkeys((self._spacing, "")):
-            own, rest = self._own_ids(turn, space + turn.answer)
-            if own:
-                return [*own, *self._ids_after_text(rest)]
-        return self._ids_after_text(self._spacing + turn.answer)
+        # the model may have left the template's blank out
+        spaced = (self._own_ids(turn, space + turn.answer) for space in (self._spacing, ""))
+        own, rest = max(spaced, key=lambda each: len(each[0]))
+        return [*own, *self._ids_after_text(rest)]
 
     def closing_id(self) -> int | None:
         """The token that the template puts right after an answer, if it puts one.
