@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from app.engine.messages import (
     Ask,
     ChooseTree,
+    ContinueAnswer,
     Link,
     Restore,
     ToEngine,
@@ -51,6 +52,7 @@ sides = st.builds(RaceSide, texts, st.none() | choices)
 turns = st.builds(Turn, texts, texts, st.lists(st.integers(0, 99), max_size=3).map(tuple))
 special = {
     Ask: st.builds(Ask, texts, params),
+    ContinueAnswer: st.builds(ContinueAnswer, turns, params),
     ChooseTree: st.builds(ChooseTree, choices),
     Restore: st.builds(Restore, st.lists(turns, max_size=3).map(tuple)),
 }
