@@ -158,7 +158,7 @@ class _Drawing:
         return _MARK + inside + 20
 
     def svg(self, title: str, subtitle: str) -> str:
-        least = 2 * _MARGIN + max(len(title) * 11.5, len(subtitle) * 8.0, 880.0)
+        least = 2 * _MARGIN + max(len(title) * 11.5, len(subtitle) * 8.0, 970.0)
         width, height = max(self._right + _MARGIN, least), self._bottom + _FOOT
         size = f"{width:.0f}", f"{height:.0f}"
         root = Xml.Element(
@@ -273,7 +273,7 @@ class _Drawing:
             self._mark(root, verdict, x + 13, y)
             self._text(root, x + _MARK + 8, y + 4.5, words, 12, _COLORS[verdict], font=_SANS)
             x += width + 26
-        words = "draft's probability / target's; a line is as wide as the draft's is large"
+        words = "numbers: probability by the draft / by the target; width of a line: the draft's"
         self._text(root, x, y + 4.5, words, 12, "notice", font=_SANS)
 
     def _text(

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.app import SequoiaApp, Settings
+from app.config.themes import load_theme, packaged_folder
 from app.present.captions import best_step
+from app.present.tree_picture import tree_svg
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.events import Event, Progress, Step, TreeChosen
 from sequoia_core.recording.trace_file import Asked, Entry, recorded
@@ -122,6 +124,17 @@ async def take(picture: Picture) -> str:
         return svg
 
 
+def tree_picture() -> str:
+    """The best step of the scene with larger trees, as `/export tree` draws it."""
+    trace, _, _, best = first_answer(LARGER_TREES)
+    step = next(each for each in trace.entries if isinstance(each, Step) and each.index == best)
+    theme = load_theme(packaged_folder() / "sequoia.toml")
+    assert theme.foreground is not None
+    assert theme.background is not None
+    grounds = {"foreground": theme.foreground, "background": theme.background}
+    return tree_svg(step, trace.description, 0.0, theme.variables | grounds)
+
+
 def main() -> None:
     """Open the demonstration, record the answer, or draw the pictures."""
     match sys.argv[1:]:
@@ -134,6 +147,7 @@ def main() -> None:
             for picture in PICTURES:
                 svg = asyncio.run(take(picture))
                 (FOLDER / f"{picture.name}.svg").write_text(svg, encoding="utf-8")
+            (FOLDER / "tree.svg").write_text(tree_picture(), encoding="utf-8")
         case _:
             sys.exit("usage: python -m tests.app.demo [record | pictures]")
 

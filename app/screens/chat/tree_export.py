@@ -25,8 +25,8 @@ _CHROMIUM = (
     "--window-size={width},{height}", "--user-data-dir={folder}", "--screenshot={png}", "{svg}",
 )  # fmt: skip
 CONVERTERS: Mapping[str, tuple[str, ...]] = {
-    "rsvg-convert": ("--zoom=2", "--output={png}", "{svg}"),
-    "resvg": ("--zoom=2", "{svg}", "{png}"),
+    "rsvg-convert": ("--zoom", "2", "--output", "{png}", "{svg}"),
+    "resvg": ("--zoom", "2", "{svg}", "{png}"),
     "inkscape": ("--export-type=png", "--export-dpi=192", "--export-filename={png}", "{svg}"),
     "chromium": _CHROMIUM,
     "google-chrome": _CHROMIUM,

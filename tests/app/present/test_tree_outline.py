@@ -2,11 +2,14 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from app.present.accessible import row_in_words
 from app.present.tree_outline import TreeOutline
 from app.present.tree_rows import BONUS_NODE, is_fold, tree_rows
-from sequoia_core.events import Outcome, Step
+from sequoia_core.events import Outcome, Step, TreeNode
 from tests.app.present.test_tree_rows import quick, trees
+from tests.fakes import make_step
 
 WIDTH = 60
 rooms = st.integers(1, 45)
@@ -54,6 +57,21 @@ def test_a_node_in_a_fold_is_stood_for_and_can_be_revealed(
     made.reveal(node)
     assert made.shown(node) == node
     assert made.rows(WIDTH)[made.row_of(node)].node == node
+
+
+def test_a_fold_is_a_sentence_in_accessible_mode() -> None:
+    step = make_step(1, "a", [("b", 0)], tuple([-1] + [0] * 20))
+    made = outline(step, 1)
+    made.use(replace(step, nodes=tuple(map(_unreached, step.nodes))), 1)
+    (root, fold, _) = made.rows(WIDTH)
+    assert row_in_words(root) == 'root "a"'
+    assert row_in_words(fold) == "depth 1, 20 not reached, not listed"
+    made.toggle(fold.node)
+    assert row_in_words(made.rows(WIDTH)[1]) == "depth 1, 20 not reached, listed next"
+
+
+def _unreached(node: TreeNode) -> TreeNode:
+    return node if node.parent < 0 else replace(node, outcome=Outcome.NOT_REACHED)
 
 
 @quick

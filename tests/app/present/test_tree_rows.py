@@ -12,6 +12,7 @@ from app.present.tree_rows import (
     MAX_GUIDE_CELLS,
     NodeVerdict,
     TreeRow,
+    folds_for,
     guide_width,
     tree_rows,
 )
@@ -63,9 +64,9 @@ def _spine(rows: tuple[TreeRow, ...], depths: list[int]) -> list[str]:
 
 
 @quick
-@given(step=trees())
-def test_the_heavy_line_runs_unbroken_from_root_to_bonus(step: Step) -> None:
-    rows = tree_rows(step, cells_per_level=1)
+@given(step=trees(), room=st.integers(1, 45))
+def test_the_heavy_line_runs_unbroken_from_root_to_bonus(step: Step, room: int) -> None:
+    rows = tree_rows(step, cells_per_level=1, folds=folds_for(step, room))
     emitted = (NodeVerdict.ACCEPTED, NodeVerdict.BONUS)
     assert all(row.guides[-1].heavy for row in rows if row.verdict in emitted)
     for above, row in itertools.pairwise(rows):
