@@ -60,7 +60,9 @@ class TreeOutline:
             return self.step.path[-1]
         while self._row_at and node not in self._row_at:
             above = self.step.nodes[node].parent
-            node = fold_index(above) if node in self._folds.get(above, ()) else above
+            fold = fold_index(above)
+            in_it = node in self._folds.get(above, ()) and fold in self._row_at
+            node = fold if in_it else above
         return node
 
     def folded(self, node: int) -> tuple[int, ...]:
@@ -88,7 +90,7 @@ class TreeOutline:
                 self._opened ^= {above}
                 self._rows = None
                 return fold_index(above)
-            node = self.step.nodes[node].parent
+            node = self.step.nodes[above].parent
         return None
 
     def toggle_all(self) -> None:
