@@ -120,7 +120,7 @@ class ReplayScreen(StepScreen):
         for item in items[known:]:
             match item.kind:
                 case ItemKind.PROMPT:
-                    self.transcript.begin(MessageEntry(Folds().parts(item.text or NO_PROMPT)))
+                    self.transcript.begin(MessageEntry(Folds().shown(item.text or NO_PROMPT)))
                 case ItemKind.ANSWER:
                     answer = self.player.timeline.answer(item.exchange)
                     entry = AnswerEntry(answer, self.trace.pair.target)

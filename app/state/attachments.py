@@ -194,6 +194,19 @@ class Folds:
             at = end
         return [(part, label) for part, label in [*parts, (text[at:], "")] if part]
 
+    def shown(self, text: str) -> list[tuple[str, str]]:
+        """As `parts`, with the rest of any other long text folded: what was pasted elsewhere."""
+        shown: list[tuple[str, str]] = []
+        for part, label in self.parts(text):
+            lines = part.split("\n")
+            if label or len(lines) <= 2 * MOST_LINES:
+                shown.append((part, label))
+            else:
+                head, rest = lines[:MOST_LINES], lines[MOST_LINES:]
+                label = f"[{counted(len(rest), 'more line')}]"
+                shown += [("\n".join(head), ""), ("\n".join(rest), label)]
+        return shown
+
     def _spans(self, text: str) -> list[tuple[int, int, str]]:
         spans: list[tuple[int, int, str]] = []
         for label, pasted in self._texts.items():

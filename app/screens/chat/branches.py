@@ -74,7 +74,7 @@ class TranscriptPages:
     def _entries(self, exchange: Exchange) -> Sequence[Entry]:
         known = exchange.id
         if known not in self._prompts:
-            self._prompts[known] = MessageEntry(self._folds.parts(exchange.prompt))
+            self._prompts[known] = MessageEntry(self._folds.shown(exchange.prompt))
             self.answers[known] = AnswerEntry(exchange.answer, self._session.answer_name)
         return self._prompts[known], self.answers[known], *self._notes.get(known, ())
 

@@ -202,7 +202,11 @@ async def test_a_line_of_the_transcript_opens_by_a_click(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "error"),
-    [("see @nope.py", "no file nope.py"), ("@photo.png?", "photo.png is an image")],
+    [
+        ("see @nope.py", "no file nope.py"),
+        ("@photo.png?", "photo.png is an image"),
+        ("/race see @nope.py", "no file nope.py"),
+    ],
 )
 async def test_what_cannot_be_attached_sends_nothing(folder: Path, text: str, error: str) -> None:
     engine = Listener()

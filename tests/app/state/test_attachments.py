@@ -94,6 +94,15 @@ def test_a_fold_is_its_text_again() -> None:
     assert folds.folded(folds.whole(typed)) == typed
 
 
+def test_what_was_pasted_elsewhere_is_folded_after_its_beginning() -> None:
+    text = "\n".join(map(str, range(50)))
+    (head, none), (rest, label) = Folds().shown(text)
+    assert (head.split("\n")[-1], none) == ("19", "")
+    assert (rest.split("\n")[0], label) == ("20", "[30 more lines]")
+    short = text[: text.index("\n40")]
+    assert Folds().shown(short) == [(short, "")]
+
+
 def test_attached_files_fold_and_code_that_was_typed_does_not(folder: Path) -> None:
     folds = Folds()
     sent = attach("See @a.md", folder)
