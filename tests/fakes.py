@@ -20,6 +20,7 @@ from sequoia_core.events import (
     PairDescription,
     Piece,
     PrefillDone,
+    Progress,
     Step,
     StepTimings,
     TextDelta,
@@ -252,7 +253,9 @@ class RacingEngine(ReplayEngine):
         self._plain, self._exact, self._before_race = plain, exact, before
         self.asked: list[Race] = []
 
-    def race(self, race: Race, should_stop: Callable[[], bool]) -> Iterator[RaceEvent]:
+    def race(
+        self, race: Race, should_stop: Callable[[], bool], progress: Progress
+    ) -> Iterator[RaceEvent]:
         self.asked.append(race)
         if not race.prompt.strip():
             raise ParameterError("the prompt is blank; type a message first")

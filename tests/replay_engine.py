@@ -16,6 +16,7 @@ from sequoia_core.events import (
     Finished,
     FinishReason,
     PairDescription,
+    Progress,
     Step,
     StopCheck,
     Totals,
@@ -94,7 +95,7 @@ class ReplayEngine(ChatEngine):
         self.clear()
 
     @override
-    def race(self, race: Race, should_stop: StopCheck) -> Iterator[RaceEvent]:
+    def race(self, race: Race, should_stop: StopCheck, progress: Progress) -> Iterator[RaceEvent]:
         raise ParameterError("nothing to race: this is a recording, no model is loaded")
 
     @override

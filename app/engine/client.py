@@ -93,7 +93,8 @@ class RemoteEngine(ChatEngine):
         return self._stream(msg.ContinueAnswer(turn, params), should_stop)
 
     @override
-    def race(self, race: Race, should_stop: StopCheck) -> Iterator[RaceEvent]:
+    def race(self, race: Race, should_stop: StopCheck, progress: Progress) -> Iterator[RaceEvent]:
+        del progress  # nothing is loaded for a race there
         return self._stream(race, should_stop)
 
     @override

@@ -224,7 +224,7 @@ class DecodeThread:
             self._reports.append(msg.Answering(Failed(error_line(error))))
 
     def _race(self, engine: ChatEngine, race: Race) -> None:
-        for event in engine.race(race, self._cancelled.is_set):
+        for event in engine.race(race, self._cancelled.is_set, self._report_loading):
             self._reports.append(event)
             if isinstance(event, Raced):
                 self._pause_after(event.event)

@@ -22,6 +22,8 @@ WAITING = Notice(
     "tokens/s counts this window's own steps",
 )
 
+NO_OTHER_DRAFTS = "windows share their models: race another draft in `sequoia` in a terminal"
+
 Loader = Callable[[Progress], Callable[[], ChatEngine]]
 """Loads the models; what it returns begins a conversation with them."""
 
@@ -101,8 +103,10 @@ class Session:
                 match request:
                     case msg.Ask() | msg.ContinueAnswer():
                         self.answer = answered(engine, request, lambda: self._stopping)
-                    case Race():
-                        self.answer = engine.race(request, lambda: self._stopping)
+                    case Race(sides):
+                        if any(side.draft is not None for side in sides):
+                            raise SequoiaError(NO_OTHER_DRAFTS)
+                        self.answer = engine.race(request, lambda: self._stopping, lambda *_: None)
                     case msg.Tune():
                         self.wants_tuning = True
                     case msg.ChooseTree() | msg.Clear() | msg.Restore() | msg.SetSystem():

@@ -85,7 +85,7 @@ class RaceScreen(Screen[None]):
         """Draw what has changed, at a pace that spares the decoding."""
         run = self._run
         seen = (
-            run.ended, self._decoder.paused, run.terms, len(run.notices), *(
+            run.ended, self._decoder.paused, run.terms, run.loading, len(run.notices), *(
                 (each.tokens, each.answer.prefill, each.answer.done) for each in run.lanes.values()
             ),
         )  # fmt: skip
@@ -203,7 +203,10 @@ def _speedup(run: RaceState) -> Content:
     subject, other = compared(run.first, run.second)
     ratio = speed_ratio(subject, other)
     if ratio is None:
-        return Content.styled("each reads the prompt, then they decode", "$notice")
+        waiting = "each reads the prompt, then they decode"
+        if run.terms is None and run.loading:
+            waiting = visible(run.loading)
+        return Content.styled(waiting, "$notice")
     rates = f"{subject.tokens_per_second:.1f} against {other.tokens_per_second:.1f} tokens/s"
     ended = any(each.answer.done for each in run.lanes.values())
     who = "" if other.plain else f"{visible(subject.label)}: "

@@ -151,7 +151,7 @@ class LaneState:
         if self.tree is None:
             return self.label
         name = tree_name(self.tree)
-        known = self.side.choice is None or name.startswith(self.label)
+        known = self.side in PLAIN_AND_CHOSEN or name.startswith(self.label)
         return name if known else f"{self.label}: {name}"
 
     @property
@@ -209,6 +209,7 @@ class RaceState:
     lanes: dict[Lane, LaneState] = field(init=False)
     common: int = 0  # tokens from the start that are the same in both lanes
     notices: list[str] = field(default_factory=list)  # each once
+    loading: str = ""  # what is loaded before the race begins
     ended: bool = False
     failure: str | None = None
 

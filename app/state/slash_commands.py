@@ -113,7 +113,8 @@ def parse_set(words: str, settings: Settings) -> tuple[str, Settings]:
 
 _AGAINST = ("vs", "vs.", "versus", "against")
 _LOOKUPS = {"lookup": Lookup.ON, "no-lookup": Lookup.OFF}
-_KINDS = {"mode": "mode", "growmap": "growmap", "tree": "growmap"}
+_KINDS = {"mode": "mode", "growmap": "growmap", "tree": "growmap", "draft": "draft"}
+_CURRENT = "current"  # the draft that is in use
 
 
 def parse_race(words: str, settings: Settings) -> tuple[tuple[RaceSide, RaceSide], str]:
@@ -165,6 +166,11 @@ def _side(words: Sequence[str], label: str, kind: str | None, settings: Settings
     """A side by the names of its mode, its growmap, and whether it looks up."""
     if words in ([PLAIN.label], [Mode.AR.value]):
         return PLAIN
+    if kind == "draft":
+        (draft,) = words
+        if draft != _CURRENT and "/" not in draft and not expanded(draft).exists():
+            raise SlashError(f"draft {draft}: no such file or folder, and no hub id (owner/name)")
+        return RaceSide(label, draft=None if draft == _CURRENT else draft)
     if settings.mode is Mode.AR:
         settings = replace(settings, mode=Mode.SEQUOIA)
     for word in words:

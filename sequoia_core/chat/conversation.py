@@ -24,6 +24,7 @@ from sequoia_core.events import (
     Notice,
     NoticeKind,
     PrefillDone,
+    Progress,
     Step,
     StopCheck,
     TextDelta,
@@ -155,9 +156,10 @@ class Conversation(ChatEngine):
         yield from self._tuner.tune(should_stop)
 
     @override
-    def race(self, race: Race, should_stop: StopCheck) -> Iterator[RaceEvent]:
+    def race(self, race: Race, should_stop: StopCheck, progress: Progress) -> Iterator[RaceEvent]:
         choices = [side.choice or self.tree_choice for side in race.sides]
-        plainly = [self._decodes_plainly(choice) for choice in choices]
+        pairs = [self._pair_with(side.draft, should_stop, progress) for side in race.sides]
+        plainly = [_decodes_plainly(*each) for each in zip(choices, pairs, strict=True)]
         if all(plainly):
             why = "both sides are plain decoding: the mode is ar"
             if any(choice.mode is not Mode.AR for choice in choices):
@@ -167,7 +169,11 @@ class Conversation(ChatEngine):
         if any(choice.mode is Mode.GREEDY for choice in choices):
             params = replace(params, temperature=0.0)
         # both have caches of their own, freed at the end: this conversation is not touched
-        talks = dict(zip(Lane, (self._copy(choice, race.turns) for choice in choices), strict=True))
+        copies = (
+            self._copy(pair, choice, race.turns)
+            for pair, choice in zip(pairs, choices, strict=True)
+        )
+        talks = dict(zip(Lane, copies, strict=True))
         plain = next((lane for lane, each in zip(Lane, plainly, strict=True) if each), None)
         clock = NoBaseline() if plain is None else LaneClock()
         for lane, talk in talks.items():
@@ -180,15 +186,26 @@ class Conversation(ChatEngine):
                 clock.note(event.event)
             yield event
 
-    def _decodes_plainly(self, choice: TreeChoice) -> bool:
-        """Whether no step of this choice can have a tree."""
-        nothing_drafted = self._pair.draft is None and lookup_for(choice) is Lookup.OFF
-        return choice.mode is Mode.AR or nothing_drafted
+    def _pair_with(self, draft: str | None, should_stop: StopCheck, progress: Progress) -> Pair:
+        if draft is None:
+            return self._pair
+        from sequoia_core.model.loading.pair import with_other_draft
 
-    def _copy(self, choice: TreeChoice, turns: Sequence[Turn]) -> Conversation:
-        """Another conversation with the same models and measurements."""
+        def report(message: str, fraction: float | None) -> None:
+            if should_stop():
+                raise ParameterError("stopped while a draft was loaded")
+            progress(message, fraction)
+
+        return with_other_draft(self._pair, draft, report)
+
+    def _copy(self, pair: Pair, choice: TreeChoice, turns: Sequence[Turn]) -> Conversation:
+        """Another conversation with the same target; of the same pair, with its measurements."""
+        from sequoia_core.measure.tuner import Tuner
+
         other = copy(self)
-        other._engine = Engine.of(self._pair, self._tuner.advisor)
+        if pair is not self._pair:
+            other._pair, other._tuner = pair, Tuner(pair)
+        other._engine = Engine.of(pair, other._tuner.advisor)
         other.choose_tree(choice)
         other.restore(turns)
         return other
@@ -241,3 +258,9 @@ class Conversation(ChatEngine):
                 "Rounding can tip a near-tie, so this text may differ slightly from plain decoding "
                 f"({self.description.dtype}; --dtype float32 gives the same text)",
             )
+
+
+def _decodes_plainly(choice: TreeChoice, pair: Pair) -> bool:
+    """Whether no step can have a tree."""
+    nothing_drafted = pair.draft is None and lookup_for(choice) is Lookup.OFF
+    return choice.mode is Mode.AR or nothing_drafted

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from sequoia_core.chat.race import Race, RaceEvent
 from sequoia_core.config import SamplingParams
-from sequoia_core.events import Event, PairDescription, StopCheck
+from sequoia_core.events import Event, PairDescription, Progress, StopCheck
 from sequoia_core.text.chat_template import Turn
 from sequoia_core.tree.choice import TreeChoice
 
@@ -53,11 +53,12 @@ class ChatEngine(Protocol):
         a message; then nothing changes.
         """
 
-    def race(self, race: Race, should_stop: StopCheck) -> Iterator[RaceEvent]:
+    def race(self, race: Race, should_stop: StopCheck, progress: Progress) -> Iterator[RaceEvent]:
         """Answer a prompt on two sides at once.
 
-        Yields `RaceTerms`, then the events of both lanes, each ending with `Finished`. The
-        conversation is not touched. Raises as `reply`, and if both sides decode plainly.
+        Yields `RaceTerms`, then the events of both lanes, each ending with `Finished`. Other drafts
+        are loaded before, with `progress`, and freed at the end. The conversation is not touched.
+        Raises as `reply`, and if both sides decode plainly, or a draft cannot be used.
         """
 
     def tune(self, should_stop: StopCheck) -> Iterator[Event]:

@@ -27,6 +27,7 @@ class RaceSide(Record, frozen=True):
 
     label: str  # short; what a person calls it
     choice: TreeChoice | None = None  # None is what the chat's answers are decoded with
+    draft: str | None = None  # another one, as for `load_pair`; None is the chat's
 
     @property
     def plain(self) -> bool:

@@ -58,7 +58,10 @@ class EngineReports:
         match report:
             case messages.Loading(message, fraction):
                 share = "" if fraction is None else f" {fraction:.0%}"
-                self.prompt.hint(f"{message}{share}", passing=True)
+                if session.race is not None and session.racing:
+                    session.race.loading = f"{message}{share}"
+                else:
+                    self.prompt.hint(f"{message}{share}", passing=True)
             case messages.Ready(pair):
                 session.pair = pair
                 self.pages.name_answers()

@@ -265,3 +265,15 @@ def fitting_window(target: Checkpoint, draft: Checkpoint | None, backend: Backen
         if fitting < plan.window:
             window = min(window, max(fitting // WINDOW_STEP * WINDOW_STEP, plan.least_context))
     return window
+
+
+def check_draft_fits(target: Checkpoint, draft: Checkpoint, backend: Backend) -> None:
+    """Raise ModelLoadError if a draft for a target that is loaded does not fit into the memory."""
+    device = backend.placement.device
+    pair, alone = (pair_plans(target, each, backend)[device] for each in (draft, None))
+    needed, free = pair.least - alone.least, free_bytes(device)
+    if needed > free:
+        raise ModelLoadError(
+            f"{draft.name}: {size_text(needed)} do not fit into the {size_text(free)} free on "
+            f"{device}; take a smaller draft"
+        )

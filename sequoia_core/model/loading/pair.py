@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 import torch
+from msgspec.structs import replace as replace_record
 from torch import Tensor
 from torch.nn import functional
 
@@ -18,7 +19,12 @@ from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.cpu import cpu_threads
 from sequoia_core.model.device import choose_placement, devices_name, even_stages, prepare
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.loading.backend import Backend, choose_backend, fitting_window
+from sequoia_core.model.loading.backend import (
+    Backend,
+    check_draft_fits,
+    choose_backend,
+    fitting_window,
+)
 from sequoia_core.model.loading.loader import (
     Checkpoint,
     describe_checkpoint,
@@ -45,6 +51,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class PairSource:
+    """What a target was loaded from, and how; as for `load_pair`."""
+
+    target: str | None
+    dtype: str
+    device: str
+    weights: WeightFormat
+    offload: Offload
+
+
+@dataclass(frozen=True, slots=True)
 class Pair:
     """Two models that decode together; without a draft, the target decodes plainly.
 
@@ -61,6 +78,7 @@ class Pair:
     fingerprint: str
     # positional, stated by the draft's files for `greedy` and `stochastic`; may be empty
     acceptance_rates: Mapping[str, tuple[float, ...]]
+    source: PairSource | None = None  # None: no other draft can be loaded for the target
 
     @property
     def native(self) -> bool:
@@ -151,8 +169,9 @@ def load_pair(
             threads=cpu_threads(),
             remark=f"PyTorch computes, which is slower: {why}" if why else "",
         ),
-        fingerprint=hashlib.sha256("\n".join([*digests, backend.key()]).encode()).hexdigest()[:16],
+        fingerprint=_fingerprint(digests, backend),
         acceptance_rates=_stated_rates(small) if small else {},
+        source=PairSource(target, dtype, device, weights, offload),
     )
 
 
@@ -168,6 +187,68 @@ def check_tokenizers(
     if small is not None:
         progress("Comparing the tokenizers", None)
         pair_tokenizer(open_target(target, progress, describe_checkpoint), small)
+
+
+def _fingerprint(digests: Sequence[str], backend: Backend) -> str:
+    return hashlib.sha256("\n".join([*digests, backend.key()]).encode()).hexdigest()[:16]
+
+
+def with_other_draft(pair: Pair, draft: str, progress: Progress | None = None) -> Pair:
+    """The pair's target with another draft, which is loaded; `pair` can be used as before.
+
+    Args:
+        pair: one of `load_pair`.
+        draft: as for `load_pair`.
+        progress: receives what is being done and, where known, the fraction done.
+
+    Raises:
+        ModelLoadError: the draft is missing, damaged, of an unknown kind or too large, or reads
+            layers of the target that are not kept for it.
+        TokenizerMismatchError: the draft's tokens are not the target's.
+    """
+    report, source = progress or no_progress, pair.source
+    if source is None:
+        raise ModelLoadError(f"{draft}: no other draft can be loaded for this target")
+    if is_fetched_first(draft):
+        check_tokenizers(source.target, draft, report)
+    opened, small = open_target(source.target, report), open_draft(source.target, draft, report)
+    if small is None:
+        raise ModelLoadError(f"{draft}: this names no draft")
+    report("Comparing the tokenizers", None)
+    pair_tokenizer(opened, small)
+    placement = choose_placement(source.device, source.offload)
+    weights = source.weights if pair.native else WeightFormat.TORCH
+    backend = choose_backend(weights, source.dtype, placement, [opened, small])
+    if pair.native and not backend.native:
+        raise ModelLoadError(
+            f"{small.name}: it is not computed as this target is: {backend.fallback}"
+        )
+    _check_layers(small, pair.target)
+    check_draft_fits(opened, small, backend)
+    report(f"Loading {small.name}", None)
+    with memory_errors(lambda: f"{small.name}: the memory became full while it was loaded"):
+        model, ids = _load_draft(small, pair.target, backend)
+    return_freed_memory()
+    digests = [opened.digest(report), small.digest(report)]
+    return replace(
+        pair,
+        draft=model,
+        draft_vocab_ids=ids,
+        description=replace_record(pair.description, draft=small.name),
+        fingerprint=_fingerprint(digests, backend),
+        acceptance_rates=_stated_rates(small),
+    )
+
+
+def _check_layers(draft: Checkpoint, target: Llama | NativeLlama) -> None:
+    """Refuse a draft that reads hidden states which the target's caches do not keep."""
+    kept = target.kept_layers if isinstance(target, NativeLlama) else tuple(target.feature_slots)
+    read = tuple(draft.config.feature_layers)
+    if read and read != kept:
+        raise ModelLoadError(
+            f"{draft.name}: it reads the target's layers {list(read)}, which this target does not "
+            "keep; load the pair with it, and race the other draft"
+        )
 
 
 def _load_target(

@@ -144,7 +144,9 @@ class Racing(Counting):
     asked: Race | None = None
     told: tuple[RaceEvent, ...] = ()
 
-    def race(self, race: Race, should_stop: Callable[[], bool]) -> Iterator[RaceEvent]:
+    def race(
+        self, race: Race, should_stop: Callable[[], bool], progress: Progress
+    ) -> Iterator[RaceEvent]:
         self.asked = race
         lanes = {lane: self.reply(race.prompt, race.params, should_stop) for lane in Lane}
         self.told = (RaceTerms(0.0, 2, exact=True), *take_turns(lanes))
@@ -161,9 +163,12 @@ def test_a_race_is_held_after_each_step_of_either_lane() -> None:
         assert window.heard.count(Held()) == 2 * STEPS
     behind = Racing()
     with running(loads(behind)) as server, remote(server) as engine:
-        heard = list(engine.race(race, never))
-    assert tuple(heard) == behind.told
-    assert behind.asked == race
+        heard = list(engine.race(race, never, lambda *_: None))
+        assert tuple(heard) == behind.told
+        assert behind.asked == race
+        drafts = Race((wide, RaceSide("other", draft="other")), (), "why?", PARAMS)
+        with pytest.raises(SequoiaError, match="windows share their models"):
+            list(engine.race(drafts, never, lambda *_: None))
 
 
 def test_stopping_ends_the_answer_after_its_step() -> None:

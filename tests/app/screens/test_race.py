@@ -190,6 +190,29 @@ async def test_two_trees_race_and_each_lane_says_which_it_is() -> None:
         assert "nothing to race" in chat.hint
 
 
+class LoadingEngine(NoticingEngine):
+    """Loads a draft before the race, and waits there."""
+
+    def race(self, race: Race, *more: Any) -> Iterator[RaceEvent]:
+        more[-1]("Loading mine", 0.5)
+        self.go_on.wait(20)
+        yield from RacingEngine.race(self, race, *more)
+
+
+async def test_a_draft_is_loaded_for_the_race_that_names_it() -> None:
+    engine = LoadingEngine()
+    async with driving(engine, GREEDY) as chat:
+        await chat.type("/race draft current vs owner/mine: why?", "enter")
+        await chat.until(lambda: "Loading mine 50%" in chat.screen_text())
+        engine.go_on.set()
+        await over(chat)
+        assert [side.draft for side in engine.asked[0].sides] == [None, "owner/mine"]
+        text = chat.screen_text()
+        assert "Loading mine" not in text
+        assert "current: sequoia tree" in text
+        assert "mine: sequoia tree" in text
+
+
 async def test_f3_takes_names_of_sides_as_a_prompt() -> None:
     engine = RacingEngine()
     async with driving(engine, GREEDY) as chat:

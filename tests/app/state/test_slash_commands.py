@@ -2,6 +2,7 @@
 
 import contextlib
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from app.state.slash_commands import (
     parse_race,
     parse_set,
 )
-from sequoia_core.chat.race import PLAIN_AND_CHOSEN
+from sequoia_core.chat.race import PLAIN, PLAIN_AND_CHOSEN, RaceSide
 from sequoia_core.config import Lookup, Mode
 from sequoia_core.errors import ParameterError
 from sequoia_core.tree.choice import TreeChoice
@@ -234,6 +235,20 @@ def test_a_side_that_cannot_be_is_refused_with_a_way_out(words: str, told: str) 
     with pytest.raises(SlashError, match=told) as caught:
         parse_race(words, Settings())
     assert "/race : PROMPT" in str(caught.value)
+
+
+def test_two_drafts_are_named_by_folder_file_or_hub_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    for words in ("draft current vs owner/name", "draft current vs draft owner/name: why?"):
+        drafts, _ = parse_race(words, Settings())
+        assert drafts == (RaceSide("current"), RaceSide("name", draft="owner/name"))
+    drafts, _ = parse_race("draft mine vs plain", Settings())
+    assert drafts == (RaceSide("mine", draft="mine"), PLAIN)
+    with pytest.raises(SlashError, match=r"draft horses: no such file .* /race : PROMPT"):
+        parse_race("draft horses vs current", Settings())
 
 
 def test_a_side_has_the_chats_other_settings() -> None:

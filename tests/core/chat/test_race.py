@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from sequoia_core.chat import race as race_module
+from sequoia_core.chat.conversation import Conversation
 from sequoia_core.chat.race import (
     PLAIN,
     PLAIN_AND_CHOSEN,
@@ -24,7 +26,7 @@ from sequoia_core.chat.race import (
 )
 from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.decode.baseline_timer import UNKNOWN
-from sequoia_core.errors import ParameterError
+from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.events import (
     Event,
     Finished,
@@ -36,10 +38,12 @@ from sequoia_core.events import (
     Totals,
     TreeChosen,
 )
+from sequoia_core.model.loading.pair import load_pair
 from sequoia_core.text.chat_template import Turn
 from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.chat.test_conversation import Chat, done_of
+from tests.core.checkpoints import save_model, tiny_tokenizer
 from tests.core.engines import steps_of, text_of, tokens_of
 from tests.core.tiny_tokenizers import byte_level
 from tests.fakes import make_step
@@ -123,6 +127,10 @@ def never() -> bool:
     return False
 
 
+def silent(message: str, fraction: float | None) -> None:
+    pass
+
+
 def asking(prompt: str, params: SamplingParams = GREEDY) -> Race:
     return Race(PLAIN_AND_CHOSEN, (), prompt, params)
 
@@ -134,7 +142,7 @@ def run(
     turns: Sequence[Turn] = (),
     sides: tuple[RaceSide, RaceSide] = PLAIN_AND_CHOSEN,
 ) -> tuple[RaceTerms, dict[Lane, list[Event]]]:
-    terms, *events = list(chat.talk.race(Race(sides, tuple(turns), prompt, params), never))
+    terms, *events = list(chat.talk.race(Race(sides, tuple(turns), prompt, params), never, silent))
     assert isinstance(terms, RaceTerms)
     lanes: dict[Lane, list[Event]] = {lane: [] for lane in Lane}
     for each in events:
@@ -194,6 +202,30 @@ def test_any_two_sides_give_the_chats_text_at_temperature_0(names: tuple[str, st
             assert all(each == "not measured" for each in sources) is ("plain" not in names)
 
 
+def test_two_drafts_race_for_the_text_of_the_chat(tmp_path: Path) -> None:
+    for name, layers in (("target", 2), ("one", 1), ("two", 2)):
+        save_model(tmp_path / name, tiny_tokenizer(), num_hidden_layers=layers)
+    pair = load_pair(str(tmp_path / "target"), str(tmp_path / "one"), dtype="float32")
+    talk = Conversation(pair, tree_choice=TreeChoice(growmap=GrowMap.k_ary([2, 2])))
+    sides = RaceSide("current"), RaceSide("two", draft=str(tmp_path / "two"))
+    race = Race(sides, (), "A", SamplingParams(temperature=0.0, max_new_tokens=12))
+    told: list[str] = []
+    _, *raced = talk.race(race, never, lambda message, _: told.append(message))
+    lanes: dict[Lane, list[Event]] = {lane: [] for lane in Lane}
+    for each in raced:
+        assert isinstance(each, Raced)
+        lanes[each.lane].append(each.event)
+    answered = list(talk.reply("A", race.params))
+    firsts = {lane: steps_of(events)[0] for lane, events in lanes.items()}
+    assert tokens_of(lanes[Lane.FIRST]) == tokens_of(lanes[Lane.SECOND]) == tokens_of(answered)
+    assert firsts[Lane.FIRST].nodes != firsts[Lane.SECOND].nodes  # other guesses
+    assert "Loading two" in told
+    with pytest.raises(ParameterError, match="stopped while a draft was loaded"):
+        list(talk.race(race, lambda: True, silent))
+    with pytest.raises(SequoiaError, match="three"):
+        list(talk.race(Race((PLAIN, RaceSide("", draft="three")), (), "A", GREEDY), never, silent))
+
+
 def test_the_chat_goes_on_as_if_there_had_been_no_race() -> None:
     chat, twin = Chat(byte_level(), answers=LONG), Chat(byte_level(), answers=LONG)
     for each in (chat, twin):
@@ -223,12 +255,12 @@ def test_a_race_within_a_chat_follows_the_turns_it_is_given() -> None:
 def test_a_race_that_is_left_or_stopped_ends_in_both_lanes() -> None:
     chat = Chat(byte_level(), answers=LONG)
     seen: list[RaceEvent] = []
-    for event in chat.talk.race(asking("the?"), lambda: len(seen) > 8):
+    for event in chat.talk.race(asking("the?"), lambda: len(seen) > 8, silent):
         seen.append(event)
     ends = [each for each in seen if isinstance(each, Raced) and isinstance(each.event, Finished)]
     assert {each.lane for each in ends} == set(Lane)
     assert {each.event.reason for each in ends} == {FinishReason.CANCELLED}  # type: ignore[union-attr]
-    left = chat.talk.race(asking("the?"), never)
+    left = chat.talk.race(asking("the?"), never, silent)
     next(left)
     next(left)
     left.close()  # type: ignore[attr-defined]

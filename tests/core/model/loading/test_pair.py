@@ -22,8 +22,8 @@ from sequoia_core.errors import (
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading import pair as pair_module
 from sequoia_core.model.loading.block_safetensors import pack_weights
-from sequoia_core.model.loading.loader import embedded_target_path
-from sequoia_core.model.loading.pair import Pair, load_pair
+from sequoia_core.model.loading.loader import BUNDLED_DRAFT, embedded_target_path
+from sequoia_core.model.loading.pair import Pair, load_pair, with_other_draft
 from sequoia_core.model.native.library import find_library
 from tests.core.checkpoints import (
     CHAT_TEMPLATE,
@@ -235,6 +235,47 @@ def test_a_draft_that_does_not_fit_is_refused(
     with pytest.raises(error, match=message) as caught:
         load(target, tmp_path / "draft")
     assert "\n" not in str(caught.value)
+    with pytest.raises(error, match=message):
+        with_other_draft(load(target), str(tmp_path / "draft"))
+
+
+@pytest.mark.parametrize("weights", [WeightFormat.AUTO, WeightFormat.TORCH])
+def test_another_draft_of_a_loaded_target_is_as_if_it_were_loaded_with_it(
+    weights: WeightFormat, target: str, tmp_path: Path
+) -> None:
+    save_model(tmp_path / "first", tokenizer_of(), num_hidden_layers=1)
+    trimmed(tmp_path / "second", sequoia={"acceptance_rates": {"greedy": [0.5, 0.25]}})
+    first, told = load(target, tmp_path / "first", weights=weights), list[str]()
+    second = str(tmp_path / "second")
+    other = with_other_draft(first, second, lambda message, _: told.append(message))
+    whole = load(target, second, weights=weights)
+    assert other.target is first.target
+    assert other.description == whole.description
+    assert other.fingerprint == whole.fingerprint
+    assert other.acceptance_rates == whole.acceptance_rates
+    assert torch.equal(fresh_logits(other.draft, TOKENS), fresh_logits(whole.draft, TOKENS))
+    assert told == ["Comparing the tokenizers", "Loading second"]
+    assert first.description.draft == "first"
+
+
+def test_another_draft_that_the_memory_does_not_hold_is_refused(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(tmp_path / "draft", tokenizer_of(), num_hidden_layers=1)
+    pair = load(target)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10_000))
+    monkeypatch.setattr(pair_module, "_load_draft", pytest.fail)
+    with pytest.raises(ModelLoadError, match=r"draft: .* do not fit into the .* free on cpu"):
+        with_other_draft(pair, str(tmp_path / "draft"))
+
+
+@pytest.mark.embedded
+def test_a_draft_that_reads_layers_which_are_not_kept_for_it_is_refused() -> None:
+    alone = load_pair(None, "none")
+    with pytest.raises(ModelLoadError, match=r"reads the target's layers \[9, 19, 29\]"):
+        with_other_draft(alone, str(BUNDLED_DRAFT))
+    pair = load_pair()
+    assert with_other_draft(pair, str(BUNDLED_DRAFT)).fingerprint == pair.fingerprint
 
 
 def test_a_target_without_tokenizer_is_refused(tmp_path: Path) -> None:
