@@ -64,6 +64,9 @@ class StepBar(Line):
             lines += [_time_bar(step, width - 2), _times(step, statistics, width)]
         return Content("\n").join(lines)
 
+    def on_resize(self) -> None:
+        self.call_after_refresh(self.refresh)  # the screen's classes change after the size
+
     @property
     def _has_panel(self) -> bool:
         """Whether a panel of statistics is below."""

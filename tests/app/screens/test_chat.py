@@ -411,7 +411,7 @@ async def test_reading_the_prompt_is_seen_with_the_tree_on_show() -> None:
 
 
 async def test_the_header_names_the_tree_of_the_step_on_show() -> None:
-    async with driving(size=(200, 50)) as chat:
+    async with driving(size=(240, 50)) as chat:
         await chat.ask()
         assert "tree auto, 16 nodes, depth 4 " in chat.screen_text()
         await chat.type("/set growmap chain/4", "enter")

@@ -59,6 +59,16 @@ async def test_the_best_step_is_named_at_every_size_and_a_click_goes_to_it(
         await chat.until(lambda: chat.app.chat.inspector.cursor.at == summary.best)
 
 
+async def test_the_summary_is_in_one_place_when_there_comes_to_be_room_for_the_panel() -> None:
+    async with driving(size=(80, 24)) as chat:
+        await chat.ask()
+        await chat.pilot.press("f4")
+        assert chat.screen_text().count("best step") == 1
+        await chat.pilot.resize_terminal(100, 44)
+        await chat.until(lambda: chat.screen_text().count("best step") == 1)
+        assert "accepted + 1 target's own" in chat.screen_text()
+
+
 async def test_there_is_no_best_step_before_an_answer_is_finished() -> None:
     async with driving() as chat:
         await chat.pilot.press("alt+up")
