@@ -41,6 +41,11 @@ def title_of(prompt: str) -> str:
     return title
 
 
+def progress_text(message: str, fraction: float | None) -> str:
+    """What is being done, and how much of it is done where that is known."""
+    return message if fraction is None else f"{message} {fraction:.0%}"
+
+
 def moment(value: object) -> float:
     """Seconds since the epoch from a file; 0 for anything that is no date."""
     return float(value) if isinstance(value, int | float) and 0.0 <= value <= _LAST else 0.0

@@ -45,6 +45,7 @@ class ModelsScreen(Dialog[ChosenModels | None, ModelRow | None]):
         self._list.can_focus = False
         self._found: list[ModelRow] = []
         self._reading = True
+        self._moved = False  # until then, the one in use is chosen
 
     def on_mount(self) -> None:
         self._read()
@@ -80,7 +81,8 @@ class ModelsScreen(Dialog[ChosenModels | None, ModelRow | None]):
         same = [each for each in at if rows[each][0] == before]
         used = [each for each in at if (row := rows[each][0]) is not None and row.in_use]
         nothing = (None, Content(self._nothing))
-        self._fill(rows or [nothing], next(iter([*same, *used, *at]), None))
+        first = [*same, *used] if self._moved else [*used, *same]
+        self._fill(rows or [nothing], next(iter([*first, *at]), None))
         self._describe()
 
     @property
@@ -141,6 +143,7 @@ class ModelsScreen(Dialog[ChosenModels | None, ModelRow | None]):
 
     def action_move(self, how: str) -> None:
         """Move among the models; the input keeps the focus."""
+        self._moved = True
         getattr(self._list, f"action_{how}")()
 
 

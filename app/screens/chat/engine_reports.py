@@ -8,6 +8,7 @@ from sequoia_core.chat.race import Raced, RaceTerms
 from sequoia_core.events import AnswerStart, Event, Failed, Finished
 
 from ...engine import messages
+from ...present.words import progress_text
 from ...state.chat_session import ChatSession
 from ...state.history import Exchange
 from ...store.recorder import Recorder
@@ -57,11 +58,11 @@ class EngineReports:
         session, note = self.session, self.pages.note
         match report:
             case messages.Loading(message, fraction):
-                share = "" if fraction is None else f" {fraction:.0%}"
+                doing = progress_text(message, fraction)
                 if session.race is not None and session.racing:
-                    session.race.loading = f"{message}{share}"
+                    session.race.loading = doing
                 else:
-                    self.prompt.hint(f"{message}{share}", passing=True)
+                    self.prompt.hint(doing, passing=True)
             case messages.Ready(pair):
                 session.pair = pair
                 self.pages.name_answers()

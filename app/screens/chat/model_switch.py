@@ -9,7 +9,8 @@ from ...config.model_list import ModelKind, ModelLoader, chosen
 from ...config.preferences import Preferences
 from ...config.settings import Settings
 from ...engine.decode_thread import DecodeThread
-from ...engine.messages import Ready, Report, Switch, SwitchFailed
+from ...engine.messages import Loading, Ready, Report, Switch, SwitchFailed
+from ...present.words import progress_text
 from ...state.chat_session import ChatError, ChatSession
 from ...state.history import turns
 from ...ui.base_app import errors_shown
@@ -78,6 +79,9 @@ class ModelSwitch:
         """Take in what came of it, after the session did."""
         choice, session = self._wanted, self.session
         match report:
+            case Loading(message, fraction) if choice is not None:
+                doing = progress_text(message, fraction)
+                self.prompt.hint(f"{doing} (chat.stop stops it)", passing=True)
             case Ready(pair) if choice is not None:
                 self._wanted = None
                 wanted = choice.settings
@@ -85,7 +89,8 @@ class ModelSwitch:
                     session.settings, pair=wanted.pair, target=wanted.target, draft=wanted.draft
                 )
                 session.tree = None  # the known one is of the models before
-                self.pages.note(_news(pair))
+                after = session.last.id if session.last is not None else ""
+                self.pages.note(_news(pair), topic=f"models after {after}")
                 if choice.keep:
                     with errors_shown(lambda error: self.pages.note(error, error=True)):
                         self.pages.note(self._keep(wanted))

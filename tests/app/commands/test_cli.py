@@ -377,7 +377,9 @@ class FakeScreen:
     failure, unsent = None, ""
     decoder = SimpleNamespace(alive=False)
 
-    def __init__(self, engine_factory: Any, settings: Settings, recorder: Any, *_: object) -> None:
+    def __init__(
+        self, engine_factory: Any, settings: Settings, recorder: Any, *_: object, **options: object
+    ) -> None:
         self.engine_factory, self.settings = engine_factory, settings
         self.recorder = recorder
 
