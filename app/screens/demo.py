@@ -7,6 +7,7 @@ from typing_extensions import override
 from ..config.actions import bindings
 from ..state import scenes
 from ..state.player import Player, TraceLoader
+from ..state.timeline import View
 from .replay import ReplayScreen
 
 
@@ -28,7 +29,7 @@ class DemoScreen(ReplayScreen):
         player.playing = True
         super().__init__(loading, player)
         self._at, self._over_chat = at, over_chat
-        self.add_class("-tree-shown")  # where there is no room for the chat as well
+        self._has_tree = False
 
     @property
     @override
@@ -50,6 +51,14 @@ class DemoScreen(ReplayScreen):
     @override
     def _key_row(self) -> str:
         return "demo nodes" if self.token_tree.has_focus else super()._key_row
+
+    @override
+    def _draw_step(self, view: View, *, still: bool) -> None:
+        """Where there is no room for both, show the tree as soon as there is one, not the chat."""
+        if self._has_tree != bool(view.answer.steps):
+            self._has_tree = not self._has_tree
+            self.set_class(self._has_tree, "-tree-shown")
+        super()._draw_step(view, still=still)
 
     @override
     def _tick(self) -> None:

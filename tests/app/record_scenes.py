@@ -132,16 +132,16 @@ def what_a_tree_is(studio: Studio) -> list[Take]:
     take.say(
         START, "A language model, the target, writes one token per pass, and each pass is slow."
     )
-    take.say(START, "So a small model, the draft, guesses first. Its guesses form a tree.")
     kinds = set(Outcome)
     shown = next(s for s in take.steps if kinds == {n.outcome for n in s.nodes} and s.accepted > 1)
     guesses = len(shown.nodes) - 1
+    take.say(shown.index, "So a small model, the draft, guesses first. Its guesses form a tree.")
     take.say(
         shown.index, f"The target checks all {guesses} guesses in one pass: ✔ accepted, ✘ rejected."
     )
     take.say(
         shown.index,
-        "Where a guess was wrong, all that follows it was not reached: the rows with a dot.",
+        "Where a guess was wrong, what follows it was not reached, and is left out.",
     )
     take.say(
         shown.index,
