@@ -32,6 +32,7 @@ _AROUND_TREE = 10  # rows of a screen that is not wide around its tree
 _NOT_NODES = 2  # rows of the tree with the headings of its columns and the target's own token
 _LABEL_CELLS = 28  # of a row without its guides: a token and two probabilities
 _LEAST_DEPTH = 3
+_BESIDE_TITLE = 4  # cells of the border next to a title
 LEGEND = Content.assemble(
     "Written by: ", ("target", "bold $bonus"), ", draft's ", ("1st", "$rank-1"), ", ",
     ("2nd", "underline $rank-2"), ", ", ("3rd+", "underline italic $rank-3"), " guess",
@@ -76,8 +77,10 @@ class StepScreen(Screen[None]):
         tree = cursor.chosen.tree if cursor.chosen is not None else None
         strip_title = title
         if tree is not None and (why := shown_why(tree)):
-            strip_title = f"{title.partition(',')[0]}, {shown_why(tree, brief=True)}"
-            title = f"{title}: {why}"
+            number = title.partition(",")[0]
+            strip_title = f"{number}, {shown_why(tree, brief=True)}"
+            room = self.token_tree.size.width - _BESIDE_TITLE
+            title = f"{title}: {why}" if len(f"{title}: {why}") <= room else f"{number}: {why}"
         if str(self.token_tree.border_title or "") != title:
             self.token_tree.border_title = Content(title)
         self.token_tree.show(cursor.step, scroll=still)

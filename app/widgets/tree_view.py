@@ -33,7 +33,7 @@ _CLASSES[NodeVerdict.NOT_REACHED] = "tree-view--unreached"
 _MAP_CLASSES = _CLASSES | dict.fromkeys((NodeVerdict.ROOT, NodeVerdict.ACCEPTED), "tree-view--path")
 _LEAST_MAP, _MOST_MAP = 6, 12  # cells of the minimap, with the line in front of it
 _LEAST_MAP_HEIGHT = 6
-_BESIDE_LEGEND = 2  # cells of the border next to a legend
+_BESIDE_LEGEND = 4  # cells of the border next to a legend
 
 
 def _legend(gap: str, own: str) -> Content:
