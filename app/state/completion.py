@@ -8,6 +8,7 @@ from .attachments import mention
 from .slash_commands import COMPLETED, command_name, is_command
 
 COMMANDS, WORDS, VALUES, FILES, EXPORTS = "commands", "words", "values", "files", "exports"
+ANSWER_WORDS = "settings of one answer"
 """Sources of suggestions; those of other arguments are in `slash_commands.toml`."""
 MOST = 50  # suggestions that one can move to
 _SEEN = 300  # characters before the cursor in which a file's name is looked for
@@ -34,7 +35,7 @@ class Typing:
     def written(self, suggestion: Suggestion) -> str:
         """What takes the place of the typed text."""
         text = mention(suggestion.text) if self.source == FILES else suggestion.text
-        return text + " " if suggestion.goes_on else text
+        return text + " " if suggestion.goes_on and not text.endswith("=") else text
 
 
 def typing_at(before: str, *, alone: bool) -> Typing | None:
@@ -60,6 +61,12 @@ def _typed_command(before: str) -> Typing | None:
         name, space, value = argument.partition(" ")
         if space:
             return Typing(VALUES, value.lstrip(), len(value.lstrip()), name)
+    if command == "again":  # its last word, NAME=VALUE
+        word = argument.rpartition(" ")[2]
+        name, equals, value = word.partition("=")
+        if equals:
+            return Typing(VALUES, value, len(value), name)
+        return Typing(ANSWER_WORDS, word, len(word), command)
     source = COMPLETED.get(command, WORDS)
     return Typing(source, argument, len(argument), argument if source == EXPORTS else command)
 

@@ -12,11 +12,20 @@ from sequoia_core.model.loading.catalogue import catalogue
 from sequoia_core.tree.files import find_growmap, growmap_names
 
 from ...config.presets import NO_PRESET, load_presets
-from ...config.settings import CHAT_SETTINGS
+from ...config.settings import ANSWER_SETTINGS, CHAT_SETTINGS
 from ...present.words import value_text
 from ...state.attachments import BINARIES
 from ...state.chat_session import ChatSession
-from ...state.completion import COMMANDS, EXPORTS, FILES, VALUES, WORDS, Suggestion, Typing
+from ...state.completion import (
+    ANSWER_WORDS,
+    COMMANDS,
+    EXPORTS,
+    FILES,
+    VALUES,
+    WORDS,
+    Suggestion,
+    Typing,
+)
 from ...state.slash_commands import USAGE, WITH_WORDS
 from ...store.recorder import DatabaseRecorder, Recorder
 from ...ui.base_app import BaseApp
@@ -55,6 +64,7 @@ class CompletionSources:
             COMMANDS: self._commands,
             WORDS: self._words,
             VALUES: self._values,
+            ANSWER_WORDS: self._answer_settings,
             FILES: lambda _: [*files_below(Path.cwd())],
             "sessions": self._sessions,
             "presets": _presets,
@@ -84,6 +94,12 @@ class CompletionSources:
                         remark = f"{value_text(self.session.settings, name)}; "
                     found.setdefault(name, Suggestion(name, remark + text, len(words) > 1))
         return list(found.values())
+
+    def _answer_settings(self, _: Typing) -> Sequence[Suggestion]:
+        return [
+            Suggestion(f"{name}=", f"{value_text(self.session.settings, name)}; {each.help}", True)
+            for name, each in ANSWER_SETTINGS.items()
+        ]
 
     def _values(self, typing: Typing) -> Sequence[Suggestion]:
         setting = CHAT_SETTINGS.get(typing.of)

@@ -104,6 +104,8 @@ class EngineReports:
             if isinstance(event, Finished | Failed):
                 self.recorder.event(last.id, event)
             last.answer.add(event)
+            if isinstance(event, Finished) and event.reason is events.FinishReason.LENGTH:
+                self.prompt.hint("cut at max_new_tokens: chat.continue_answer goes on from there")
             if isinstance(event, Failed) and last.answer.given:
                 self.session.leave_engine()  # it may not know that text
 

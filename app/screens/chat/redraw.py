@@ -131,7 +131,8 @@ class Redraw:
         if session.pair is None:
             status = session.unready
         elif session.edit is not None:
-            status = row = "editing"
+            status = "editing"
+            row = "editing an answer" if session.edit.of_answers else "editing"
         elif self.inspector.cursor.at is not None:
             status = row = "looking back"
         elif self.decoder.paused:

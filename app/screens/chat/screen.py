@@ -338,6 +338,16 @@ class ChatScreen(PromptedScreen):
         self.prompt.focus()
         self.redraw.status()
 
+    def action_write(self, text: str) -> None:
+        """Begin a command in the prompt, if nothing else is there."""
+        self.prompt.focus()
+        if self.prompt.text.strip():
+            self.prompt.hint("the prompt is not empty: send or delete its text first")
+        else:
+            self.prompt.put("")
+            self.prompt.write(text)
+            self.prompt.completions.typed(opens=True)
+
     def action_pause(self) -> None:
         self.decoder.toggle_pause()
         self.redraw.now()

@@ -164,3 +164,25 @@ async def test_the_record_keeps_edited_and_continued_answers(tmp_path: Path) -> 
     assert continued.footer().startswith("edited · continued")
     assert continued.text == "One twox three"
     assert continued.known_ids == ()
+
+
+async def test_a_key_lists_the_settings_of_one_answer_with_their_values() -> None:
+    async with driving(Continuing("One.", "Two.", reason=FinishReason.STOP)) as chat:
+        await chat.ask("count")
+        await chat.pilot.press("alt+r")
+        assert chat.prompt.text == "/again "
+        await chat.until(lambda: "temperature=" in chat.screen_text())
+        await chat.type("mode=ar", "enter")
+        await chat.finish()
+        answer = chat.session.answer
+        assert answer is not None
+        assert answer.footer().startswith("mode ar · ")
+
+
+async def test_keys_of_a_cut_answer_and_of_an_edited_one_are_named() -> None:
+    async with driving(Continuing("One two"), size=(140, 40)) as chat:
+        await chat.ask("count")
+        assert "alt+c goes on from there" in chat.hint
+        await chat.pilot.press("alt+e")
+        assert "enter keep as a new version" in chat.screen_text()
+        assert "alt+c let the model go on" in chat.screen_text()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.state.completion import FILES, Suggestion, Typing, matching, typing_at
+from app.state.completion import ANSWER_WORDS, FILES, Suggestion, Typing, matching, typing_at
 
 
 @pytest.mark.parametrize(
@@ -12,6 +12,8 @@ from app.state.completion import FILES, Suggestion, Typing, matching, typing_at
         ("/se", Typing("commands", "/se", 3)),
         ("/set ", Typing("words", "", 0, "set")),
         ("/set growmap sm", Typing("values", "sm", 2, "growmap")),
+        ("/again temp", Typing(ANSWER_WORDS, "temp", 4, "again")),
+        ("/again mode=ar growmap=sm", Typing("values", "sm", 2, "growmap")),
         ("/load my  chat", Typing("sessions", "my  chat", 8, "load")),
         ("/export a", Typing("exports", "a", 1, "a")),
         ("see @src/a", Typing(FILES, "src/a", 6)),
@@ -40,3 +42,5 @@ def test_a_file_is_written_so_that_it_is_read_again() -> None:
     typing = Typing(FILES, "my", 3)
     assert typing.written(Suggestion("my file.py", goes_on=True)) == '@"my file.py" '
     assert typing.written(Suggestion("a.py", goes_on=True)) == "@a.py "
+    again = Typing(ANSWER_WORDS, "te", 2)
+    assert again.written(Suggestion("temperature=", goes_on=True)) == "temperature="
