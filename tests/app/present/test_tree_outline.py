@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from app.present.accessible import row_in_words
 from app.present.tree_outline import TreeOutline
-from app.present.tree_rows import BONUS_NODE, is_fold, tree_rows
+from app.present.tree_rows import BONUS_NODE, fold_index, is_fold, tree_rows
 from sequoia_core.events import Outcome, Step, TreeNode
 from tests.app.present.test_tree_rows import quick, trees
 from tests.fakes import make_step
@@ -57,6 +57,16 @@ def test_a_node_in_a_fold_is_stood_for_and_can_be_revealed(
     made.reveal(node)
     assert made.shown(node) == node
     assert made.rows(WIDTH)[made.row_of(node)].node == node
+
+
+def test_a_node_in_a_fold_within_a_fold_is_stood_for_by_the_outer_one() -> None:
+    # the root's children 2 and 3 are folded, and so are the children of each
+    step = make_step(1, "a", [("b", 1), ("c", 0)], (-1, 0, 0, 0, 2, 2, 3, 3))
+    made = outline(step, 4)
+    assert [row.node for row in made.rows(WIDTH)] == [0, 1, BONUS_NODE, fold_index(0)]
+    assert {made.shown(node) for node in range(2, 8)} == {fold_index(0)}
+    made.toggle(fold_index(0))
+    assert made.shown(7) == fold_index(3)
 
 
 def test_a_fold_is_a_sentence_in_accessible_mode() -> None:
