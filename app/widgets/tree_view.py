@@ -21,7 +21,7 @@ from ..config.actions import bindings
 from ..present.accessible import is_accessible, row_in_words
 from ..present.minimap import TreeMap, tree_map
 from ..present.tree_outline import TreeOutline
-from ..present.tree_rows import BONUS_NODE, GLYPHS, NodeVerdict, TreeRow, fold_index, is_fold
+from ..present.tree_rows import BONUS_NODE, GLYPHS, NodeVerdict, TreeRow, is_fold
 from ..state.sanitize import fit
 from .line_view import LineView
 
@@ -175,10 +175,16 @@ class TreeView(LineView[TreeRow], can_focus=True, inherit_bindings=False):
 
     def action_fold(self) -> None:
         """Open or close the selected fold, the one below the selected node, or the one it is in."""
+        before = len(self._rows)
         fold = self._outline.toggle(self.node)
-        if fold is not None:
-            self._lay_out()
-            self.point(fold)
+        if fold is None:
+            return
+        self._lay_out()
+        self.point(fold)
+        at = self._outline.row_of(fold)
+        opened = min(len(self._rows) - before, self._room - 1)
+        if at + opened >= self.scroll_offset.y + self._room:
+            self.scroll_to(y=at + opened + 1 - self._room, animate=False, force=True)
 
     def action_fold_all(self) -> None:
         self._outline.toggle_all()
@@ -250,11 +256,12 @@ class TreeView(LineView[TreeRow], can_focus=True, inherit_bindings=False):
         if len(rows) <= self._room:
             return range(0)
         top = min(self.scroll_offset.y, len(rows) - 1)  # the tree before may have been longer
-        lines = [
-            shown.line_of(fold_index(row.node) if is_fold(row.node) else row.node)
-            for row in (rows[top], rows[min(len(rows), top + self._room) - 1])
+        first, last = rows[top], rows[min(len(rows), top + self._room) - 1]
+        ends = [
+            shown.line_of(self._outline.folded(row.node)[at] if row.folded else row.node)
+            for row, at in ((first, 0), (last, 0 if last.opened else -1))
         ]
-        return range(lines[0], lines[1] + 1)
+        return range(ends[0], ends[1] + 1)
 
     @property
     @override

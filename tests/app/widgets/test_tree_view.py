@@ -54,6 +54,19 @@ async def test_a_click_opens_a_fold_and_another_closes_it() -> None:
         assert [row.replace("▸", " ") for row in rows_shown(chat)] == before
 
 
+async def test_what_a_fold_in_the_last_row_has_is_brought_into_view() -> None:
+    async with driving(replay(large_answer()), size=(100, 30)) as chat:
+        await chat.ask()
+        at = max(at for at, row in enumerate(rows_shown(chat)) if "+" in row)
+        assert at == chat.tree.size.height - 1
+        await chat.pilot.click(chat.tree, offset=(6, at + 1))
+        await chat.until(lambda: any("−" in row for row in rows_shown(chat)))
+        opened = next(at for at, row in enumerate(rows_shown(chat)) if "−" in row)
+        assert len(rows_shown(chat)) - opened > 4
+        marked = [row[chat.tree.text_width] == "┃" for row in rows_shown(chat)]
+        assert marked[-1]
+
+
 async def test_keys_open_one_fold_or_all() -> None:
     async with driving(replay(large_answer()), size=(160, 50)) as chat:
         await chat.ask()
