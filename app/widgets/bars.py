@@ -31,7 +31,7 @@ _LEAST_SEEK = 8
 _FIRST_SCALE = 16
 """Tokens that a race's bar is wide for at first; doubled whenever a lane outgrows it."""
 _LANES = {Lane.FIRST: "$verify", Lane.SECOND: "$speedup"}
-_LABEL = 12
+_LABEL, _LONG_LABEL, _ROOMY = 12, 24, 100  # cells of a lane's label; the longer from so many on
 _FIGURES = 24  # cells behind a race's bar
 _WORDS = {each.id: each.bar for each in ACTIONS}
 _KEY_ROWS = parse_toml(Path(__file__).with_name("key_rows.toml").read_text("utf-8"))
@@ -229,7 +229,10 @@ class RaceBars(Line):
     def _bar(self, what: str, key: Lane, share: float, figures: str) -> Content:
         assert self._race is not None
         name = what if key is Lane.FIRST else ""
-        lane = fit(visible(self._race.lanes[key].label), _LABEL)
+        labels = {each: visible(lane.label) for each, lane in self._race.lanes.items()}
+        most = _LONG_LABEL if self.size.width >= _ROOMY else _LABEL
+        longest = max(map(cell_len, labels.values()))
+        lane = fit(labels[key], max(_LABEL, min(most, longest)))
         label = Content.assemble((f" {name:<8}", "$notice"), (f"{lane} ", "$foreground"))
         shown = Content.styled(figures.ljust(_FIGURES), "$foreground")
         if is_accessible(self):  # a bar is read aloud sign by sign
