@@ -96,7 +96,8 @@ def first_answer(path: Path) -> tuple[Trace, str, str, int]:
     prompt = next(each.prompt for each in entries if isinstance(each, Asked))
     tree = next(each.growmap for each in entries if isinstance(each, TreeChosen))
     steps = [each for each in entries if isinstance(each, Step)]
-    return Trace(trace.description, tuple(entries)), prompt, tree, best_step(steps).index
+    # the last of the best, when there is most text
+    return Trace(trace.description, tuple(entries)), prompt, tree, best_step(steps[::-1]).index
 
 
 async def take(picture: Picture) -> str:
