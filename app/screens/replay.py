@@ -153,7 +153,9 @@ class ReplayScreen(StepScreen):
     def _draw_caption(self, view: View) -> None:
         scene, moment = self.trace.scene, view.moment
         self.set_class(self.player.timeline.captioned or scene is not None, "-captioned")
-        text = self._ending or (moment.caption.text if moment.caption is not None else "")
+        # one that is over stays while steps fly by, but is not about a step that is looked at
+        caption = moment.caption if moment.captioned or self.player.playing else None
+        text = self._ending or (caption.text if caption is not None else "")
         stands = moment.captioned or bool(self._ending)
         self._caption.shown = CaptionShown(self._title, origin(scene), text, stands)
 

@@ -263,7 +263,7 @@ def larger_trees(studio: Studio) -> list[Take]:
     many.say(
         END,
         "More of a larger tree is accepted, but each pass reads more tokens. "
-        "This small machine feels that.",
+        "That takes this small machine longer.",
     )
     return [few, many]
 

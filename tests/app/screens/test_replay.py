@@ -517,11 +517,11 @@ async def test_a_caption_is_shown_and_explains_its_node(tmp_path: Path) -> None:
             await replay.press("right")
             screen = replay.app.replay
             explained = screen.query_one(WhyPanel).explanation if screen.explains else None
-            seen.append((bar.render().plain.split("▌")[1].strip(), bar.shown.stands, explained))
+            seen.append((bar.shown.text, bar.shown.stands, explained))
         assert replay.step is not None
         assert [each[:2] for each in seen] == [
-            ("A prompt.", False), ("The first.", True), ("The second.", True), ("A node.", True),
-            ("A node.", False), ("A node.", False),
+            ("", False), ("The first.", True), ("The second.", True), ("A node.", True),
+            ("", False), ("", False),
         ]  # fmt: skip
         assert [each[2] is None for each in seen] == [True, True, True, False, True, True]
         await replay.press("left", "left")
@@ -529,6 +529,19 @@ async def test_a_caption_is_shown_and_explains_its_node(tmp_path: Path) -> None:
         assert why == seen[3][2]
         await replay.press("escape")
         assert not replay.app.replay.explains
+
+
+async def test_a_caption_that_is_over_stays_only_while_it_plays_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.screens.replay.monotonic", lambda: 0.0)  # it plays, but no time passes
+    async with replaying(tmp_path, captioned()) as replay:
+        bar = replay.app.replay.query_one(CaptionBar)
+        await replay.press("right", "space")
+        assert replay.player.playing
+        assert (bar.shown.text, bar.shown.stands) == ("A prompt.", False)
+        await replay.press("space")
+        assert bar.shown.text == ""
 
 
 async def test_enter_goes_on_from_a_caption_and_space_stops(tmp_path: Path) -> None:
