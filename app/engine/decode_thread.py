@@ -258,9 +258,14 @@ class DecodeThread:
 
 
 def _failure_of(do: Callable[..., None], *given: Any) -> str:
-    """The error that the call ends by, in one line; "" if it succeeds."""
+    """The error that the call ends by, in one line; "" if it succeeds.
+
+    Raises LoadAbortedError: the thread is to end.
+    """
     try:
         do(*given)
+    except msg.LoadAbortedError:
+        raise
     except Exception as error:
         return error_line(error)
     return ""

@@ -4,7 +4,7 @@ import re
 from datetime import datetime, timedelta
 
 from sequoia_core.events import PairDescription, TreeChosen
-from sequoia_core.recording.trace_file import SceneInfo
+from sequoia_core.recording.trace_file import LAST_MOMENT, SceneInfo
 
 from ..config.settings import CHAT_SETTINGS, Settings, shown
 from ..state.answer import Answer
@@ -18,7 +18,6 @@ _COURTESY = re.compile(
     r"|help me( to)?|tell me)\b[\s,.!:;-]*",
     re.IGNORECASE,
 )
-_LAST = 253_000_000_000.0  # in the year 9987
 
 
 def ordinal(rank: int) -> str:
@@ -48,7 +47,7 @@ def progress_text(message: str, fraction: float | None) -> str:
 
 def moment(value: object) -> float:
     """Seconds since the epoch from a file; 0 for anything that is no date."""
-    return float(value) if isinstance(value, int | float) and 0.0 <= value <= _LAST else 0.0
+    return float(value) if isinstance(value, int | float) and 0.0 <= value <= LAST_MOMENT else 0.0
 
 
 def when(then: float, now: float) -> str:

@@ -264,7 +264,8 @@ class Answer:
         start = self.start or events.AnswerStart()
         words = ["edited"] * start.edited
         words += ["continued"] * bool(start.text and (self.statistics or not self.done))
-        return [*words, *(f"{name} {value}" for name, value in start.settings.items())]
+        named = (visible(f"{name} {value}").split() for name, value in start.settings.items())
+        return [*words, *map(" ".join, named)]
 
     @property
     def left_out(self) -> int:

@@ -21,7 +21,7 @@ from sequoia_core.events import (
     Totals,
 )  # fmt: skip
 from sequoia_core.files import MisfitError, Record, decode, parse_json, read_text
-from sequoia_core.recording.trace_file import Asked, Caption, TraceReader
+from sequoia_core.recording.trace_file import Asked, Caption, TraceReader, check_event
 
 from .answer import Answer
 from .chat_session import ChatError
@@ -147,7 +147,8 @@ def _from_export(found: _ExportedChat) -> ImportedChat:
     for each in found.exchanges:
         reason = each.finish_reason or FinishReason.CANCELLED
         end = Finished(reason, Totals()) if each.error is None else Failed(each.error)
-        asked = Asked(each.prompt, each.id, each.parent)
+        asked = Asked(each.prompt, each.id, each.parent, each.started.timestamp())
+        check_event(asked)
         start = AnswerStart(each.settings, each.given, edited=each.edited)
         decoded = _written(each.answer.removeprefix(each.given))
         special = [start] if start != AnswerStart() else []

@@ -25,6 +25,8 @@ MOST_UNPACKED = 256_000_000
 """Bytes of a compressed trace when unpacked; a day of decoding has less."""
 LONGEST_CAPTION, LONGEST_PAUSE = 1_000, 3_600.0
 """Characters of a caption, or of a scene's title; seconds that a caption may stand."""
+LAST_MOMENT = 253_000_000_000.0
+"""Seconds since the epoch: in the year 9987, the last that every date can be made of."""
 _LONGEST_HEADER = 1_000_000
 _MOST_STEPS = _MOST_IDS = 1 << 31
 _GZIP = b"\x1f\x8b"
@@ -213,6 +215,8 @@ def check_event(event: Entry) -> None:
     """Raise MisfitError for what the types do not say: no tree, or numbers out of range."""
     if isinstance(event, Step):
         _check_step(event)
+    if isinstance(event, Asked) and not 0 <= (event.started or 0.0) <= LAST_MOMENT:
+        raise files.MisfitError("Asked: its date is out of range")
     if isinstance(event, AnswerStart) and any(not 0 <= i < _MOST_IDS for i in event.token_ids):
         raise files.MisfitError("AnswerStart: a token id is out of range")
     if isinstance(event, Caption):

@@ -22,7 +22,7 @@ from sequoia_core.recording.trace_file import (
 )
 
 from ...config.paths import output_file
-from ...state.answer import Answer, Chosen
+from ...state.answer import GIVEN, Answer, Chosen
 from ...state.chat_session import ChatError, ChatSession
 from ...state.figures import request_figures, speed_words, tree_size
 from ...state.history import Exchange
@@ -193,7 +193,7 @@ def answer_events(answer: Answer, steps: Sequence[events.Step]) -> Iterator[even
     yield from changes.pop(1, [])
     if answer.prefill is not None and not isinstance(answer.prefill, events.PrefillProgress):
         yield answer.prefill
-    for index in range(1, max([0, *by_index, *texts]) + 1):
+    for index in range(max([0, *by_index, *texts]) + 1):  # text of no step is at 0
         yield from changes.pop(index, [])
         # Text held back to the end comes with the last step.
         if index in texts:
@@ -214,6 +214,8 @@ def _texts(answer: Answer) -> dict[int, events.TextDelta]:
     for span in answer.spans:
         text = verbatim[at : at + len(span.text)] if aligned else span.text
         at += len(span.text)
+        if span.rank == GIVEN:  # its start has it
+            continue
         pieces.setdefault(span.step, []).append(events.Piece(text, span.rank))
     return {
         step: events.TextDelta(step, "".join(piece.text for piece in each), tuple(each))

@@ -97,6 +97,7 @@ class ModelSwitch:
             case SwitchFailed(message, pair):
                 self._wanted = None
                 session.pair, session.unready = pair, "no model"
+                session.tree = None  # the models may have been loaded again, without it
                 self.pages.name_answers()
                 goes_on = f"; {pair.target} stays" if pair is not None else "; /model chooses one"
                 self.prompt.hint(message + goes_on)

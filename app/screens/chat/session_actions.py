@@ -11,6 +11,7 @@ from typing import Any
 
 from sequoia_core.errors import counted
 from sequoia_core.files import is_file_name
+from sequoia_core.tree.files import expanded
 
 from ...state.chat_import import read_chat
 from ...state.chat_session import STILL_ANSWERING, ChatError, ChatSession
@@ -155,7 +156,7 @@ class SessionActions:
     def _begin_import(self, file: str) -> None:
         if not file:
             raise ChatError("a file is missing: /import FILE.json or FILE.jsonl")
-        path = Path(file).expanduser()
+        path = expanded(file)
         if not is_file_name(str(path)):
             raise ChatError(f"{file!r} is no name of a file")
         self.session.check_idle()

@@ -28,7 +28,7 @@ from app.engine.messages import (
     Unreached,
 )
 from sequoia_core.chat.interface import ChatEngine
-from sequoia_core.chat.race import PLAIN_AND_CHOSEN, Race
+from sequoia_core.chat.race import PLAIN_AND_CHOSEN, Race, RaceEvent
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.events import (
@@ -515,3 +515,26 @@ def test_loading_other_models_can_be_left(drive: Drive, quits: bool) -> None:
     if not quits:
         driven.wait(lambda reports: SwitchFailed("stopped", PAIR) in reports)
     assert driven.decoder.shutdown(5)
+
+
+def test_quitting_while_a_race_loads_a_draft_is_no_error(
+    drive: Drive, caplog: pytest.LogCaptureFixture
+) -> None:
+    loading, go_on = threading.Event(), threading.Event()
+
+    class LoadsForRace(ReplayEngine):
+        def race(
+            self, race: Race, should_stop: Callable[[], bool], progress: Progress
+        ) -> Iterator[RaceEvent]:
+            loading.set()
+            go_on.wait(5)
+            progress("more", None)
+            raise AssertionError("loading went on")
+
+    driven = drive(LoadsForRace(Trace(PAIR, make_answer())))
+    driven.decoder.submit(Race(PLAIN_AND_CHOSEN, (), "why?", SamplingParams()))
+    assert loading.wait(5)
+    driven.decoder.close()
+    go_on.set()
+    assert driven.decoder.shutdown(5)
+    assert caplog.records == []

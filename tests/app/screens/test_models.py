@@ -60,6 +60,7 @@ class FakeLoader(ModelLoader):
 
     loading: Callable[[Progress], None] = lambda progress: None
     error: Exception | None = None  # of the check
+    beside: bool = True  # what the check returns
     loaded: list[Settings] = field(default_factory=list)
     engine: Noting | None = None
 
@@ -69,7 +70,7 @@ class FakeLoader(ModelLoader):
     def check(self, wanted: Settings, now: Settings) -> bool:
         if self.error is not None:
             raise self.error
-        return True
+        return self.beside
 
     def load(self, settings: Settings, progress: Progress) -> ChatEngine:
         self.loading(progress)
@@ -182,6 +183,24 @@ async def test_loading_is_left_with_the_models_before() -> None:
         await chat.until(lambda: f"stopped; {PAIR.target} stays" in chat.hint)
         assert chat.session.pair == PAIR
         go_on.set()
+
+
+async def test_models_that_are_loaded_again_show_the_same_tree() -> None:
+    errors = [ModelLoadError("damaged")]
+
+    def loading(_: Progress) -> None:
+        if errors:
+            raise errors.pop()
+
+    loader = FakeLoader(loading, beside=False)
+    async with choosing(loader) as chat:
+        await chat.type("/show-tree on", "enter")
+        await chat.ask()
+        await chat.type("/model other/tiny", "enter")
+        await chat.until(lambda: "damaged; " in chat.hint)
+        assert loader.engine is not None
+        await chat.ask()
+        assert loader.engine.tree_choice.shown
 
 
 async def test_quitting_does_not_wait_for_other_models() -> None:

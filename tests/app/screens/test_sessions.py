@@ -524,12 +524,13 @@ async def test_an_imported_chat_is_shown_recorded_and_gone_on_with(
     assert second.parent == first.id
 
 
-async def test_importing_needs_a_file_that_is_a_chat(path: Path) -> None:
+@pytest.mark.parametrize("file", ["nowhere.json", "~nobody-here/chat.json"])
+async def test_importing_needs_a_file_that_is_a_chat(path: Path, file: str) -> None:
     async with chatting(path) as chat:
         await chat.type("/import", "enter")
         assert "a file is missing" in chat.hint
-        await chat.type(" nowhere.json", "enter")
-        await chat.until(lambda: "No such file" in chat.hint)
+        await chat.type(f" {file}", "enter")
+        await chat.until(lambda: f"{file}: No such file" in chat.hint)
 
 
 async def test_the_last_chat_is_gone_on_with_at_the_start(path: Path) -> None:

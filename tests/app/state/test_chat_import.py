@@ -1,5 +1,6 @@
 """Chats from files: what they say is taken over whole, or refused in one line."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -7,13 +8,23 @@ from typing import Any
 import pytest
 
 from app.config.settings import Settings
-from app.screens.chat.export import as_json
+from app.screens.chat.export import as_json, export_chat
 from app.state.answer import Answer
 from app.state.chat_import import read_chat
 from app.state.chat_session import ChatSession
 from app.state.history import Exchange
 from sequoia_core.errors import SequoiaError
-from sequoia_core.events import FinishReason, Step
+from sequoia_core.events import (
+    AnswerStart,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    Piece,
+    Step,
+    TextDelta,
+    Totals,
+)
 from sequoia_core.recording.trace_file import Asked, write_event, write_header
 from tests.fakes import ANSWER, PAIR, make_answer
 
@@ -53,6 +64,64 @@ def test_an_exported_chat_comes_back_with_its_branches(tmp_path: Path) -> None:
     finished = known[0].answer.finished
     assert finished is not None
     assert (finished.reason, known[0].started) == (FinishReason.STOP, NOW)
+
+
+@pytest.mark.parametrize("ending", [".json", ".jsonl"])
+def test_every_kind_of_answer_comes_back(tmp_path: Path, ending: str) -> None:
+    imported = TextDelta(0, "of another\x07 program", (Piece("of another\x07 program", 0),))
+    stop = Finished(FinishReason.STOP, Totals())
+    edited = AnswerStart(text="by hand", edited=True)
+    kinds: dict[str, tuple[Event, ...]] = {
+        "with settings": (AnswerStart(settings={"temperature": "0.9"}), *make_answer("warm")),
+        "edited": (edited, stop),
+        "edited and continued": (edited, *make_answer(" and by model")),
+        "cut and continued": (AnswerStart(text="One", token_ids=(7,)), *make_answer(" two")),
+        "stopped": make_answer("too lo", reason=FinishReason.CANCELLED),
+        "failed": (*make_answer("until")[:-1], Failed("memory is full")),
+        "failed at once": (Failed("no model is loaded"),),
+        "imported": (imported, stop),
+    }
+    chat = ChatSession(Settings(), PAIR)
+    for prompt, events in kinds.items():
+        exchange = chat.begin(prompt, chat.history.branch)
+        for event in events:
+            exchange.answer.add(event)
+    file = tmp_path / f"chat{ending}"
+    asyncio.run(export_chat(file, chat, lambda _: ()))
+    found = read_chat(file, 0.0)
+
+    def said(chat: ChatSession) -> list[Any]:
+        answers = [each.answer for each in chat.history.branch]
+        starts = [each.start or AnswerStart() for each in answers]
+        ends = [each.finished.reason if each.finished else each.failure for each in answers]
+        return [
+            (start.text, start.edited, start.settings, answer.verbatim, end)
+            for start, answer, end in zip(starts, answers, ends, strict=True)
+        ]
+
+    again = ChatSession(Settings(), PAIR, history=found.history)
+    assert said(again) == said(chat)
+    assert [each.prompt for each in found.history.branch] == list(kinds)
+
+
+@pytest.mark.parametrize("started", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59Z"])
+def test_a_date_beyond_the_calendar_is_refused(tmp_path: Path, started: str) -> None:
+    chat = ChatSession(Settings(), PAIR)
+    chat.begin("Why?", ())
+    exported = json.loads(as_json(chat, NOW))
+    exported["exchanges"][0]["started"] = started
+    trace = tmp_path / "chat.jsonl"
+    with trace.open("w", encoding="utf-8") as to:
+        write_header(to, PAIR)
+        write_event(to, Asked("Why?", "a", started=1e300))
+    for file in (written(tmp_path / "chat.json", exported), trace):
+        with pytest.raises(SequoiaError, match="date is out of range"):
+            read_chat(file, NOW)
+
+
+def test_the_settings_that_a_file_names_reach_no_terminal_as_escapes() -> None:
+    answer = Answer("Why?", AnswerStart(settings={"stop": "a\x1b[31m\n\nb"}))
+    assert answer.footer() == "stop a␛[31m b"
 
 
 def test_a_recording_comes_back_with_its_trees(tmp_path: Path) -> None:
