@@ -1,0 +1,99 @@
+"""What a chat can switch to, by real files: listed with memory, and checked before it is loaded."""
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from app.config.model_choice import with_draft, with_target
+from app.config.model_list import CATALOGUE, HUB_CACHE, ModelKind, ModelLoader, ModelRow
+from app.config.settings import Settings
+from sequoia_core.errors import ModelLoadError, TokenizerMismatchError
+from sequoia_core.model.loading.loader import BUNDLED_DRAFT
+from tests.core.checkpoints import edit_settings, save_model, tiny_tokenizer
+from tests.core.model.loading.test_local_models import cache, cached_folder  # noqa: F401 a fixture
+
+CPU = Settings(device="cpu")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: F811
+    """The working directory, with models in it, in the configuration's folder and in the cache."""
+    work = tmp_path / "work"
+    save_model(work / "target", tiny_tokenizer())
+    (work / "draft").symlink_to(BUNDLED_DRAFT, target_is_directory=True)
+    save_model(work / "small", tiny_tokenizer(), num_hidden_layers=1)
+    save_model(work / "other", tiny_tokenizer(first="a"), num_hidden_layers=1)
+    save_model(tmp_path / "config" / "sequoia" / "models" / "mine", tiny_tokenizer())
+    save_model(cached_folder(cache, "owner/tiny"), tiny_tokenizer())
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    monkeypatch.chdir(work)
+    return work
+
+
+def rows(kind: ModelKind, settings: Settings) -> dict[str, ModelRow]:
+    return {each.name: each for each in ModelLoader().rows(kind, settings)}
+
+
+def leave_free(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    memory = psutil.virtual_memory()._replace(available=size)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+
+
+def test_targets_are_listed_by_place_with_the_one_in_use(folder: Path) -> None:
+    settings = with_target(CPU, str(folder / "target"))
+    found = rows(ModelKind.TARGET, settings)
+    places = {name: each.place for name, each in found.items()}
+    assert places["llama-2-7b"] == CATALOGUE
+    assert places["target"] == places["small"] == "This folder"
+    assert places["mine"].endswith("models")
+    assert places["owner/tiny"] == HUB_CACHE
+    assert [name for name, each in found.items() if each.in_use] == ["target"]
+    target = found["target"]
+    assert target.needed > 0
+    assert target.size == (folder / "target" / "model.safetensors").stat().st_size
+    assert target.settings == settings
+    assert "/draft takes it" in found["draft"].problem
+    assert not found["llama-3.1-8b"].here
+    assert "accept its licence" in found["llama-3.1-8b"].detail
+
+
+def test_drafts_are_listed_with_none_and_the_targets_own(folder: Path) -> None:
+    assert list(rows(ModelKind.DRAFT, CPU))[:2] == ["none", "bundled draft"]
+    settings = with_draft(with_target(CPU, str(folder / "target")), "none")
+    found = rows(ModelKind.DRAFT, settings)
+    assert "bundled draft" not in found
+    assert found["none"].in_use
+    assert found["small"].needed > found["none"].needed
+    assert found["small"].settings == with_draft(settings, str(folder / "small"))
+
+
+def test_what_does_not_fit_says_what_it_needs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_free(monkeypatch, 1 << 20)
+    now = with_target(CPU, str(folder / "small"))
+    found = rows(ModelKind.TARGET, now)
+    assert found["llama-2-7b"].problem.endswith("MiB are free")
+    with pytest.raises(ModelLoadError, match="choose a smaller model, or start with --offload"):
+        ModelLoader().check(with_target(CPU, "llama-2-7b"), now)
+
+
+def test_both_pairs_stay_only_where_memory_holds_both(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, wanted = (with_target(CPU, str(folder / name)) for name in ("target", "small"))
+    assert ModelLoader().check(wanted, now)
+    needed = rows(ModelKind.TARGET, now)["small"].needed
+    leave_free(monkeypatch, needed - 1)  # enough once the weights in use are gone
+    assert not ModelLoader().check(wanted, now)
+
+
+def test_a_pair_is_compared_before_it_is_loaded(folder: Path) -> None:
+    target = with_target(CPU, str(folder / "target"))
+    assert ModelLoader().check(with_draft(target, str(folder / "small")), target)
+    with pytest.raises(TokenizerMismatchError, match="take one of the same family"):
+        ModelLoader().check(with_draft(target, str(folder / "other")), target)
+    edit_settings(folder / "other", model_type="gpt2")
+    with pytest.raises(ModelLoadError, match="only 'llama' models are supported"):
+        ModelLoader().check(with_draft(target, str(folder / "other")), target)
