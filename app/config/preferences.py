@@ -54,7 +54,10 @@ class Preferences:
             value: Value = as_toml(settings)[name]
             if isinstance(value, list) and len(value) == 1:
                 value = value[0]
-            write_setting(self.path, name, value)
+            with _rewritten(self.path) as document:
+                if name in ("pair", "target"):  # the next start refuses both
+                    _put(document, "target" if name == "pair" else "pair", None)
+                _put(document, name, value)
         return Changed(getattr(settings, name), self._remark(name))
 
     def write_models(self, settings: Settings) -> str:

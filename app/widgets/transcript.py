@@ -285,6 +285,7 @@ class Transcript(LineView[list[Segment]], can_focus=True):
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
         first = selection.start.y if selection.start is not None else 0
         lines = self._layout.text(first, selection.end.y if selection.end is not None else None)
+        self.call_later(self.redraw)  # heights are exact now that were estimated
         start, end = (at if at is None else Offset(at.x, at.y - first) for at in selection)
         return Selection(start, end).extract("\n".join(lines)), "\n"
 

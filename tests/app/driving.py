@@ -48,7 +48,10 @@ class Driver:
     @property
     def transcript(self) -> str:
         """The whole chat as it is shown."""
-        return "\n".join(self.app.chat.query_one(Transcript)._layout.text())
+        transcript = self.app.chat.query_one(Transcript)
+        text = "\n".join(transcript._layout.text())
+        transcript.redraw()  # heights are exact now that were estimated
+        return text
 
     @property
     def entry(self) -> AnswerEntry:

@@ -66,7 +66,7 @@ def test_version_is_the_packages() -> None:
         ("serve", "did you mean 'web'?"),
         ("chat", "`sequoia` alone opens the chat"),
         ("theme", "/set theme in the chat"),
-        ("nonsense", "there is ask, replay, models,"),
+        ("nonsense", "there is demo, ask, replay, models,"),
         ("growmap nonsense", "there is show, list"),
         ("config pth", "did you mean 'path'?"),
         ("--tempratur 1", "did you mean --temperature?"),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.config.load import SettingsError
-from app.config.preferences import write_key, write_setting
+from app.config.preferences import Preferences, write_key, write_setting
 
 FILE = """\
 # mine
@@ -125,3 +125,15 @@ def test_what_cannot_be_written_is_one_line(path: Path, monkeypatch: pytest.Monk
         write_setting(path, "seed", 3)
     assert path.read_text() == FILE
     assert list(path.parent.glob(".*")) == []
+
+
+def test_a_pair_and_a_target_take_each_others_place(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.config.load.config_file", lambda: path)
+    preferences = Preferences(path=path)
+    for name, value in (("target", "some/model"), ("pair", "embedded"), ("target", "other/model")):
+        preferences.write(name, value)
+        settings = preferences.load().settings
+        expected = (value, None) if name == "pair" else (None, value)
+        assert (settings.pair, settings.target) == expected

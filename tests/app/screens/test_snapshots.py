@@ -122,7 +122,7 @@ async def test_palette(stage: Stage) -> None:
     async with stage.chat() as chat:
         await chat.ask()
         await chat.pilot.press("ctrl+p")
-        await chat.until(lambda: "Edit a message" in chat.screen_text())
+        await chat.until(lambda: "Best step" in chat.screen_text())
 
 
 async def test_every_theme(snapshot: SnapshotAssertion) -> None:
