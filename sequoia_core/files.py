@@ -40,6 +40,11 @@ def is_file_name(name: str) -> bool:
         return False
 
 
+def expanded(path: str | Path) -> Path:
+    """The path with a home folder for `~`; an unknown user's `~name` stays."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  # Path's raises for an unknown user
+
+
 def read_text(path: Path, limit: int | None = None) -> str:
     """The text of a file without a byte order mark, line ends as they are.
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from sequoia_core.distill.options import DistillStatus, options_for
+from sequoia_core.files import expanded
 
 from ..config import model_choice
 from ..config.settings import Settings
@@ -49,7 +50,7 @@ def distill(
         given_again = {"target" if name == "pair" else name for name in flags}
         values = {name: value for name, value in values.items() if name in given_again}
     values |= {name: value for name, value in given.items() if value is not None}
-    out = out.expanduser()
+    out = expanded(out)
     try:
         with _progress() as show:
             from sequoia_core.distill.pipeline import WORK, Distillation

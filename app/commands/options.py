@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from sequoia_core.errors import ParameterError, close_names, suggest
-from sequoia_core.files import read_text
+from sequoia_core.files import expanded, read_text
 
 from ..config.settings import SETTINGS, Group
 
@@ -135,7 +135,7 @@ def _take_system(flags: dict[str, Any]) -> None:
     if file is None:
         return
     try:
-        flags["system"] = read_text(file.expanduser(), _LONGEST_SYSTEM).removesuffix("\n")
+        flags["system"] = read_text(expanded(file), _LONGEST_SYSTEM).removesuffix("\n")
     except OSError as error:
         raise ParameterError(f"--system-file {file}: {error.strerror or error}") from None
     except ValueError as error:

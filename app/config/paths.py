@@ -43,7 +43,10 @@ def output_file(given: Path | None, *, private: bool = False) -> Path | None:
     """
     if given is None:
         return None
-    file = given.expanduser()
+    try:
+        file = given.expanduser()
+    except RuntimeError:
+        raise ParameterError(f"{given}: there is no such home folder") from None
     if not is_file_name(str(file)):
         raise ParameterError(f"{str(given)!r} is no name of a file")
     try:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from sequoia_core.errors import counted
-from sequoia_core.files import is_file_name
+from sequoia_core.files import expanded, is_file_name
 
 from .chat_session import ChatError
 
@@ -92,7 +92,7 @@ def _name(given: str, folder: Path, chosen: Collection[str], *, quoted: bool) ->
 
 def _path(folder: Path, name: str) -> Path:
     path = Path(name)
-    return folder / (path.expanduser() if name.startswith("~/") else path)
+    return folder / (expanded(path) if name.startswith("~/") else path)
 
 
 def _exists(base: Path, name: str, *, folder: bool = False) -> bool:

@@ -10,8 +10,8 @@ from typing import Any
 from sequoia_core.chat.race import PLAIN, PLAIN_AND_CHOSEN, RaceSide
 from sequoia_core.config import Lookup, Mode
 from sequoia_core.errors import ParameterError, SequoiaError, suggest
-from sequoia_core.files import parse_toml
-from sequoia_core.tree.files import expanded, growmap_names
+from sequoia_core.files import expanded, parse_toml
+from sequoia_core.tree.files import growmap_names
 
 from ..config.load import read_value
 from ..config.model_choice import SHAPES, tree_choice

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
@@ -26,6 +25,7 @@ from sequoia_core.bench.systems import AVX2, BASELINES, OWN, PEERS, ModelFactory
 from sequoia_core.config import SamplingParams
 from sequoia_core.data.prompts import prompt_texts
 from sequoia_core.events import Progress
+from sequoia_core.files import expanded
 from sequoia_core.measure.calibration import Band
 from sequoia_core.measure.spread import Spread
 from sequoia_core.model.device import choose_dtype, dtype_name
@@ -192,7 +192,7 @@ def _sizes(comparison: runs.SpeedComparison, swept: Mapping[int, str]) -> dict[i
 
 
 def _sources(pair: Pair, plan: BenchPlan, folder: str) -> Sources:
-    path = embedded_target_path() if plan.target is None else Path(plan.target).expanduser()
+    path = embedded_target_path() if plan.target is None else expanded(plan.target)
     is_gguf = path.suffix.lower() == ".gguf" and path.is_file()
     return Sources(
         plan=plan,

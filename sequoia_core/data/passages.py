@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sequoia_core.data.prompts import (
@@ -23,6 +22,7 @@ from sequoia_core.data.prompts import (
     text_lines,
 )
 from sequoia_core.errors import ParameterError
+from sequoia_core.files import expanded
 from sequoia_core.text.chat_template import ChatTemplate
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _passages(
             return Passage(ids, len(ids))
         return cut(tokenizer.encode(row.content))
 
-    path = Path(source or "").expanduser()
+    path = expanded(source or "")
     if source is None:
         return (passage(Row(prompt, RowKind.TURN)) for prompt in PROMPTS)
     if source in NAMED:
@@ -140,7 +140,7 @@ def check_source(source: str | None) -> None:
     """Refuse what is no data set before models are loaded: raises ParameterError."""
     if source is None or source in NAMED:
         return
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_dir() or (path.is_file() and path.suffix in FILE_ENDINGS):
         return
     kinds = f"a {' or '.join(FILE_ENDINGS)} file or a `datasets` folder"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sequoia_core.errors import ParameterError, SequoiaError
-from sequoia_core.files import parse_json, read_text, split_lines
+from sequoia_core.files import expanded, parse_json, read_text, split_lines
 from sequoia_core.text.detokenizer import well_formed
 
 PROMPTS = tuple(split_lines(read_text(Path(__file__).with_suffix(".txt"))))
@@ -101,7 +101,7 @@ def prompt_texts(path: str | None, count: int | None = None) -> list[str]:
     if path is None:
         prompts = list(PROMPTS)
     else:
-        file = Path(path).expanduser()
+        file = expanded(path)
         is_json = file.suffix == ".jsonl"
         prompts = [row.content for row in json_rows(file)] if is_json else text_lines(file)
     if count is not None and len(prompts) < count:

@@ -18,6 +18,7 @@ from sequoia_core.distill.corpus import Corpus
 from sequoia_core.distill.student import Student
 from sequoia_core.distill.train_loop import TrainBatch, mixed_precision
 from sequoia_core.errors import counted
+from sequoia_core.files import expanded
 from sequoia_core.measure.acceptance import Acceptance, Text, acceptance_by_rank, answer_logits
 from sequoia_core.measure.timings import ForwardTimer
 from sequoia_core.model.device import device_name
@@ -157,7 +158,7 @@ def stated_licence(source: str | None, settings: Mapping[str, object]) -> str:
     """The licence that the files of a target state: its README or its `config.json`."""
     if source is None:
         return "Apache-2.0 (SmolLM2-135M-Instruct by Hugging Face)"
-    readme = Path(source).expanduser() / "README.md"
+    readme = expanded(source) / "README.md"
     try:
         found = re.search(r"^license:\s*(\S+)\s*$", readme.read_text("utf-8"), re.MULTILINE)
     except (OSError, UnicodeDecodeError):

@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Any
 
 from sequoia_core.errors import ParameterError
-from sequoia_core.files import write_whole
+from sequoia_core.files import expanded, write_whole
 
 BLOCKS = {4: "q4_0", 8: "q8_0"}
 
@@ -160,7 +160,7 @@ def _digests(options: Options) -> dict[str, str]:
     for name, file in given.items():
         if file is not None:
             try:
-                digests[name] = hashlib.sha256(Path(file).expanduser().read_bytes()).hexdigest()
+                digests[name] = hashlib.sha256(expanded(file).read_bytes()).hexdigest()
             except OSError as error:
                 raise ParameterError(f"{file} cannot be read: {error.strerror}") from None
     return digests

@@ -37,6 +37,7 @@ from sequoia_core.distill.student import Student, student_config, write_draft
 from sequoia_core.distill.target import DistillTarget
 from sequoia_core.distill.train_loop import Batches, TrainLoop, TrainPlan, batch_loss
 from sequoia_core.errors import ParameterError
+from sequoia_core.files import expanded
 from sequoia_core.model.device import free_bytes
 from sequoia_core.model.loading.memory_plan import kv_token_bytes
 from sequoia_core.model.loading.pair import load_pair
@@ -122,7 +123,7 @@ class Distillation:
         if self._options.text is None:
             return Corpus.of([], config.vocab_size)
         marks = AnswerMarks(template.header, template.closing)
-        text = load_corpus(Path(self._options.text).expanduser(), marks)
+        text = load_corpus(expanded(self._options.text), marks)
         if int(text.tokens.max()) >= config.vocab_size:
             raise ParameterError(f"{self._options.text}: this target did not write it")
         kept, window = [], config.context_window

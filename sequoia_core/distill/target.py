@@ -13,6 +13,7 @@ from sequoia_core.distill.dialogue import TemplateTokens
 from sequoia_core.distill.options import Options
 from sequoia_core.distill.student import student_config
 from sequoia_core.errors import ModelLoadError, ParameterError
+from sequoia_core.files import expanded
 from sequoia_core.model.device import Placement, choose_device, choose_dtype, prepare
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.backend import choose_backend
@@ -59,7 +60,7 @@ class DistillTarget:
         features = spread_layers(count) if options.kind == "conditioned" else ()
         initial_draft = None
         if options.begin_with is not None:
-            initial_draft = _open_draft(Path(options.begin_with).expanduser(), checkpoint)
+            initial_draft = _open_draft(expanded(options.begin_with), checkpoint)
             layers = tuple(range(initial_draft.config.num_layers))
             features = initial_draft.config.feature_layers
         template = TemplateTokens.of(tokenizer, ends, prompts, config.context_window // 2)

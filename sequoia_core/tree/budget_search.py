@@ -135,7 +135,7 @@ class SearchFile:
 
         Raises ParameterError, or GrowMapError if the acceptance vector cannot be used.
         """
-        path = path.expanduser()
+        path = files.expanded(path)
         try:
             data = files.decode(_Entries, files.parse_json(files.read_text(path, _MAX_BYTES)))
             vector = _resolved(path, data.acceptance_rate_vector)
@@ -186,7 +186,7 @@ def _resolved(config: Path, named: str, new: bool = False) -> Path:
     """
     if not named or not files.is_file_name(named):
         raise ParameterError(f"{named!r:.60} is no path of a file")
-    path = Path(named).expanduser()
+    path = files.expanded(named)
     near = config.parent / path
     try:
         there = near.parent.is_dir() if new else near.exists()

@@ -3,7 +3,6 @@
 import json
 import math
 import operator
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -41,7 +40,7 @@ def find_growmap(name_or_path: str, others: tuple[str, ...] = ()) -> GrowMap:
     name = name_or_path.removesuffix(".json")
     if name in names:
         return load_growmap(_packaged_folder() / f"{name}.json")
-    path = expanded(name_or_path)
+    path = files.expanded(name_or_path)
     if path.exists() or path.suffix in {".json", ".pt"}:
         return load_growmap(path)
     also = f"{', '.join(others)} and " if others else ""
@@ -57,11 +56,6 @@ def largest_packaged(start: str, most_nodes: int, most_depth: int) -> GrowMap | 
     return max(fitting, key=lambda each: each.size, default=None)
 
 
-def expanded(path: str | Path) -> Path:
-    """The path with a home folder for `~`; an unknown user's `~name` stays."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111  # Path's raises for an unknown user
-
-
 def _packaged_folder() -> Path:
     """In the package when installed, next to it in a checkout."""
     package = Path(__file__).resolve().parents[1]
@@ -71,7 +65,7 @@ def _packaged_folder() -> Path:
 
 def load_growmap(path: str | Path) -> GrowMap:
     """Read JSON or a reference `.pt` file, by content or name; raises GrowMapError."""
-    path = expanded(path)
+    path = files.expanded(path)
     with _naming("growmap", path):
         if not path.is_file():
             raise GrowMapError("not a regular file" if path.exists() else "no such file")
@@ -85,7 +79,7 @@ def load_growmap(path: str | Path) -> GrowMap:
 
 def save_growmap(growmap: GrowMap, path: str | Path) -> None:
     """Write JSON, or the reference's format where the name ends in `.pt`; raises GrowMapError."""
-    path = expanded(path)
+    path = files.expanded(path)
     with _naming("growmap", path):
         if _is_json(path):
             files.write_whole(path, _to_json(growmap))
@@ -200,7 +194,7 @@ def read_acceptance_rates(path: str | Path) -> tuple[float, ...]:
     dropped. A measured vector is noisy: it need not fall, and is taken as it is. Raises
     GrowMapError.
     """
-    path = expanded(path)
+    path = files.expanded(path)
     with _naming("acceptance vector", path):
         return _json_rates(path) if path.suffix == ".json" else _torch_rates(path)
 
@@ -251,7 +245,7 @@ def write_acceptance_rates(
     `rejected` is the mass that every child missed; `about` is what else is known, for JSON. Raises
     GrowMapError.
     """
-    path = expanded(path)
+    path = files.expanded(path)
     with _naming("acceptance vector", path):
         if _is_json(path):
             values = {"acceptance_rates": list(rates), "rejected": rejected, **about}

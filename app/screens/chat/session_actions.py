@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sequoia_core.errors import counted
-from sequoia_core.files import is_file_name
-from sequoia_core.tree.files import expanded
+from sequoia_core.files import expanded, is_file_name
 
 from ...state.chat_import import read_chat
 from ...state.chat_session import STILL_ANSWERING, ChatError, ChatSession

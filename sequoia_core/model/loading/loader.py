@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.util
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,6 +12,7 @@ import torch
 
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.events import Progress
+from sequoia_core.files import expanded
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import DTYPES
 from sequoia_core.model.loading.block_safetensors import FORMATS, BlockWeights
@@ -87,7 +87,7 @@ def _named(model: Checkpoint, source: str) -> Checkpoint:
 
 def _open_local(source: str) -> Checkpoint | None:
     """None if the source is a hub id."""
-    path = Path(os.path.expanduser(source))  # noqa: PTH111  # Path's raises for an unknown user
+    path = expanded(source)
     try:
         if source and path.is_dir():
             return open_directory(path)
@@ -209,7 +209,7 @@ def open_draft(
 
 def known_model(source: str | None) -> Checkpoint | ModelConfig | None:
     """A model, opened if its files are here, else its shape if it is one of the catalogue."""
-    path = embedded_target_path() if source is None else Path(source).expanduser()
+    path = embedded_target_path() if source is None else expanded(source)
     if path.exists():
         return open_checkpoint(str(path))
     if source is not None and (folder := local_copy(source)) is not None:

@@ -192,6 +192,7 @@ async def test_what_cannot_be_written_is_told_in_one_line(here: Path) -> None:
             ("/export", "a file is missing"),
             ("/export chat.pdf", "must end in"),
             ("/export there.md", "is there already"),
+            ("/export ~nobody-here/x.md", "no such home folder"),
         ):
             chat.prompt.text = ""
             await chat.type(line, "enter")
