@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from sequoia_core.events import AnswerStart
 from sequoia_core.text.chat_template import Turn
 
+from ...config.model_choice import tree_choice
 from ...config.settings import Settings
 from ...engine.decode_thread import DecodeThread
 from ...engine.messages import Ask, ContinueAnswer
@@ -63,6 +64,7 @@ class Asking:
             raise ChatError("nothing to regenerate yet: send a message first")
         session.check_idle()
         changed, settings = parse_again(words, session.settings)
+        tree_choice(settings)  # an error comes before the editing ends
         self.branches.leave_editing()
         if changed:
             self.ask(exchange.prompt, exchange, AnswerStart(settings=changed), settings)

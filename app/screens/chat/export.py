@@ -104,14 +104,20 @@ def export_file(given: str, session: ChatSession) -> Path:
         raise ChatError("a file is missing: /export FILE.md|.json|.jsonl|.svg, or /export tree")
     if path.suffix not in ENDINGS:
         raise ChatError(f"the name must end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
-    file = output_file(path, private=True)
-    assert file is not None
-    if file.exists():
-        raise ChatError(f"{given} is there already; give another name, or remove it first")
+    file = new_file(given)
     if file.suffix != ".svg" and not session.history.exchanges:
         raise ChatError("nothing to export yet: send a message first")
     if file.suffix == ".jsonl" and session.pair is None:
         raise ChatError("the models are still loading, and a trace names them; try again then")
+    return file
+
+
+def new_file(given: str) -> Path:
+    """A file that is not there yet; raises `SequoiaError` if it is, or cannot be written."""
+    file = output_file(Path(given), private=True)
+    assert file is not None
+    if file.exists():
+        raise ChatError(f"{given} is there already; give another name, or remove it first")
     return file
 
 

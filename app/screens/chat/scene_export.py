@@ -14,12 +14,11 @@ from sequoia_core.files import text_written_whole, written_whole
 from sequoia_core.model.cpu import processor_name
 from sequoia_core.recording.trace_file import LONGEST_CAPTION, Asked, Caption, Entry, SceneInfo
 
-from ...config.paths import output_file
 from ...present.captions import captions, summary
 from ...state.chat_session import ChatError, ChatSession
 from ...state.history import Exchange
 from ...state.step_cursor import StepCursor
-from .export import ReadSteps, answer_events, write_trace
+from .export import ReadSteps, answer_events, new_file, write_trace
 
 ENDINGS = (".jsonl", ".jsonl.gz")
 _LONGEST_TITLE = 60
@@ -47,11 +46,7 @@ def scene_file(given: str, session: ChatSession) -> Path:
         raise ChatError(f"the name must end in {' or '.join(ENDINGS)}")
     if not session.history.branch or session.pair is None:
         raise ChatError("nothing to record yet: send a message first")
-    file = output_file(Path(name), private=True)
-    assert file is not None
-    if file.exists():
-        raise ChatError(f"{name} is there already; give another name, or remove it first")
-    return file
+    return new_file(name)
 
 
 async def export_scene(path: Path, session: ChatSession, read_steps: ReadSteps) -> str:

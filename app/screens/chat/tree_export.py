@@ -12,10 +12,10 @@ from pathlib import Path
 from sequoia_core.events import PairDescription
 from sequoia_core.files import write_whole, written_whole
 
-from ...config.paths import output_file
 from ...present.tree_picture import tree_svg
 from ...state.chat_session import ChatError
 from ...state.step_cursor import StepCursor
+from .export import new_file
 
 DEFAULT_FILE = "tree.svg"
 ENDINGS = (".svg", ".png")
@@ -46,11 +46,7 @@ def tree_file(given: str, cursor: StepCursor) -> Path:
             "a PNG needs rsvg-convert (package librsvg2-bin), resvg, inkscape or chromium; "
             "or /export tree FILE.svg"
         )
-    file = output_file(Path(name), private=True)
-    assert file is not None
-    if file.exists():
-        raise ChatError(f"{name} is there already: /export tree OTHER.svg, or remove it first")
-    return file
+    return new_file(name)
 
 
 async def export_tree(

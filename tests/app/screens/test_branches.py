@@ -429,4 +429,9 @@ async def test_wrong_settings_for_an_answer_begin_none_and_stay_in_the_prompt() 
             await scene.press("enter")
             assert scene.chat.prompt.text == line
             assert scene.chat.hint
+        await scene.press("ctrl+e")
+        scene.chat.prompt.text = line = "/again growmap=nowhere"
+        await scene.press("enter")
+        assert scene.chat.prompt.text == line
+        assert scene.chat.session.edit is not None
         assert len(scene.engine.asked) == 1
