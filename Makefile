@@ -20,7 +20,7 @@ define COMPILE
 @touch $(NATIVE)
 endef
 
-.PHONY: help setup chat test lint native native-arm sanitize wheel format coverage bench bench-screen soak lossless offload-proof pictures growmaps robustness clean
+.PHONY: help setup chat demo test lint native native-arm sanitize wheel format coverage bench bench-screen soak lossless offload-proof pictures growmaps robustness clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ $(NATIVE): setup.py $(wildcard $(CPP)/*.* $(CPP)/simd/*.*)
 
 chat: setup  ## open the chat
 	@$(BIN)/sequoia
+
+demo: setup  ## captioned recordings that explain a tree
+	@$(BIN)/sequoia demo
 
 # a worker per processor, with one thread each; one may take 1.5 GB
 WORKERS ?= -n logical --maxprocesses 4 --dist worksteal
