@@ -490,8 +490,11 @@ async def test_the_record_does_not_wait_for_a_screen_that_is_busy(
 
 
 @pytest.mark.parametrize("name", list(dict.fromkeys(usage.split()[0] for usage, _ in USAGE)))
-async def test_every_command_that_help_lists_is_handled(path: Path, name: str) -> None:
+async def test_every_command_that_help_lists_is_handled(
+    path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A command without a handler raises AssertionError, with which the app would end."""
+    monkeypatch.chdir(path.parent.parent)  # some write a file
     async with chatting(path) as chat:
         await chat.ask()
         await chat.type(name, "enter")
