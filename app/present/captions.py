@@ -8,6 +8,7 @@ from sequoia_core.recording.trace_file import Caption
 
 from ..state.figures import per_pass, speed_words
 from ..state.sanitize import quote_token
+from ..state.summary import best_step
 
 _LOOK_SECONDS, _CHARACTERS_PER_SECOND = 2.0, 20.0
 
@@ -47,11 +48,6 @@ def totals_of(steps: Sequence[Step]) -> Totals:
     for step in steps:
         totals = totals.plus(step)
     return totals
-
-
-def best_step(steps: Sequence[Step]) -> Step:
-    """The first of those with most accepted tokens."""
-    return max(steps, key=lambda step: step.accepted)
 
 
 def first_rejected(step: Step) -> int | None:

@@ -26,7 +26,7 @@ _TABLES = parse_toml(Path(__file__).with_name("explained.toml").read_text("utf-8
 GLOSSARY: dict[str, str] = _TABLES["glossary"]
 """Words of the screens, each in a sentence."""
 CLOSES, SCROLLS = "any key closes this", "up, down scroll; others close"
-AGAIN = "; a second ? is typed"
+AGAIN = "; a second ? is typed"  # where it was that key
 _OF_CHAT = re.compile(r"\bchat\.[a-z_]+")  # an action that a replay does not have
 _MARKS = {"up": "▲", "down": "▼", "right": " ", "": " "}
 _SCROLLS = {"up": -1, "down": 1, "pageup": -2, "pagedown": 2}  # half a panel each
@@ -109,11 +109,17 @@ class ExplainScreen(ModalScreen[None]):
     def on_mount(self) -> None:
         prompt = self._prompt
         if prompt is not None and prompt.text != self._typed_before:
-            prompt.put(f"?{prompt.text}")  # it came in a burst, as the first of a text
+            typed = "?" * self._is_typed  # it came in a burst, as the first of a text
+            prompt.put(typed + prompt.text)
             self.dismiss()
 
     def on_resize(self) -> None:
         self.call_after_refresh(self._explain)
+
+    @property
+    def _is_typed(self) -> bool:
+        """Whether the key that opens this is a character of the prompt."""
+        return self._prompt is not None and "question_mark" in self.app.keys.of("chat.explain")
 
     def _explain(self) -> None:
         texts = self.app.keys.shown
@@ -132,7 +138,7 @@ class ExplainScreen(ModalScreen[None]):
             panel.styles.width = panel.styles.height = None
             labels = _list(parts, max(1, min(_WIDEST, self.size.width) - _FRAME - 4))
         scrolls = len(labels.plain.splitlines()) > self.size.height - _AROUND
-        panel.border_subtitle = (SCROLLS if scrolls else CLOSES) + (AGAIN if self._prompt else "")
+        panel.border_subtitle = (SCROLLS if scrolls else CLOSES) + AGAIN * self._is_typed
         self.query_one(Static).update(labels)
 
     async def on_key(self, event: events.Key) -> None:

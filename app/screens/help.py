@@ -54,8 +54,7 @@ class HelpScreen(ModalScreen[None]):
         yield _section("Keys", _table(self._keys("chat"), width))
         yield _section("Commands", _table(commands, width))
         yield _section(shown("Tints, chat.tint"), tints)
-        yield _section("Figures", _paragraphs(FIGURES_MEANING, width))
-        yield _section("Glossary", _table(list(GLOSSARY.items()), width))
+        yield from _meanings(width)
 
     def _keys(self, where: str) -> Sequence[tuple[str, str]]:
         rows: list[tuple[str, str]] = []
@@ -82,7 +81,12 @@ class ReplayHelp(HelpScreen):
     def _sections(self, width: int) -> Iterable[Content]:
         yield _section("Keys", _table(self._keys(self._of), width))
         yield _section("Time", _paragraph(_REPLAY_TIME, width))
-        yield _section("Figures", _paragraphs(FIGURES_MEANING, width))
+        yield from _meanings(width)
+
+
+def _meanings(width: int) -> Iterable[Content]:
+    yield _section("Figures", _paragraphs(FIGURES_MEANING, width))
+    yield _section("Glossary", _table(list(GLOSSARY.items()), width))
 
 
 def _section(heading: str, lines: Iterable[Content]) -> Content:

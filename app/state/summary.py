@@ -1,5 +1,7 @@
 """What a finished answer came to, pass by pass: who wrote it, and its best step."""
 
+from collections.abc import Sequence
+
 from sequoia_core.events import Step, Totals
 from sequoia_core.files import Record
 
@@ -25,17 +27,22 @@ def summary_of(answer: Answer | None) -> Summary | None:
     last, steps = answer.statistics[-1], answer.steps
     if not last.totals.num_drafts:
         return None
-    best = max(range(len(steps)), key=lambda at: (len(steps[at].token_ids), -at))
-    number = steps[best].index
+    best = best_step(steps)
+    number = best.index
     return Summary(
         totals=last.totals,
         speedup=last.speedup,
         tokens=tuple(len(step.token_ids) for step in steps if not step.baseline),
         drafted=sum(map(_drafted, steps)),
-        best=best,
+        best=steps.index(best),
         best_step=number,
         best_text="".join(span.text for span in answer.spans if span.step == number),
     )
+
+
+def best_step(steps: Sequence[Step]) -> Step:
+    """The first of those that gave the most tokens."""
+    return max(steps, key=lambda step: len(step.token_ids))
 
 
 def _drafted(step: Step) -> int:

@@ -1,8 +1,7 @@
 """A lane of a race: its figures, its growing text, and the tree of its last step."""
 
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rich.segment import Segment
 from rich.style import Style
@@ -26,7 +25,6 @@ from .line import Line
 _WRITERS = tuple(f"lane-text--writer-{writer}" for writer in range(5))
 
 
-@lru_cache(maxsize=1024)  # while a text grows, only its last paragraph changes
 def _wrapped(
     parts: tuple[LanePart, ...], own_from: int, width: int, styles: tuple[Style, ...], tinted: bool
 ) -> list[Strip]:
@@ -55,6 +53,7 @@ class LaneText(ScrollView, can_focus=False):
         self.tinted = True
         self._parts: Sequence[LanePart] = ()
         self._lines: list[Strip] = []
+        self._wrapped: dict[tuple[Any, ...], list[Strip]] = {}  # by all that it depends on
         self._following = True
 
     @property
@@ -83,11 +82,14 @@ class LaneText(ScrollView, can_focus=False):
         names = ("lane-text--text", "lane-text--own", *_WRITERS)
         styles = tuple(map(self.get_component_rich_style, names))
         own_from = len(self.text) if self.own_from is None else self.own_from
-        self._lines = []
+        self._lines, before, self._wrapped = [], self._wrapped, {}
         for paragraph in _paragraphs(self._parts):
             length = sum(len(part.text) for part in paragraph)
-            own_at = min(max(0, own_from), length)
-            self._lines += _wrapped(paragraph, own_at, width, styles, self.tinted)
+            key = paragraph, min(max(0, own_from), length), width, styles, self.tinted
+            # while a text grows, only its last paragraph changes
+            lines = before.get(key) or self._wrapped.get(key) or _wrapped(*key)
+            self._wrapped[key] = lines
+            self._lines += lines
             own_from -= length + 1
         following = self._following
         self.virtual_size = Size(width, len(self._lines))
@@ -131,6 +133,7 @@ class LanePanel(Vertical):
         self.headline.add_class("headline")
         self.minimap.add_class("minimap")
         self._frame = ("", "")
+        self._mapped: tuple[Step | None, Size, bool] = (None, Size(), False)
 
     @override
     def compose(self) -> ComposeResult:
@@ -144,10 +147,13 @@ class LanePanel(Vertical):
 
     def show_tree(self, step: Step | None) -> None:
         """Draw the tree of a step, or say what it came to where pictures are not read."""
-        width, height = self.minimap.size
-        if step is None:
+        size, in_words = self.minimap.size, is_accessible(self)
+        if (step, size, in_words) == self._mapped:
+            return  # the other lane took a step
+        self._mapped = step, size, in_words
+        if step is None or not size:
             self.minimap.show("")
-        elif is_accessible(self):
+        elif in_words:
             self.minimap.show(step_in_words(step))
         else:
-            self.minimap.show(Content("\n").join(minimap(step, width, height)))
+            self.minimap.show(Content("\n").join(minimap(step, *size)))

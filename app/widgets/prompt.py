@@ -27,6 +27,7 @@ _STEPS = {"chat.step_before": "back", "chat.step_after": "forward"}
 _WALKS = {**_STEPS, "chat.first_step": "first", "chat.live": "live"}
 _WRITES = {"prompt.send": "send", "prompt.new_line": "new_line"}
 _ACTIONS = (*_WRITES, "chat.step", *_WALKS, "chat.leave", "chat.explain")  # what keys do here
+_PLACEHOLDER = "type a message, or chat.explain to see what is on the screen"
 _WALKING = "this key types; chat.step_before, chat.first_step go through the steps"
 _BORDER = 2  # cells of the border next to a hint
 _PAGE_KEYS = {"pageup": -1, "pagedown": 1}
@@ -57,7 +58,6 @@ class Prompt(TextArea):
 
     def __init__(self) -> None:
         super().__init__(id="prompt", compact=True, highlight_cursor_line=False)
-        self.placeholder = "type a message, or ? to see what is on the screen"
         self._history: list[str] = []
         self._at = 0
         self._draft = ""
@@ -73,6 +73,7 @@ class Prompt(TextArea):
     def use_keys(self, keys: Keys) -> None:
         self.keys = keys
         self._actions = keys.by_key(_ACTIONS)
+        self.placeholder = keys.shown(_PLACEHOLDER)
 
     def on_mount(self) -> None:
         self.cursor_blink = False  # it would repaint while nothing happens

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from app.app import SequoiaApp, Settings
 from app.config.themes import load_theme, packaged_folder
-from app.present.captions import best_step
 from app.present.tree_picture import tree_svg
+from app.state.summary import best_step
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.events import Event, Progress, Step, TreeChosen
 from sequoia_core.recording.trace_file import Asked, Entry, recorded

@@ -15,13 +15,13 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from app.present.captions import (
-    best_step,
     caption,
     rejection_text,
     totals_of,
 )
 from app.state.figures import speed_words
 from app.state.sanitize import quote_token
+from app.state.summary import best_step
 from sequoia_core import Conversation, GrowMap, SamplingParams, TreeChoice, load_pair
 from sequoia_core.config import Mode
 from sequoia_core.events import Event, Outcome, Step

@@ -148,8 +148,8 @@ class Redraw:
 
     def context_warning(self) -> None:
         """Say at the prompt if turns will be left out of the message there."""
-        prompt = self.screen.prompt
-        prompt.stand(self.session.context_warning(len(prompt.whole)))
+        prompt, session = self.screen.prompt, self.session
+        prompt.stand("" if session.busy else session.context_warning(len(prompt.whole)))
 
     @property
     def _title(self) -> str:

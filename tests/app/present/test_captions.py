@@ -3,6 +3,7 @@
 from msgspec.structs import replace
 
 from app.present.captions import captions, rejection_text, summary, totals_of
+from app.state.summary import best_step
 from sequoia_core.events import Outcome, Step
 from tests.fakes import make_answer, with_baseline
 
@@ -22,6 +23,17 @@ def test_the_first_step_the_first_rejection_and_the_best_have_one() -> None:
     index, _ = where["The best step"]
     assert STEPS[index - 1].accepted == best
     assert all(said.seconds > 2 for all_ in made.values() for said in all_)
+
+
+def test_the_best_step_is_the_one_that_gave_most_though_another_accepted_more() -> None:
+    best = max(STEPS, key=lambda step: step.accepted)
+    cut = replace(best, token_ids=best.token_ids[:1])  # a stop came within it
+    steps = [cut if step is best else step for step in STEPS]
+    (index,) = (
+        at for at, all_ in captions(steps, {}).items() for each in all_ if "best" in each.text
+    )
+    assert index == best_step(steps).index != best.index
+    assert max(len(step.token_ids) for step in steps) == len(steps[index - 1].token_ids)
 
 
 def test_own_captions_take_the_place_of_those_that_are_made() -> None:

@@ -83,6 +83,8 @@ async def test_an_answer_is_edited_and_the_chat_goes_on_from_it() -> None:
         assert chat.prompt.text == "One two"
         assert "edit answer 1 of 1" in chat.screen_text()
         assert "You editing the answer" in said(chat)
+        keys = chat.app.chat.key_bar.render().plain
+        assert "enter keep as a new version  alt+c let the model go on" in keys
         await chat.pilot.press("enter")
         assert "nothing was changed" in chat.hint
         await chat.type(" and a half", "enter")

@@ -221,6 +221,17 @@ async def test_any_key_closes_and_is_typed_so_two_write_a_question_mark() -> Non
         assert chat.app.screen is chat.app.chat
 
 
+async def test_another_key_explains_and_the_texts_name_it() -> None:
+    async with driving(settings=Settings(keys={"chat.explain": ("f8",)})) as chat:
+        assert "or f8 to see what is on the screen" in chat.screen_text()
+        assert "f8 explains what is on" in " ".join(chat.screen_text().split())
+        await chat.pilot.press("f8")
+        await chat.until(lambda: isinstance(chat.app.screen, ExplainScreen))
+        await chat.pilot.pause()
+        assert "any key closes this" in chat.screen_text()
+        assert "is typed" not in chat.screen_text()
+
+
 async def test_a_text_in_one_burst_keeps_its_question_mark() -> None:
     async with driving() as chat:
         for letter in "?why not":

@@ -11,6 +11,7 @@ from app.screens.race import RaceScreen
 from app.state.history import Exchange
 from app.state.race_result import (
     Agreement,
+    LanePart,
     RaceResult,
 )
 from app.store.recorder import Recorder
@@ -159,6 +160,19 @@ async def test_where_the_texts_part_is_shown_in_both() -> None:
         assert '"Sunlight"' in text
         for lane in shown(chat).query(LaneText):
             assert lane.text[lane.own_from :].partition(" ")[0] in ("Sunlight", "Daylight")
+
+
+async def test_of_a_text_that_grew_only_its_lines_are_kept() -> None:
+    async with driving(RacingEngine(), GREEDY) as chat:
+        await chat.type("why?", "f3")
+        await over(chat)
+        lane = shown(chat).query(LaneText).first()
+        parts = [LanePart(f"line {at}\n" if at % 9 == 8 else "word ", 1) for at in range(90)]
+        for end in range(1, len(parts) + 1):
+            lane.show(parts[:end], None, tinted=True)
+        whole = [strip.text.rstrip() for strip in lane._lines]
+        assert whole == [f"{'word ' * 8}line {at}" for at in range(8, 90, 9)] + [""]
+        assert len(lane._wrapped) <= len(whole)
 
 
 async def test_two_trees_race_and_each_lane_says_which_it_is() -> None:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from textual.pilot import Pilot
+from textual.widgets import Static
 from typer.testing import CliRunner
 
 from app import cli
@@ -486,6 +487,7 @@ async def test_help_tree_and_tint_have_their_keys(tmp_path: Path) -> None:
         assert replay.app.replay.has_class("-tree-shown")
         await replay.press("f4", "f1")
         assert isinstance(replay.app.screen, ReplayHelp)
+        assert "Glossary" in str(replay.app.screen.query_one(Static).content)
         await replay.press("escape", "f6")
         assert replay.app.replay.query_one(Transcript).tinted
         await replay.press("q")
