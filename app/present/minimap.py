@@ -8,22 +8,17 @@ from textual.content import Content
 
 from sequoia_core.events import Step
 
-from .tree_rows import BONUS_NODE, NodeVerdict, verdict_of
+from .tree_rows import BONUS_NODE, NODE_STYLES, NodeVerdict, verdict_of
 
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # of a Braille cell, by row
 _DOWN, _ACROSS = len(_DOTS), len(_DOTS[0])
 _BLANK = 0x2800
 _MOST_TO_CHILD, _MOST_TO_LEAF = 8, 4  # dots; farther apart, a small tree is not seen as one
 _FEW = 3
-_STYLES = {
-    NodeVerdict.NOT_REACHED: "$unreached",
-    NodeVerdict.REJECTED: "$rejected",
-    NodeVerdict.ROOT: "bold $accepted",
-    NodeVerdict.ACCEPTED: "bold $accepted",
-    NodeVerdict.BONUS: "bold $bonus",
-}
-_ORDER = list(_STYLES)  # where nodes share a cell, it has the colour of the last
-_THICK = frozenset({NodeVerdict.ROOT, NodeVerdict.ACCEPTED, NodeVerdict.BONUS})
+_STYLES = NODE_STYLES | {NodeVerdict.ROOT: NODE_STYLES[NodeVerdict.ACCEPTED]}
+_THICK = NodeVerdict.ROOT, NodeVerdict.ACCEPTED, NodeVerdict.BONUS
+_ORDER = NodeVerdict.NOT_REACHED, NodeVerdict.REJECTED, *_THICK
+"""Where nodes share a cell, it has the colour of the last."""
 
 
 class MapRun(NamedTuple):

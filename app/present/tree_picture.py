@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from sequoia_core.errors import counted
 from sequoia_core.events import PairDescription, Step
 
-from ..state.sanitize import fit, quote_token, visible
+from ..state.sanitize import fit, one_line, quote_token
 from .tree_rows import BONUS_NODE, NodeVerdict, verdict_of
 
 _MONO = "DejaVu Sans Mono, Menlo, Consolas, monospace"
@@ -24,19 +24,11 @@ _MARK = 16  # for the mark in front of a token
 _GAP = 56  # between a node and its children
 _THINNEST, _THICKEST = 1.0, 9.0  # of a line, for probabilities 0 and 1
 _PASSED_OVER = frozenset({NodeVerdict.REJECTED, NodeVerdict.NOT_REACHED})
-_COLORS = {
-    NodeVerdict.ROOT: "root",
-    NodeVerdict.ACCEPTED: "accepted",
-    NodeVerdict.BONUS: "bonus",
-    NodeVerdict.REJECTED: "rejected",
-    NodeVerdict.NOT_REACHED: "unreached",
-}
-_LEGEND = {
-    NodeVerdict.ACCEPTED: "accepted",
-    NodeVerdict.REJECTED: "rejected",
-    NodeVerdict.NOT_REACHED: "not reached",
-    NodeVerdict.BONUS: "target's own",
-}
+_ORDER = (
+    NodeVerdict.NOT_REACHED, NodeVerdict.REJECTED, NodeVerdict.BONUS, NodeVerdict.ACCEPTED,
+    NodeVerdict.ROOT,
+)  # fmt: skip
+"""The path is drawn last, over all others."""
 _FAINT = 0.18  # opacity of a box's inside
 
 
@@ -68,7 +60,7 @@ def _title(pair: PairDescription | None) -> str:
     if pair is None:
         return "Token tree"
     draft = f" with {pair.draft}" if pair.draft else ""
-    return " ".join(visible(f"{pair.target}{draft}").split())
+    return one_line(f"{pair.target}{draft}")
 
 
 def _subtitle(step: Step, so_far: float) -> str:
@@ -170,9 +162,7 @@ class _Drawing:
         Xml.SubElement(root, "rect", width="100%", height="100%", fill=self._colors["background"])
         self._text(root, _MARGIN, 38, title, 20, "foreground", bold=True, font=_SANS)
         self._text(root, _MARGIN, 62, subtitle, 14, "notice", font=_SANS)
-        # the path last, over all others
-        order = list(_COLORS)[::-1]
-        boxes = sorted(self._boxes, key=lambda box: order.index(box.verdict))
+        boxes = sorted(self._boxes, key=lambda box: _ORDER.index(box.verdict))
         for box in boxes:
             if box.parent >= 0:
                 self._line(root, box)
@@ -208,7 +198,7 @@ class _Drawing:
         self._mark(
             root, box.verdict, place.x + 14, place.y - (8 if self._roomy and box.probs else 0)
         )
-        x, color = place.x + 10 + _MARK, _COLORS[box.verdict]
+        x, color = place.x + 10 + _MARK, box.verdict.color
         bold = box.verdict not in _PASSED_OVER
         if self._roomy:
             base = place.y - 3 if box.probs else place.y + 5
@@ -267,11 +257,12 @@ class _Drawing:
 
     def _legend(self, root: Xml.Element, y: float) -> None:
         x = float(_MARGIN)
-        for verdict, words in _LEGEND.items():
+        for verdict in list(NodeVerdict)[1:]:
+            words = verdict.words
             width = _MARK + 14 + len(words) * 7.4
             self._outline(root, verdict, x, y - 11, width, 22)
             self._mark(root, verdict, x + 13, y)
-            self._text(root, x + _MARK + 8, y + 4.5, words, 12, _COLORS[verdict], font=_SANS)
+            self._text(root, x + _MARK + 8, y + 4.5, words, 12, verdict.color, font=_SANS)
             x += width + 26
         words = "numbers: probability by the draft / by the target; width of a line: the draft's"
         self._text(root, x, y + 4.5, words, 12, "notice", font=_SANS)
@@ -292,4 +283,4 @@ class _Drawing:
         element.text = text
 
     def _color(self, verdict: NodeVerdict) -> str:
-        return self._colors[_COLORS[verdict]]
+        return self._colors[verdict.color]

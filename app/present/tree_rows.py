@@ -30,9 +30,20 @@ class NodeVerdict(StrEnum):
     def words(self) -> str:
         return "target's own" if self is NodeVerdict.BONUS else self.value
 
+    @property
+    def color(self) -> str:
+        """Its variable in a theme."""
+        return "unreached" if self is NodeVerdict.NOT_REACHED else self.value
+
 
 _LEAST_FOLD = 2  # rows that the smallest fold takes away
 GLYPHS = dict(zip(NodeVerdict, "●✔✘·➜", strict=True))
+_PASSED_OVER = (NodeVerdict.REJECTED, NodeVerdict.NOT_REACHED)
+NODE_STYLES = {
+    each: f"{'' if each in _PASSED_OVER else 'bold '}${each.color}" for each in NodeVerdict
+}
+FIGURES_HEADING = f"{'draft':>6} {'target':>6} "
+FIGURES_CELLS = len(FIGURES_HEADING)
 
 
 class GuidePart(NamedTuple):
@@ -58,6 +69,20 @@ class TreeRow(NamedTuple):
     @property
     def glyph(self) -> str:
         return "+−"[self.opened] if self.folded else GLYPHS[self.verdict]
+
+    @property
+    def label(self) -> str:
+        return f"{self.glyph}{'' if self.folded else ' '}{self.token}"
+
+    @property
+    def figures(self) -> str:
+        """Both probabilities, with two digits, so that a column of them is compared at a glance."""
+        draft = "lookup " if self.looked_up else _probability(self.draft_prob)
+        return draft + _probability(self.target_prob)
+
+
+def _probability(value: float | None) -> str:
+    return f"{'' if value is None else f'{value:.2f}':>6} "
 
 
 def fold_index(node: int) -> int:
@@ -135,7 +160,7 @@ def tree_rows(
             count = sum(sizes[child] for child in folds[above])
             rows.append(_fold_row(step, above, _cut(guides), count, above in opened))
         else:
-            rows.append(_row(step, index, _cut(guides)))
+            rows.append(tree_row(step, index, _cut(guides)))
         branch = [] if index <= BONUS_NODE else list(_branch(step, index, folds, opened))
         heavy = next((at for at, child in enumerate(branch) if child in on_path), -1)
         for at in reversed(range(len(branch))):
@@ -180,7 +205,8 @@ def verdict_of(node: TreeNode) -> NodeVerdict:
     return NodeVerdict.ROOT if node.parent < 0 else NodeVerdict[node.outcome.name]
 
 
-def _row(step: Step, index: int, guides: Guides) -> TreeRow:
+def tree_row(step: Step, index: int, guides: Guides = ()) -> TreeRow:
+    """The row of a node, or of the bonus token (`BONUS_NODE`)."""
     if index == BONUS_NODE:
         token, depth = quote_token(step.bonus_text), step.nodes[step.path[-1]].depth + 1
         return TreeRow(guides, NodeVerdict.BONUS, token, None, step.bonus_prob, depth)

@@ -86,6 +86,25 @@ class Dialog(ModalScreen[ScreenResultType], Generic[ScreenResultType, _Item]):
             self.dismiss(None)
 
 
+class FilterDialog(Dialog[ScreenResultType, _Item]):
+    """What is typed filters the list; the line to type in keeps the focus."""
+
+    def __init__(self, title: str, *, placeholder: str) -> None:
+        super().__init__(title, placeholder=placeholder)
+        self._list.can_focus = False
+
+    def on_key(self, event: events.Key) -> None:
+        """Take what is typed before the line has the focus."""
+        if event.is_printable and event.character:
+            event.stop()
+            self._input.value += event.character
+            self._input.cursor_position = len(self._input.value)
+
+    def action_move(self, how: str) -> None:
+        """Move in the list."""
+        getattr(self._list, f"action_{how}")()
+
+
 class ChoiceScreen(Dialog[str | None, str]):
     """The values of a setting, previewed when highlighted; ends with the chosen one or None."""
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from textual import events, on, work
+from textual import on, work
 from textual.content import Content
 from textual.widgets import Input, OptionList
+from typing_extensions import override
 
 from sequoia_core.errors import counted
 from sequoia_core.model.loading.memory_plan import size_text
@@ -16,9 +17,9 @@ from sequoia_core.model.loading.memory_plan import size_text
 from ..config.actions import bindings
 from ..config.model_list import ModelKind, ModelRow, chosen
 from ..config.settings import Settings
-from ..state.sanitize import visible
+from ..state.sanitize import one_line
 from ..ui.base_app import errors_shown
-from .dialog import Dialog
+from .dialog import FilterDialog
 
 _TITLES = {ModelKind.TARGET: "Models for this chat", ModelKind.DRAFT: "Drafts for this target"}
 _SHOWN_EVERY = 0.2  # seconds, while rows are read
@@ -31,7 +32,7 @@ class ChosenModels(NamedTuple):
     keep: bool  # from the next start too
 
 
-class ModelsScreen(Dialog[ChosenModels | None, ModelRow | None]):
+class ModelsScreen(FilterDialog[ChosenModels | None, ModelRow | None]):
     """A list over the chat; ends with the choice, or None. What is typed filters it."""
 
     BINDINGS = bindings("models")
@@ -42,7 +43,6 @@ class ModelsScreen(Dialog[ChosenModels | None, ModelRow | None]):
     ) -> None:
         super().__init__(_TITLES[kind], placeholder="part of a name, or a hub id, folder or file")
         self._kind, self._settings, self._rows = kind, settings, rows
-        self._list.can_focus = False
         self._found: list[ModelRow] = []
         self._reading = True
         self._moved = False  # until then, the one in use is chosen
@@ -52,13 +52,6 @@ class ModelsScreen(Dialog[ChosenModels | None, ModelRow | None]):
 
     def on_resize(self) -> None:
         self.call_after_refresh(self._show)
-
-    def on_key(self, event: events.Key) -> None:
-        """Take what is typed before the input has the focus."""
-        if event.is_printable and event.character:
-            event.stop()
-            self._input.value += event.character
-            self._input.cursor_position = len(self._input.value)
 
     @work(exclusive=True)
     async def _read(self) -> None:
@@ -95,16 +88,16 @@ class ModelsScreen(Dialog[ChosenModels | None, ModelRow | None]):
         wanted = self._input.value.casefold().split()
         found = [each for each in self._found if _matches(each, wanted)]
         for place, group in groupby(found, key=lambda each: each.place):
-            yield None, self._line(Content(_one_line(place)), "size", "memory", "")
+            yield None, self._line(Content(one_line(place)), "size", "memory", "")
             for each in sorted(group, key=lambda each: bool(each.problem)):
                 yield each, self._row(each)
 
     def _row(self, row: ModelRow) -> Content:
         style = "$unreached" if row.problem else "bold" if row.in_use else ""
-        name = Content.styled(f"  {_one_line(row.name)}", style)
+        name = Content.styled(f"  {one_line(row.name)}", style)
         size, needed = (size_text(each) if each else "-" for each in (row.size, row.needed))
         broken = row.problem if not row.needed else ""
-        detail = Content.styled(f"  {_one_line(broken or row.detail)}", "$notice")
+        detail = Content.styled(f"  {one_line(broken or row.detail)}", "$notice")
         return self._line(name + detail, size, needed, _state(row))
 
     def _line(self, left: Content, size: str, needed: str, state: str) -> Content:
@@ -119,7 +112,7 @@ class ModelsScreen(Dialog[ChosenModels | None, ModelRow | None]):
     @on(OptionList.OptionHighlighted)
     def _describe(self) -> None:
         row = self._chosen
-        self._help.show("" if row is None else f" {_one_line(_description(row))}")
+        self._help.show("" if row is None else f" {one_line(_description(row))}")
 
     # Choosing
 
@@ -141,14 +134,10 @@ class ModelsScreen(Dialog[ChosenModels | None, ModelRow | None]):
             with errors_shown(self._say):
                 self.dismiss(ChosenModels(chosen(self._kind, self._settings, typed), keep))
 
+    @override
     def action_move(self, how: str) -> None:
-        """Move among the models; the input keeps the focus."""
         self._moved = True
-        getattr(self._list, f"action_{how}")()
-
-
-def _one_line(text: str) -> str:
-    return " ".join(visible(text).split())
+        super().action_move(how)
 
 
 def _some(rows: Iterator[ModelRow]) -> Sequence[ModelRow]:

@@ -7,7 +7,7 @@ from textual.content import Content
 from textual.widgets import OptionList
 
 from ..config.actions import bindings
-from ..state.sanitize import fit, visible
+from ..state.sanitize import fit, one_line
 from .dialog import Dialog
 
 _NAME_CELLS = 18
@@ -34,16 +34,16 @@ class PresetScreen(Dialog[str | None, str]):
 
     def _row(self, name: str) -> Content:
         mark = "▸" if name == self._now else " "
-        text = " ".join(visible(self._presets[name]).split())
+        text = one_line(self._presets[name])
         room = max(8, self._room - _NAME_CELLS - 4)
         return Content.assemble(
-            f"{mark} ", fit(name, _NAME_CELLS), " ", (fit(text, room), "$notice")
+            f"{mark} ", fit(one_line(name), _NAME_CELLS), " ", (fit(text, room), "$notice")
         )
 
     @on(OptionList.OptionHighlighted)
     def _describe(self) -> None:
         if self._chosen is not None:
-            self._help.show(" ".join(visible(self._presets[self._chosen]).split()))
+            self._help.show(one_line(self._presets[self._chosen]))
 
     @on(OptionList.OptionSelected)
     def _take(self) -> None:

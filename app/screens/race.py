@@ -25,7 +25,7 @@ from ..state.race_result import (
     compared,
     speed_ratio,
 )
-from ..state.sanitize import fit, visible
+from ..state.sanitize import fit, one_line, visible
 from ..ui.base_app import BaseApp
 from ..widgets.bars import KeyBar, RaceBars
 from ..widgets.lane_text import LanePanel
@@ -134,7 +134,7 @@ class RaceScreen(Screen[None]):
             (state, "bold reverse $bonus"), (f"{threads}  T {temperature:g}", "$notice"), " "
         )
         room = max(0, self.size.width - right.cell_length - 8)
-        prompt = fit(" ".join(visible(run.prompt).split()), room)
+        prompt = fit(one_line(run.prompt), room)
         return Content.assemble((" Race  ", "bold $primary"), (prompt, "$foreground"), " ", right)
 
     def action_leave(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple
 
-from textual import events, on, work
+from textual import on, work
 from textual.content import Content
 from textual.widgets import Input, OptionList
 from typing_extensions import override
@@ -20,7 +20,7 @@ from ..store.archive import SearchHit, SessionInfo
 from ..store.recorder import DatabaseRecorder
 from ..store.text_search import Term, excerpt, terms
 from ..ui.base_app import errors_shown
-from .dialog import Dialog
+from .dialog import Dialog, FilterDialog
 
 _NAMING = "enter saves, empty removes the name   esc cancels"
 _DELETED = "deleted for good when this window closes"
@@ -183,7 +183,7 @@ class SessionsScreen(Dialog[Place | None, SessionInfo | None]):
         return changed
 
 
-class SearchScreen(Dialog[Place | None, SearchHit]):
+class SearchScreen(FilterDialog[Place | None, SearchHit]):
     """A search over the chat; ends with the place to open, or None."""
 
     BINDINGS = bindings("search")
@@ -195,18 +195,10 @@ class SearchScreen(Dialog[Place | None, SearchHit]):
         )
         self._record = record
         self._input.value = words
-        self._list.can_focus = False
         self._wanted: tuple[Term, ...] = ()
 
     def on_resize(self) -> None:
         self.call_after_refresh(self._search)
-
-    def on_key(self, event: events.Key) -> None:
-        """Take what is typed before the input has the focus."""
-        if event.is_printable and event.character:
-            event.stop()
-            self._input.value += event.character
-            self._input.cursor_position = len(self._input.value)
 
     @on(Input.Changed)
     @work(exclusive=True)
@@ -229,10 +221,6 @@ class SearchScreen(Dialog[Place | None, SearchHit]):
     def _open(self) -> None:
         if hit := self._chosen:
             self.dismiss(Place(hit.session, hit.exchange, self._wanted))
-
-    def action_move(self, how: str) -> None:
-        """Move among the hits; the input keeps the focus."""
-        getattr(self._list, f"action_{how}")()
 
 
 def _count(hits: int) -> str:

@@ -19,7 +19,7 @@ from ..config.preferences import Preferences
 from ..config.settings import SETTINGS, Group, Setting, Settings, shown
 from ..engine.messages import ChooseTree, Request, SetSystem, Start
 from ..state.chat_session import ChatSession
-from ..state.sanitize import fit, visible
+from ..state.sanitize import fit, one_line, visible
 from ..ui.base_app import BaseApp, errors_shown
 from .dialog import ChoiceScreen, Dialog, KeyScreen
 
@@ -134,7 +134,7 @@ class SettingsScreen(Dialog[None, Setting | Action | None]):
             yield None, Content(group if group is Group.LOOKS else f"{group}{start}")
             for each in SETTINGS.values():
                 if each.group is group:
-                    value = visible(shown(self._value(each))).replace("\n", " ") or "-"
+                    value = one_line(shown(self._value(each))) or "-"
                     left = f"  {fit(each.name, _NAME_CELLS)}{value}"
                     yield each, self._row(left, self._source(each))
         yield None, Content("Keys")

@@ -23,6 +23,11 @@ def visible(text: str) -> str:
     return _UNSAFE.sub(lambda match: _glyph(match.group()), text.replace("\r\n", "\n"))
 
 
+def one_line(text: str) -> str:
+    """The same as one line: a blank for all blanks, tabs and newlines in a row."""
+    return " ".join(visible(text).split())
+
+
 def _glyph(character: str) -> str:
     code = ord(character)
     if code < 0x20:

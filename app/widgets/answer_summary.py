@@ -7,10 +7,9 @@ from textual.style import Style
 
 from sequoia_core.errors import counted
 
-from ..state.figures import per_pass
 from ..state.sanitize import fit, quote_token
 from ..state.summary import Summary
-from .line import bar_chart, first_fitting, gauge, speed_text
+from .line import bar_chart, first_fitting, gauge, headline
 
 _LABEL, _FIGURE = 11, 5
 _INDEX = 4  # cells of the labels of a table
@@ -52,7 +51,7 @@ def summary_line(summary: Summary, width: int) -> Content:
     """Where there is a single line for it."""
     drafted = Content.styled(f"{share_drafted(summary):.0%} drafted", "$rank-1")
     best = _link(f"best step {summary.best_step}: {gave(summary)}")
-    parts = _figures(summary)
+    parts = headline(summary.totals, summary.speedup)
     forms = [[*parts, drafted, best], [*parts, best], [*parts, drafted], parts, parts[:1]]
     return first_fitting([Content("   ").join(form) for form in forms], width)
 
@@ -66,15 +65,9 @@ def share_drafted(summary: Summary) -> float:
     return summary.drafted / max(1, summary.totals.tokens)
 
 
-def _figures(summary: Summary) -> list[Content]:
-    parts = [Content.styled(per_pass(summary.totals.tokens_per_step), "bold $foreground")]
-    if summary.speedup is not None:
-        parts.append(speed_text(summary.speedup, short=True))
-    return parts
-
-
 def _headline(summary: Summary, width: int) -> Content:
-    parts, totals = _figures(summary), summary.totals
+    totals = summary.totals
+    parts = headline(totals, summary.speedup)
     rate = Content.styled(f"{totals.tokens_per_second:.1f} tokens/s", "$notice")
     tokens = Content.styled(counted(totals.tokens, "token"), "$notice")
     forms = [[*parts, rate, tokens], [*parts, rate], parts, parts[:1]]

@@ -7,7 +7,7 @@ from textual.reactive import reactive
 from typing_extensions import override
 
 from ..present.accessible import is_accessible
-from ..state.sanitize import fit, visible
+from ..state.sanitize import fit, one_line
 from .line import Line
 
 _MARK = 3  # cells of the mark before a caption, and of the margin after it
@@ -32,7 +32,7 @@ class CaptionBar(Line):
         mark = " " if is_accessible(self) else "▌"
         style = "bold $foreground" if now.stands else "$notice"
         rows = max(1, self.size.height - 1)
-        text = Content(" ".join(visible(now.text).split()))
+        text = Content(one_line(now.text))
         lines = text.wrap(max(1, width - _MARK)) if now.text else []
         if len(lines) > rows:
             rest = " ".join(line.plain for line in lines[rows - 1 :])
@@ -44,8 +44,8 @@ class CaptionBar(Line):
 
     def _heading(self, now: CaptionShown, width: int) -> Content:
         """The title, and at the right as much of the origin as there is room for."""
-        title = Content.styled(fit(f" {visible(now.title)}", width).rstrip(), "bold $primary")
+        title = Content.styled(fit(f" {one_line(now.title)}", width).rstrip(), "bold $primary")
         room = width - title.cell_length - 3
-        origin = fit(visible(now.origin), room).rstrip() if room > 0 else ""
+        origin = fit(one_line(now.origin), room).rstrip() if room > 0 else ""
         gap = " " * max(0, width - title.cell_length - Content(origin).cell_length - 1)
         return Content.assemble(title, gap, (origin, "$notice"))

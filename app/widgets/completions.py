@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from ..present.accessible import is_accessible
 from ..state.completion import FILES, Suggestion, Typing, matching, typing_at
-from ..state.sanitize import fit, visible
+from ..state.sanitize import fit, one_line
 
 Source = Callable[[Typing], Sequence[Suggestion]]
 """Finds all suggestions for an argument; runs in a thread, so it may read files."""
@@ -170,7 +170,7 @@ class Completions(Widget):
             lines = wrap(self._message, self._width)
             return Content("\n").join(Content.styled(line, "$foreground") for line in lines)
         shown = self._rows[self._top : self._top + max(0, self.content_size.height)]
-        names = [visible(each.text).replace("\n", " ") for each in shown]
+        names = [one_line(each.text) for each in shown]
         cells = min(max(map(cell_len, names), default=0), self.content_size.width // 2)
         rows = (
             self._row(name, each.help, cells, chosen=self._top + at == self._at)
@@ -185,7 +185,7 @@ class Completions(Widget):
         help_style = style if chosen else "$notice"
         return Content.assemble(
             (f"{mark} {fit(name, cells)}", style),
-            (" " * _GAP + fit(visible(text).replace("\n", " "), room), help_style),
+            (" " * _GAP + fit(one_line(text), room), help_style),
         )
 
 

@@ -7,7 +7,9 @@ from textual.content import Content
 from textual.widget import Widget
 from typing_extensions import override
 
-from ..state.figures import speed_words
+from sequoia_core.events import Totals
+
+from ..state.figures import per_pass, speed_words
 
 _SPARKS = "▁▂▃▄▅▆▇█"
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
@@ -41,6 +43,12 @@ def speed_text(speedup: float, *, short: bool = False, other: str = "plain") -> 
     gain = speed_words(speedup, short=True)
     color = "$accepted" if "faster" in gain else "$rejected" if "slower" in gain else "$notice"
     return Content.styled(speed_words(speedup, short=short, other=other), color)
+
+
+def headline(totals: Totals, speedup: float | None) -> list[Content]:
+    """Tokens per pass, and wall clock where it is known."""
+    parts = [Content.styled(per_pass(totals.tokens_per_step), "bold $foreground")]
+    return parts if speedup is None else [*parts, speed_text(speedup, short=True)]
 
 
 def first_fitting(forms: Sequence[Content], room: int) -> Content:

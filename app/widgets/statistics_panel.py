@@ -16,11 +16,10 @@ from ..present.accessible import (
 )
 from ..present.words import ordinal
 from ..state.answer import Chosen, Rate, Statistics
-from ..state.figures import per_pass
 from ..state.sanitize import fit, visible
 from ..state.summary import Summary
 from .answer_summary import summary_lines
-from .line import Line, first_fitting, gauge, sparkline, speed_text
+from .line import Line, first_fitting, gauge, headline, sparkline
 
 _LABEL = 10
 _FIGURE = 5
@@ -122,9 +121,7 @@ def _headline(statistics: Statistics, width: int) -> Content:
     totals = statistics.totals
     if not totals.steps:
         return Content.styled("no step yet", "$notice")
-    parts = [Content.styled(per_pass(totals.tokens_per_step), "bold $foreground")]
-    if statistics.speedup is not None:
-        parts.append(speed_text(statistics.speedup, short=True))
+    parts = headline(totals, statistics.speedup)
     rate = Content.styled(f"{totals.tokens_per_second:.1f} tokens/s", "$notice")
     forms = [Content("   ").join(form) for form in ([*parts, rate], parts, parts[:1])]
     return first_fitting(forms, width)

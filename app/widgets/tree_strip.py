@@ -10,16 +10,22 @@ from typing_extensions import override
 
 from sequoia_core.events import Outcome, Step
 
-from ..present.tree_rows import BONUS_NODE, GLYPHS, NodeVerdict, subtree_sizes, verdict_of
-from ..state.sanitize import fit, quote_token
+from ..present.tree_rows import (
+    BONUS_NODE,
+    FIGURES_CELLS,
+    FIGURES_HEADING,
+    NODE_STYLES,
+    NodeVerdict,
+    subtree_sizes,
+    tree_row,
+)
+from ..state.sanitize import fit
 from .line import Line
 
 _HEADED = 6  # rows of a strip that has a heading
 _LEAST_PATH, _MOST_PATH = 14, 34  # cells
-_FIGURES = 14
 _LEVEL = 2  # cells of a guide
-_STYLES = {verdict: f"bold ${verdict.value}" for verdict in NodeVerdict}
-_STYLES |= {NodeVerdict.REJECTED: "$rejected", NodeVerdict.NOT_REACHED: "$unreached"}
+_PATH = NODE_STYLES[NodeVerdict.ACCEPTED]
 
 
 class TreeStrip(Line):
@@ -37,7 +43,7 @@ class TreeStrip(Line):
         path = max(_LEAST_PATH, min(_MOST_PATH, width * 2 // 5))
         lines: list[Content] = []
         if height >= _HEADED:
-            columns = f"{'draft':>6} {'target':>6}   other guesses, +n more"
+            columns = f"{FIGURES_HEADING}  other guesses, +n more"
             lines.append(Content.styled(fit(f" {fit(title, path - 1)}{columns}", width), "$notice"))
         if step is None:
             lines.append(
@@ -59,37 +65,21 @@ def path_rows(step: Step, path: int, width: int, height: int) -> list[Content]:
     """
     nodes, sizes = [*step.path, BONUS_NODE], subtree_sizes(step)
     joined = max(1, len(nodes) + 1 - height)
+    shown = [tree_row(step, node) for node in nodes]
     first = Content.assemble(
-        " ", *((f"{_label(step, node)} ", _STYLES[_verdict(step, node)]) for node in nodes[:joined])
+        " ", *((f"{row.label} ", NODE_STYLES[row.verdict]) for row in shown[:joined])
     )
     rows = [first.truncate(width, ellipsis=True)]
-    for level, node in enumerate(nodes[joined:]):
-        verdict = _verdict(step, node)
+    for level, row in enumerate(shown[joined:]):
         guide = " " + " " * (_LEVEL * level) + "┗━"
-        label = fit(f" {_label(step, node)}", path - cell_len(guide))
-        beside = list(_beside(step, node, sizes, width - path - _FIGURES - 2))
+        label = fit(f" {row.label}", path - cell_len(guide))
+        beside = list(_beside(step, row.node, sizes, width - path - FIGURES_CELLS - 2))
         rows.append(
             Content.assemble(
-                (guide, "bold $accepted"), (label, _STYLES[verdict]),
-                (_figures(step, node), _STYLES[verdict]), "   ", *beside,
+                (guide, _PATH), (label + row.figures, NODE_STYLES[row.verdict]), "   ", *beside
             ).truncate(width)
-        )  # fmt: skip
+        )
     return rows[:height]
-
-
-def _verdict(step: Step, node: int) -> NodeVerdict:
-    return NodeVerdict.BONUS if node == BONUS_NODE else verdict_of(step.nodes[node])
-
-
-def _label(step: Step, node: int) -> str:
-    text = step.bonus_text if node == BONUS_NODE else step.nodes[node].text
-    return f"{GLYPHS[_verdict(step, node)]} {quote_token(text)}"
-
-
-def _figures(step: Step, node: int) -> str:
-    draft = None if node == BONUS_NODE else step.nodes[node].draft_prob
-    target = step.bonus_prob if node == BONUS_NODE else step.nodes[node].target_prob
-    return "".join(" " * 7 if value is None else f"{value:>6.2f} " for value in (draft, target))
 
 
 def _beside(step: Step, node: int, sizes: list[int], room: int) -> Iterator[tuple[str, str]]:
@@ -99,11 +89,12 @@ def _beside(step: Step, node: int, sizes: list[int], room: int) -> Iterator[tupl
     others.sort(key=lambda each: step.nodes[each].outcome is Outcome.NOT_REACHED)
     hidden = sum(sizes[each] for each in others)
     for each in others:
-        text = f"{_label(step, each)}  "
+        row = tree_row(step, each)
+        text = f"{row.label}  "
         left = f"+{hidden - 1}" if hidden > 1 else ""
         if cell_len(text) + len(left) > room:
             break
         hidden, room = hidden - 1, room - cell_len(text)
-        yield text, _STYLES[verdict_of(step.nodes[each])]
+        yield text, NODE_STYLES[row.verdict]
     if hidden:
         yield fit(f"+{hidden}", min(room, len(f"+{hidden}"))), "$notice"

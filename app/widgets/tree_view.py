@@ -21,32 +21,38 @@ from ..config.actions import bindings
 from ..present.accessible import is_accessible, row_in_words
 from ..present.minimap import TreeMap, tree_map
 from ..present.tree_outline import TreeOutline
-from ..present.tree_rows import BONUS_NODE, GLYPHS, NodeVerdict, TreeRow, is_fold
+from ..present.tree_rows import (
+    BONUS_NODE,
+    FIGURES_CELLS,
+    FIGURES_HEADING,
+    GLYPHS,
+    NODE_STYLES,
+    NodeVerdict,
+    TreeRow,
+    is_fold,
+)
 from ..state.sanitize import fit
 from .line_view import LineView
 
-_COLUMN = 7
 _GLYPH = 2  # cells of a verdict's glyph and the blank after it
 _HEADINGS = 1
-_CLASSES = {verdict: f"tree-view--{verdict.value}" for verdict in NodeVerdict}
-_CLASSES[NodeVerdict.NOT_REACHED] = "tree-view--unreached"
+_CLASSES = {verdict: f"tree-view--{verdict.color}" for verdict in NodeVerdict}
 _MAP_CLASSES = _CLASSES | dict.fromkeys((NodeVerdict.ROOT, NodeVerdict.ACCEPTED), "tree-view--path")
 _LEAST_MAP, _MOST_MAP = 6, 12  # cells of the minimap, with the line in front of it
 _LEAST_MAP_HEIGHT = 6
 _BESIDE_LEGEND = 4  # cells of the border next to a legend
 
 
-def _legend(gap: str, own: str) -> Content:
+def _legend(gap: str, own: str = NodeVerdict.BONUS.words) -> Content:
     """The glyphs with their words."""
-    verdicts, words = list(NodeVerdict)[1:], ("accepted", "rejected", "not reached", own)
-    styles = ("bold $accepted", "$rejected", "$unreached", "bold $bonus")
+    words = {each: each.words for each in list(NodeVerdict)[1:]} | {NodeVerdict.BONUS: own}
     return Content(gap).join(
-        Content.assemble((GLYPHS[verdict], style), f" {word}")
-        for verdict, style, word in zip(verdicts, styles, words, strict=True)
+        Content.assemble((GLYPHS[verdict], NODE_STYLES[verdict]), f" {word}")
+        for verdict, word in words.items()
     )
 
 
-_LEGENDS = (_legend("   ", "target's own"), _legend("  ", "target's own"), _legend(" ", "own"))
+_LEGENDS = _legend("   "), _legend("  "), _legend(" ", "own")
 
 
 class TreeView(LineView[TreeRow], can_focus=True, inherit_bindings=False):
@@ -126,7 +132,7 @@ class TreeView(LineView[TreeRow], can_focus=True, inherit_bindings=False):
         self.border_subtitle = next((each for each in _LEGENDS if each.cell_length <= room), None)
 
     def _make_rows(self) -> None:
-        self._rows = self._outline.rows(self.text_width - 2 * _COLUMN)
+        self._rows = self._outline.rows(self.text_width - FIGURES_CELLS)
 
     @property
     def node(self) -> int:
@@ -290,7 +296,7 @@ class TreeView(LineView[TreeRow], can_focus=True, inherit_bindings=False):
         if self.step is None and y == _HEADINGS:
             text = "  the token tree of each step appears here"
         elif self.step is not None and y < _HEADINGS and not is_accessible(self):
-            text = f"{'draft':>6} {'target':>6} ".rjust(width)
+            text = FIGURES_HEADING.rjust(width)
         style = self.get_component_rich_style("tree-view--heading")
         return Strip([Segment(fit(text, width), style)], width)
 
@@ -320,20 +326,14 @@ class TreeView(LineView[TreeRow], can_focus=True, inherit_bindings=False):
         guides = [Segment(part.text, heavy if part.heavy else light) for part in row.guides]
         yield from guides
         width = max(0, width - Segment.get_line_length(guides))
-        columns = min(2 * _COLUMN, width)
+        columns = min(FIGURES_CELLS, width)
         own = f" {row.verdict.words}" if row.verdict is NodeVerdict.BONUS else ""
         if cell_len(row.token + own) > width - columns - _GLYPH:
             own = ""  # its glyph says it
-        label = fit(f"{row.glyph}{' ' * (not row.folded)}{row.token}{own}", width - columns)
+        label = fit(row.label + own, width - columns)
         if style.strike:  # the token alone: figures that are struck out cannot be read
             token, style = style, style + Style(strike=False)
             text = label[_GLYPH:].rstrip()
             yield from (Segment(label[:_GLYPH], style), Segment(text, token))
             label = label[_GLYPH + len(text) :]
-        draft = "lookup " if row.looked_up else _probability(row.draft_prob)
-        yield Segment(label + (draft + _probability(row.target_prob))[:columns], style)
-
-
-def _probability(value: float | None) -> str:
-    """Two digits, so that a column of them can be compared at a glance."""
-    return " " * _COLUMN if value is None else f"{value:>{_COLUMN - 1}.2f} "
+        yield Segment(label + row.figures[:columns], style)

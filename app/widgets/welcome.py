@@ -16,7 +16,16 @@ from sequoia_core.files import parse_toml
 from ..config.keymap import Keys
 from ..present.accessible import is_accessible, row_in_words
 from ..present.markdown import Lines
-from ..present.tree_rows import BONUS_NODE, GLYPHS, NodeVerdict, TreeRow, tree_rows
+from ..present.tree_rows import (
+    BONUS_NODE,
+    FIGURES_CELLS,
+    FIGURES_HEADING,
+    GLYPHS,
+    NODE_STYLES,
+    NodeVerdict,
+    TreeRow,
+    tree_rows,
+)
 from ..state.sanitize import fit
 from .blocks import Block, indent, wrap
 from .entries import Entry
@@ -27,16 +36,8 @@ _TEXTS = parse_toml(Path(__file__).with_name("welcome.toml").read_text("utf-8"))
 STARTERS: dict[str, str] = {each["name"]: each["prompt"] for each in _TEXTS["starters"]}
 """Prompts to begin a chat with, by the name of the action that sends them."""
 _EXAMPLE = _TEXTS["example"]
-_FIGURES = 14  # cells of the two probabilities
 _GAP = 3  # cells between a token and what is said of it
-_PATH = "bold $accepted"
-_STYLES = {
-    NodeVerdict.ROOT: "bold $root",
-    NodeVerdict.ACCEPTED: "bold $accepted",
-    NodeVerdict.REJECTED: "$rejected",
-    NodeVerdict.NOT_REACHED: "$unreached",
-    NodeVerdict.BONUS: "bold $bonus",
-}
+_PATH = NODE_STYLES[NodeVerdict.ACCEPTED]
 
 
 class WelcomeEntry(Entry):
@@ -137,14 +138,15 @@ class ExampleTree(Line):
             return Content("\n").join(line for text in texts for line in text.wrap(width))
         labels = [_label(row) for row in self._rows]
         column = max(label.cell_length for label in labels) + _GAP
-        room = width - column - _FIGURES - 1
+        room = width - column - FIGURES_CELLS - 1
         beside = room >= max(map(cell_len, self._said.values()))
-        heading = f"{_EXAMPLE['columns'] if beside else ''}  draft target "
+        heading = f"{_EXAMPLE['columns'] if beside else ''} {FIGURES_HEADING}"
         lines = [Content.styled(heading.rjust(width), "$notice")]
         for row, label in zip(self._rows, labels, strict=True):
             says = (fit(self._said[row.node], room), "italic $notice") if beside else ""
             left = Content.assemble(label, " " * (column - label.cell_length), says)
-            lines.append(Content.assemble(left.truncate(width - _FIGURES, pad=True), _figures(row)))
+            left = left.truncate(width - FIGURES_CELLS, pad=True)
+            lines.append(Content.assemble(left, (row.figures, NODE_STYLES[row.verdict])))
         below = [] if beside else list(self._below())
         closing = [Content(f" {line.plain}") for line in Content(_EXAMPLE["sum"]).wrap(width - 1)]
         blank = [Content("")] if len([*lines, *below, *closing]) + 1 < self.size.height else []
@@ -154,18 +156,10 @@ class ExampleTree(Line):
         """What rows mean, once for each glyph."""
         rows = {row.verdict: row for row in reversed(self._rows)}
         for verdict in NodeVerdict:
-            sign = (GLYPHS[verdict], _STYLES[verdict])
+            sign = (GLYPHS[verdict], NODE_STYLES[verdict])
             yield Content.assemble(" ", sign, f" {self._said[rows[verdict].node]}")
 
 
 def _label(row: TreeRow) -> Content:
     guides = ((part.text, _PATH if part.heavy else "$unreached") for part in row.guides)
-    return Content.assemble(
-        " ", *guides, (f"{GLYPHS[row.verdict]} {row.token}", _STYLES[row.verdict])
-    )
-
-
-def _figures(row: TreeRow) -> Content:
-    probs = (row.draft_prob, row.target_prob)
-    figures = (" " * 7 if value is None else f"{value:>6.2f} " for value in probs)
-    return Content.styled("".join(figures), _STYLES[row.verdict])
+    return Content.assemble(" ", *guides, (row.label, NODE_STYLES[row.verdict]))

@@ -23,7 +23,7 @@ from ..present.words import ordinal
 from ..state.sanitize import fit, quote_token
 from .line import Line
 
-_STYLES = {verdict: f"bold ${verdict.value}" for verdict in NodeVerdict}
+_STYLES = {verdict: f"bold ${verdict.color}" for verdict in NodeVerdict}
 _STYLES[NodeVerdict.NOT_REACHED] = "bold $foreground"
 _SYMBOL, _MEANING, _VALUE, _REMARK = 6, 22, 8, 30
 _PROB = 7

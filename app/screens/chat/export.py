@@ -26,7 +26,7 @@ from ...state.answer import GIVEN, Answer, Chosen
 from ...state.chat_session import ChatError, ChatSession
 from ...state.figures import request_figures, speed_words, tree_size
 from ...state.history import Exchange
-from ...state.sanitize import visible
+from ...state.sanitize import one_line, visible
 from ...state.slash_commands import CopyRequest
 from ...store.database import StoreError
 
@@ -317,6 +317,6 @@ def _trees(trees: Sequence[Chosen]) -> str:
 
 def _inline(text: str, most: int | None = None) -> str:
     """Text as one line without Markdown, of at most so many characters."""
-    line = " ".join(visible(text).split())
+    line = one_line(text)
     line = line if most is None or len(line) <= most else line[: most - 1] + "…"
     return "".join("\\" + char if char in "\\`*_[]<>|#" else char for char in line)

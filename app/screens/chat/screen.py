@@ -20,6 +20,7 @@ from ...engine.messages import LoadFailed
 from ...present.words import describe, value_text
 from ...state.attachments import attach
 from ...state.chat_session import ChatError, ChatSession
+from ...state.sanitize import one_line
 from ...state.scenes import find_scene, open_scene
 from ...state.slash_commands import (
     Command,
@@ -218,7 +219,7 @@ class ChatScreen(PromptedScreen):
             case "set":
                 name, settings = parse_set(words, session.settings)
                 self._changer.change(name, settings)
-                value = " ".join(value_text(settings, name).split())
+                value = one_line(value_text(settings, name))
                 value += show_tree_remark(settings) if name == "show_tree" else ""
                 self.prompt.hint(f"{name} is now {value}", passing=True)
             case "show-tree":
