@@ -27,7 +27,8 @@ from ..state.race_result import (
 )
 from ..state.sanitize import fit, one_line, visible
 from ..ui.base_app import BaseApp
-from ..widgets.bars import KeyBar, RaceBars
+from ..widgets.bars import RaceBars
+from ..widgets.key_bar import KeyBar
 from ..widgets.lane_text import LanePanel
 from ..widgets.line import Line, first_fitting, speed_text
 from .chat.redraw import FramePacer

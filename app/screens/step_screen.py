@@ -18,8 +18,9 @@ from ..state.step_cursor import StepCursor
 from ..state.summary import summary_of
 from ..ui.base_app import BaseApp
 from ..widgets.acceptance_map import AcceptanceView
-from ..widgets.bars import KeyBar, StepBar
+from ..widgets.bars import StepBar
 from ..widgets.header import Header
+from ..widgets.key_bar import KeyBar
 from ..widgets.prompt import Prompt
 from ..widgets.statistics_panel import StatisticsPanel
 from ..widgets.transcript import Transcript

@@ -1,8 +1,6 @@
-"""Bars that show a step, the time in a recording, both lanes of a race, and what keys do."""
+"""Bars that show a step, the time in a recording, and both lanes of a race."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 from rich.cells import cell_len
@@ -15,17 +13,14 @@ from typing_extensions import override
 from sequoia_core.chat.race import Lane
 from sequoia_core.errors import counted
 from sequoia_core.events import Step
-from sequoia_core.files import parse_toml
 
-from ..config.actions import ACTIONS
-from ..config.keymap import Keys
 from ..present.accessible import is_accessible, step_in_words, summary_in_words
 from ..state.answer import Statistics, step_speedup
 from ..state.race_result import LaneState, RaceState
 from ..state.sanitize import fit, visible
 from ..state.summary import Summary
 from .answer_summary import summary_line, summary_lines
-from .line import Line, first_fitting, gauge, speed_text, spread
+from .line import Line, first_fitting, gauge, indented, speed_text, spread
 
 _LEAST_SEEK = 8
 _FIRST_SCALE = 16
@@ -33,9 +28,6 @@ _FIRST_SCALE = 16
 _LANES = {Lane.FIRST: "$verify", Lane.SECOND: "$speedup"}
 _LABEL, _LONG_LABEL, _ROOMY = 12, 24, 100  # cells of a lane's label; the longer from so many on
 _FIGURES = 24  # cells behind a race's bar
-_WORDS = {each.id: each.bar for each in ACTIONS}
-_KEY_ROWS = parse_toml(Path(__file__).with_name("key_rows.toml").read_text("utf-8"))
-_KEPT = 2  # keys at the end of each row that stay when others no longer fit
 
 
 class StepBar(Line):
@@ -80,7 +72,7 @@ class StepBar(Line):
         if height < 3:
             return Content.assemble(" ", summary_line(summary, width - 1))
         lines = summary_lines(summary, width - 2, height, self.best_key)
-        return Content("\n").join(Content.assemble(" ", line) for line in lines)
+        return indented(lines)
 
 
 def _outcome(step: Step, width: int) -> Content:
@@ -251,71 +243,3 @@ def _time(lane: LaneState) -> str:
         return text
     totals = lane.answer.statistics[-1].totals
     return f"{text}  {totals.tokens_per_step:.2f} per pass"
-
-
-class KeyBar(Line):
-    """The footer: the keys that matter now, as many as fit; a click does what a key does."""
-
-    ID = "keys"
-    row = reactive("idle")  # its name in `key_rows.toml`
-    keys: reactive[Keys] = reactive(Keys())
-    way_back = reactive("")  # what the key of the tree does, if it has to stand among the first
-    _pointed: reactive[str] = reactive("")  # the key that the mouse is over
-
-    @override
-    def render(self) -> Content:
-        parts = []
-        for names, act in self._items():
-            pointed = self._pointed in [key for key, _ in names]
-            style = " on $primary 25%" if pointed else ""
-            for key, name in names:
-                underline = " underline" if key == self._pointed else ""
-                parts.append((f" {name}", f"bold $primary{underline}{style}"))
-            parts.append((f" {act} ", f"$notice{style}"))
-        return Content.assemble(*parts)
-
-    def _items(self) -> list[tuple[list[tuple[str, str]], str]]:
-        """What fits: each has its keys with their names, and what they do."""
-        row: list[Sequence[str]] = [
-            (each, _WORDS[each.split()[0]]) if isinstance(each, str) else each
-            for each in _KEY_ROWS[self.row]
-        ]
-        if self.way_back:
-            first, *others = (each for each in row if each[0] != "chat.tree")
-            row = [first, ("chat.tree", self.way_back), *others]
-        items = [([self._key(name) for name in ids.split()], act) for ids, act in row]
-        while items and sum(map(_item_cells, items)) > self.size.width:
-            items.pop(-1 - _KEPT if len(items) > _KEPT else -1)
-        return items
-
-    def _key(self, name: str) -> tuple[str, str]:
-        """A key and its name, from itself or the id of an action."""
-        return next(iter(self.keys.of(name)), name), self.keys.shown(name)
-
-    def _key_at(self, x: int) -> str:
-        """The key at a column, a word on what it does belonging to the first; "" for none."""
-        for item in self._items():
-            names, _ = item
-            if x < (cells := _item_cells(item)):
-                for key, name in names:
-                    x -= 1 + cell_len(name)
-                    if x < 0:
-                        return key
-                return names[0][0]
-            x -= cells
-        return ""
-
-    def on_mouse_move(self, event: events.MouseMove) -> None:
-        self._pointed = self._key_at(event.x)
-
-    def on_leave(self) -> None:
-        self._pointed = ""
-
-    def on_click(self, event: events.Click) -> None:
-        if key := self._key_at(event.x):
-            self.app.simulate_key(key)
-
-
-def _item_cells(item: tuple[list[tuple[str, str]], str]) -> int:
-    names, act = item
-    return sum(1 + cell_len(name) for _, name in names) + cell_len(act) + 2

@@ -1,6 +1,6 @@
 """Lines of given content, and what is drawn in them: bars, sparklines, text at both ends."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from textual.content import Content
@@ -84,6 +84,11 @@ def gauge(value: float | None, cells: int) -> str:
     """A share between 0 and 1 as a bar of exactly `cells` cells, to an eighth of a cell."""
     whole, part = divmod(round(max(0.0, min(1.0, value or 0.0)) * cells * 8), 8)
     return ("█" * whole + (_EIGHTHS[part] if part else "")).ljust(cells)
+
+
+def indented(lines: Iterable[Content]) -> Content:
+    """Lines one below the other, each behind a blank."""
+    return Content("\n").join(Content.assemble(" ", line) for line in lines)
 
 
 def spread(left: Content, right: Content, width: int) -> Content:

@@ -19,7 +19,7 @@ from ..state.answer import Chosen, Rate, Statistics
 from ..state.sanitize import fit, visible
 from ..state.summary import Summary
 from .answer_summary import summary_lines
-from .line import Line, first_fitting, gauge, headline, sparkline
+from .line import Line, first_fitting, gauge, headline, indented, sparkline
 
 _LABEL = 10
 _FIGURE = 5
@@ -88,13 +88,13 @@ class StatisticsPanel(Line):
             left = _rate_table("by depth", str, statistics.by_depth, by_depth, half, room)
             right = _rate_table("by guess", ordinal, statistics.by_rank, by_rank, half, room)
             lines += [Content.assemble(a, "  ", b) for a, b in zip(left, right, strict=True)]
-        return Content("\n").join(Content.assemble(" ", line) for line in lines)
+        return indented(lines)
 
     def _summed_up(self, summary: Summary) -> Content:
         if is_accessible(self):
             return self._wrapped([*summary_in_words(summary), f"tree {self._reason()}"])
         lines = summary_lines(summary, self.size.width - 2, self.size.height, self.best_key)
-        return Content("\n").join(Content.assemble(" ", line) for line in lines)
+        return indented(lines)
 
     def _wrapped(self, words: Sequence[str]) -> Content:
         width = max(1, self.size.width - 1)

@@ -21,7 +21,7 @@ from ..present.tree_rows import (
 )
 from ..present.words import ordinal
 from ..state.sanitize import fit, quote_token
-from .line import Line
+from .line import Line, indented
 
 _STYLES = {verdict: f"bold ${verdict.color}" for verdict in NodeVerdict}
 _STYLES[NodeVerdict.NOT_REACHED] = "bold $foreground"
@@ -75,7 +75,7 @@ class WhyPanel(Line):
         width, height = self.size.width - 2, self.size.height
         lines = _head(self.explanation, width)
         lines += _rankings(self.explanation, width, height - len(lines))
-        return Content("\n").join(Content.assemble(" ", line) for line in lines[:height])
+        return indented(lines[:height])
 
 
 def _head(why: NodeExplanation, width: int) -> list[Content]:

@@ -1,7 +1,7 @@
 """The chat screen: sends prompts to the decode thread and draws what it reports."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -44,14 +44,13 @@ from .asking import Asking
 from .branches import Branches, TranscriptPages
 from .completion_sources import CompletionSources
 from .engine_reports import EngineReports
-from .export import export_chat, export_file, requested_copy
+from .export import requested_copy
+from .file_actions import FileActions
 from .model_switch import ModelSwitch
 from .preset_actions import PresetActions
 from .redraw import Redraw
-from .scene_export import add_caption, export_scene, scene_file
 from .session_actions import SessionActions
 from .step_inspector import StepInspector
-from .tree_export import export_tree, tree_file
 
 DRAIN_SECONDS = 1 / 20
 
@@ -73,6 +72,7 @@ class ChatScreen(PromptedScreen):
         self.recorder = recorder = recorder or Recorder()
         self._preferences = preferences or Preferences()
         self._changer: SettingsChanger
+        self._files: FileActions
         prompt = self.prompt
         self.pages = pages = TranscriptPages(session, self.transcript, prompt.folds)
         self.branches = Branches(
@@ -102,6 +102,9 @@ class ChatScreen(PromptedScreen):
             self.session, self.app, self.decoder.submit, self.branches.clear,
             self._settings_changed, self.tree_room,
         )  # fmt: skip
+        self._files = FileActions(
+            self.session, self.app, self.inspector, self.recorder, self.pages, self.prompt
+        )
         for problem in self._changer.key_problems:
             self.pages.note(problem, error=True)
         sources = CompletionSources(self.session, self.app, self.recorder)
@@ -235,9 +238,9 @@ class ChatScreen(PromptedScreen):
                 screen = RaceScreen(session, self.decoder, session.race_question(words))
                 self.app.push_screen(screen, lambda _: self.redraw.now())
             case "export":
-                self._export(words)
+                self._files.export(words)
             case "record":
-                self._record(words)
+                self._files.record(words)
             case "tour":
                 self.run_worker(self._tour(find_scene(words or "1")), group="tour")
             case "copy":
@@ -263,34 +266,6 @@ class ChatScreen(PromptedScreen):
                 self.app.push_screen(HelpScreen())
             case _:
                 self.sessions.act(command.name, words)
-
-    def _export(self, words: str) -> None:
-        what, _, name = words.partition(" ")
-        if what == "tree":
-            cursor, colors = self.inspector.cursor, self.app.picture_colors
-            file = tree_file(name.strip(), cursor)
-            drawing = export_tree(file, replace(cursor), self.session.pair, colors)
-            self.run_worker(self._noted(drawing), group="export", exit_on_error=False)
-            return
-        path = export_file(words, self.session)
-        if path.suffix == ".svg":  # once the command is no longer in the prompt
-            self.call_after_refresh(self.app.action_picture, path)
-        else:
-            writing = export_chat(path, self.session, self.recorder.steps)
-            self.run_worker(self._noted(writing), group="export", exit_on_error=False)
-
-    async def _noted(self, work: Awaitable[str]) -> None:
-        with errors_shown(self.prompt.hint):
-            self.pages.note(await work, topic="file")
-
-    def _record(self, words: str) -> None:
-        what, _, text = words.partition(" ")
-        if what == "caption":
-            self.pages.note(add_caption(text.strip(), self.session, self.inspector.cursor))
-            return
-        path = scene_file(words, self.session)
-        writing = export_scene(path, self.session, self.recorder.steps)
-        self.run_worker(self._noted(writing), group="export", exit_on_error=False)
 
     async def _tour(self, at: int) -> None:
         """Open the demonstration; a running answer goes on under it."""

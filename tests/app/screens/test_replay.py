@@ -24,8 +24,9 @@ from app.state.answer import Answer
 from app.state.player import SPEEDS, Player, TraceLoader
 from app.state.timeline import PAUSE_SECONDS, PROMPT_SECONDS, ItemKind, Timeline
 from app.widgets.acceptance_map import AcceptanceView
-from app.widgets.bars import KeyBar, SeekBar, clock
+from app.widgets.bars import SeekBar, clock
 from app.widgets.caption_bar import CaptionBar
+from app.widgets.key_bar import KeyBar
 from app.widgets.transcript import Transcript
 from app.widgets.tree_view import TreeView
 from app.widgets.why_panel import WhyPanel

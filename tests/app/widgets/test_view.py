@@ -6,8 +6,8 @@ import pytest
 from msgspec.structs import replace
 
 from app.config.settings import Settings
-from app.widgets.bars import KeyBar
 from app.widgets.header import Header
+from app.widgets.key_bar import KeyBar
 from app.widgets.statistics_panel import StatisticsPanel, _spark_line
 from app.widgets.transcript import Transcript
 from sequoia_core.events import Event, Origin, Step, TreeChosen
