@@ -73,7 +73,7 @@ class ReplayScreen(StepScreen):
             self.trace.drain()
             self.player.growing = not self.trace.done
             if self.trace.done and self.trace.note:
-                self.notify(self.trace.note, severity="warning", timeout=10, markup=False)
+                self.notify(self.trace.note, severity="warning", timeout=10)
         self.player.advance(now - self._then)
         self._then = now
         self._draw()

@@ -46,7 +46,7 @@ class MessageEdit:
     draft: str  # the text of the prompt before the editing
     at: int = -1  # index of the edited one
     of_answers: bool = False  # not of messages
-    _texts: dict[str, str] = field(default_factory=dict)
+    _texts: dict[tuple[bool, str], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.at %= len(self.branch)
@@ -62,16 +62,24 @@ class MessageEdit:
     @property
     def text(self) -> str:
         """The text for the prompt: what was typed for this message last, or the message."""
-        return self._texts.get(self.exchange.id, self.original)
+        return self._texts.get(self._key, self.original)
+
+    @property
+    def _key(self) -> tuple[bool, str]:
+        return self.of_answers, self.exchange.id
+
+    def keep(self, typed: str) -> None:
+        """Keep what is typed in the prompt for the message that is edited."""
+        self._texts.pop(self._key, None)
+        if typed != self.original:
+            self._texts[self._key] = typed
 
     def move(self, by: int, typed: str) -> bool:
         """Choose the message before (-1) or after (1); whether there is one.
 
         What is `typed` in the prompt is kept for the message edited so far.
         """
-        self._texts.pop(self.exchange.id, None)
-        if typed != self.original:
-            self._texts[self.exchange.id] = typed
+        self.keep(typed)
         if not 0 <= self.at + by < len(self.branch):
             return False
         self.at += by
@@ -82,7 +90,7 @@ class MessageEdit:
         changed = typed != self.original
         self.branch, self.at = branch, branch.index(exchange)
         if changed:
-            self._texts[self.exchange.id] = typed
+            self._texts[self._key] = typed
 
 
 @dataclass(slots=True)

@@ -19,6 +19,7 @@ from textual.app import App, SystemCommand
 from textual.color import Color
 from textual.driver import Driver
 from textual.filter import LineFilter, NoColor
+from textual.notifications import SeverityLevel
 from textual.screen import Screen
 from textual.widgets import Input, TextArea
 from typing_extensions import override
@@ -99,8 +100,22 @@ class BaseApp(App[None]):
             self.show_note(problem, error=True)
         self.set_interval(WATCH_SECONDS, self.reload_themes)
 
+    @override
+    def notify(
+        self,
+        message: str,
+        *,
+        title: str = "",
+        severity: SeverityLevel = "information",
+        timeout: float | None = None,
+        markup: bool = False,
+    ) -> None:
+        """Show a text that may quote files."""
+        text = visible(message)
+        super().notify(text, title=title, severity=severity, timeout=timeout, markup=markup)
+
     def show_note(self, text: str, *, error: bool = False) -> None:
-        self.notify(text, severity="error" if error else "information", markup=False)
+        self.notify(text, severity="error" if error else "information")
 
     # The terminal, and unexpected errors
 
@@ -172,10 +187,10 @@ class BaseApp(App[None]):
             self.register_theme(theme)
             if theme.name == self.theme:
                 self.mutate_reactive(BaseApp.theme)
-                self.notify(f"theme {theme.name}: read again", markup=False)
+                self.notify(f"theme {theme.name}: read again")
         for problem in changes.problems:
             problem = problem.replace("; skipped", "; the one before stays")
-            self.notify(problem, severity="warning", markup=False)
+            self.notify(problem, severity="warning")
 
     # Pictures and copies
 
@@ -226,7 +241,7 @@ class BaseApp(App[None]):
 
     def show_line(self, text: str) -> None:
         """Show a line that need not stay."""
-        self.notify(text, markup=False, timeout=_LINE_SECONDS)
+        self.notify(text, timeout=_LINE_SECONDS)
 
     # Keys
 

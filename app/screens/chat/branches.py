@@ -204,8 +204,8 @@ class Branches:
                 raise ChatError("nothing to edit yet: send a message first")
             session.edit = MessageEdit(session.history.branch, typed, of_answers=bool(answers))
         elif answers is not None and answers != session.edit.of_answers:
-            draft, at = session.edit.draft, session.edit.at
-            session.edit = MessageEdit(session.history.branch, draft, at, answers)
+            session.edit.keep(typed)
+            session.edit.of_answers = answers
         elif not session.edit.move(by, typed):
             if by < 0:
                 what = "answer" if session.edit.of_answers else "message"

@@ -132,6 +132,19 @@ async def test_an_edited_answer_is_continued_at_once_and_stays_marked(tmp_path: 
         assert "edited · continued" in as_markdown(chat.session, 0.0)
 
 
+async def test_from_an_answer_to_its_message_and_back_what_was_typed_stays() -> None:
+    async with driving(Continuing("One two", reason=FinishReason.STOP)) as chat:
+        await chat.ask("count")
+        await chat.type("draft", "alt+e", "x", "ctrl+e")
+        assert chat.prompt.text == "count"
+        await chat.type("s", "alt+e")
+        assert chat.prompt.text == "One twox"
+        await chat.pilot.press("ctrl+e")
+        assert chat.prompt.text == "counts"
+        await chat.pilot.press("escape")
+        assert chat.prompt.text == "draft"
+
+
 @pytest.mark.parametrize("key", ["alt+c", "alt+e"])
 async def test_with_nothing_to_go_on_from_the_keys_say_so(key: str) -> None:
     async with driving(Continuing("One.", reason=FinishReason.STOP)) as chat:

@@ -481,6 +481,13 @@ async def test_what_was_shown_on_the_way_does_not_matter(tmp_path: Path) -> None
         assert replay.screen_text() == there
 
 
+async def test_a_remark_that_quotes_a_file_is_no_escape_and_no_markup(tmp_path: Path) -> None:
+    async with replaying(tmp_path) as replay:
+        replay.app.show_note("bad \x1b[31m[b]line")
+        await replay.pilot.pause()
+        assert "bad ␛[31m[b]line" in replay.screen_text()
+
+
 async def test_help_tree_and_tint_have_their_keys(tmp_path: Path) -> None:
     async with replaying(tmp_path, size=(80, 24)) as replay:
         await replay.press("end", "f4")

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from app.config.settings import Settings
 from app.present.tree_rows import BONUS_NODE, fold_index
 from app.widgets.tree_strip import TreeStrip
-from sequoia_core.events import Event
+from sequoia_core.events import Event, Origin, Step, TreeNode
 from sequoia_core.tree.growmap import GrowMap
 from tests.app.driving import Driver, driving
 from tests.fakes import TREE_16, make_answer, replay
@@ -179,6 +179,25 @@ async def test_a_narrow_screen_has_the_path_below_the_chat(
         shown = "\n".join(strip_rows(chat))
         assert "➜" in shown
         assert all(len(row) <= size[0] for row in strip_rows(chat))
+
+
+async def test_the_strip_says_which_tokens_were_looked_up() -> None:
+    answer = [
+        replace(event, nodes=tuple(_looked_up(node) for node in event.nodes))
+        if isinstance(event, Step)
+        else event
+        for event in large_answer()
+    ]
+    async with driving(replay(answer), size=(80, 24)) as chat:
+        await chat.ask()
+        await chat.walk("home")
+        step = chat.tree.step
+        assert step is not None
+        assert "\n".join(strip_rows(chat)).count("lookup") == step.accepted > 0
+
+
+def _looked_up(node: TreeNode) -> TreeNode:
+    return replace(node, origin=Origin.LOOKUP, draft_prob=None) if node.parent >= 0 else node
 
 
 async def test_a_click_on_the_strip_shows_the_whole_tree() -> None:
