@@ -485,7 +485,8 @@ async def test_a_remark_that_quotes_a_file_is_no_escape_and_no_markup(tmp_path: 
     async with replaying(tmp_path) as replay:
         replay.app.show_note("bad \x1b[31m[b]line")
         await replay.pilot.pause()
-        assert "bad ␛[31m[b]line" in replay.screen_text()
+        (note,) = replay.app._notifications
+        assert (note.message, note.markup) == ("bad ␛[31m[b]line", False)
 
 
 async def test_help_tree_and_tint_have_their_keys(tmp_path: Path) -> None:
