@@ -45,6 +45,11 @@ def expanded(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111  # Path's raises for an unknown user
 
 
+def path_exists(path: str | Path) -> bool:
+    """Whether there is a file or a folder; there is none of a name that the system refuses."""
+    return os.path.exists(expanded(path))  # noqa: PTH110  # Path's raises for a long name
+
+
 def read_text(path: Path, limit: int | None = None) -> str:
     """The text of a file without a byte order mark, line ends as they are.
 

@@ -1,6 +1,5 @@
 """The models and the tree shape that settings name, and conversations with them."""
 
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sequoia_core.config import Mode
 from sequoia_core.errors import ParameterError, suggest
 from sequoia_core.events import Progress
-from sequoia_core.files import expanded
+from sequoia_core.files import path_exists
 from sequoia_core.model.loading.catalogue import (
     HUB_ID,
     NO_DRAFT,
@@ -94,8 +93,7 @@ def with_draft(settings: Settings, words: str) -> Settings:
 
 
 def _check_source(words: str, known: Iterable[str], otherwise: str) -> None:
-    there = os.path.exists(expanded(words))  # noqa: PTH110  # Path's raises for a long name
-    if not there and not HUB_ID.fullmatch(words):
+    if not path_exists(words) and not HUB_ID.fullmatch(words):
         hint = suggest(words, known, otherwise=otherwise)
         raise ParameterError(f"{words!r} is no pair, folder, GGUF file or hub id; {hint}")
 

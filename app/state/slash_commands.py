@@ -10,7 +10,7 @@ from typing import Any
 from sequoia_core.chat.race import PLAIN, PLAIN_AND_CHOSEN, RaceSide
 from sequoia_core.config import Lookup, Mode
 from sequoia_core.errors import ParameterError, SequoiaError, suggest
-from sequoia_core.files import expanded, parse_toml
+from sequoia_core.files import parse_toml, path_exists
 from sequoia_core.tree.files import growmap_names
 
 from ..config.load import read_value
@@ -158,8 +158,7 @@ def parse_race(words: str, settings: Settings) -> tuple[tuple[RaceSide, RaceSide
 def _is_name(word: str, shapes: Container[str]) -> bool:
     """Whether a word names a part of a side."""
     named = word in tuple(Mode) or word in _LOOKUPS or word in shapes or word == PLAIN.label
-    path = expanded(word)
-    return named or (path.suffix in (".json", ".pt") and path.is_file())
+    return named or (Path(word).suffix in (".json", ".pt") and path_exists(word))
 
 
 def _side(words: Sequence[str], label: str, kind: str | None, settings: Settings) -> RaceSide:
@@ -168,7 +167,7 @@ def _side(words: Sequence[str], label: str, kind: str | None, settings: Settings
         return PLAIN
     if kind == "draft":
         (draft,) = words
-        if draft != _CURRENT and "/" not in draft and not expanded(draft).exists():
+        if draft != _CURRENT and "/" not in draft and not path_exists(draft):
             raise SlashError(f"draft {draft}: no such file or folder, and no hub id (owner/name)")
         return RaceSide(label, draft=None if draft == _CURRENT else draft)
     if settings.mode is Mode.AR:

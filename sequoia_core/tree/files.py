@@ -41,7 +41,7 @@ def find_growmap(name_or_path: str, others: tuple[str, ...] = ()) -> GrowMap:
     if name in names:
         return load_growmap(_packaged_folder() / f"{name}.json")
     path = files.expanded(name_or_path)
-    if path.exists() or path.suffix in {".json", ".pt"}:
+    if files.path_exists(path) or path.suffix in {".json", ".pt"}:
         return load_growmap(path)
     also = f"{', '.join(others)} and " if others else ""
     every = f"there is {also}what `sequoia growmap list` names"

@@ -12,7 +12,7 @@ import torch
 
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.events import Progress
-from sequoia_core.files import expanded
+from sequoia_core.files import expanded, path_exists
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import DTYPES
 from sequoia_core.model.loading.block_safetensors import FORMATS, BlockWeights
@@ -210,7 +210,7 @@ def open_draft(
 def known_model(source: str | None) -> Checkpoint | ModelConfig | None:
     """A model, opened if its files are here, else its shape if it is one of the catalogue."""
     path = embedded_target_path() if source is None else expanded(source)
-    if path.exists():
+    if path_exists(path):
         return open_checkpoint(str(path))
     if source is not None and (folder := local_copy(source)) is not None:
         return _named(open_directory(folder), source)
@@ -220,7 +220,7 @@ def known_model(source: str | None) -> Checkpoint | ModelConfig | None:
 
 def is_fetched_first(source: str | None) -> bool:
     """Whether a model is of the hub and not wholly here."""
-    if source is None or not HUB_ID.fullmatch(source) or Path(source).exists():
+    if source is None or not HUB_ID.fullmatch(source) or path_exists(source):
         return False
     return local_copy(source) is None
 

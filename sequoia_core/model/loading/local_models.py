@@ -13,7 +13,7 @@ import torch
 
 from sequoia_core.config import Offload, WeightFormat
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.files import expanded
+from sequoia_core.files import expanded, path_exists
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import choose_placement, free_bytes
 from sequoia_core.model.loading.backend import choose_backend, pair_plans
@@ -98,7 +98,7 @@ def read_model(path: Path, source: str) -> LocalModel:
 def find_model(source: str | None) -> LocalModel:
     """What is known of a model, None being the embedded one, without fetching anything."""
     path = embedded_target_path() if source is None else expanded(source)
-    if source is None or path.exists():
+    if source is None or path_exists(path):
         return read_model(path, str(path))
     if (folder := local_copy(source)) is not None:
         return read_model(folder, source)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.config.settings import SETTINGS, Settings
@@ -108,11 +108,19 @@ def test_nonsense_is_one_helpful_line(line: str, complaint: str) -> None:
 
 
 @given(rest=st.text(max_size=30))
+@example(rest="a" * 300)
+@example(rest="a" * 300 + ".json")
 def test_no_line_makes_a_traceback(rest: str) -> None:
     for line in ("/" + rest, "/set " + rest, "/set temperature " + rest, "/set seed " + rest):
         with contextlib.suppress(SlashError):
             read(line)
-    for words in (rest, f"{rest} vs plain", f"tree {rest} vs {rest}", f"mode {rest} vs {rest}"):
+    for words in (
+        rest,
+        f"{rest} vs plain",
+        f"tree {rest} vs {rest}",
+        f"mode {rest} vs {rest}",
+        f"draft {rest} vs current",
+    ):
         with contextlib.suppress(SlashError):
             parse_race(words, CHAT)
 

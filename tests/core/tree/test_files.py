@@ -114,6 +114,11 @@ def test_a_large_tree_is_read_whole(tmp_path: Path) -> None:
     assert load_growmap(tmp_path / "long.json").depth == MAX_NODES - 1
 
 
+def test_a_name_too_long_for_a_file_names_no_tree() -> None:
+    with pytest.raises(GrowMapError, match="no such file or name"):
+        find_growmap("a" * 300)
+
+
 @pytest.mark.parametrize("name", ["missing.json", ".", "missing.pt", "no\x00name"])
 def test_a_path_that_is_no_file_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(GrowMapError, match=r"no such file|not a regular file"):
