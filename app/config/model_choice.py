@@ -114,8 +114,12 @@ def shows_tree(settings: Settings) -> bool:
     return settings.show_tree and unnamed and settings.mode is not Mode.AR
 
 
-def show_tree_remark(settings: Settings) -> str:
-    """What follows from the value of `show_tree`, as the end of a sentence."""
+def tree_remark(name: str, settings: Settings) -> str:
+    """What follows from another value of `show_tree` or `growmap`, as the end of a sentence."""
+    if name == "growmap" and shows_tree(settings):
+        return ", used once show_tree is off"
+    if name != "show_tree":
+        return ""
     if shows_tree(settings):
         return ": the next answer has a tree to look at, which may be slower"
     if settings.show_tree and settings.mode is Mode.AR:

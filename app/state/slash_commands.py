@@ -192,7 +192,8 @@ def parse_answer(words: str) -> bool:
 def parse_again(words: str, settings: Settings) -> tuple[dict[str, str], Settings]:
     """Read the argument of `/again`: what differs for one answer, and all settings with it.
 
-    Raises SlashError if there is no such setting, or its value cannot be used.
+    A growmap that is named is used in show mode too. Raises SlashError if there is no such setting,
+    or its value cannot be used.
     """
     given = settings
     try:
@@ -206,6 +207,8 @@ def parse_again(words: str, settings: Settings) -> tuple[dict[str, str], Setting
         if name in CHAT_SETTINGS and name not in ANSWER_SETTINGS:
             raise SlashError(f"{name} is not of one answer; /set {name} changes it")
         name, given = parse_set(f"{name} {value}", given)
+        if name == "growmap":
+            given = replace(given, show_tree=False)
     changed = {
         name: shown(value) or setting.unset
         for name, setting in ANSWER_SETTINGS.items()

@@ -11,7 +11,7 @@ from textual.widget import Widget
 from typing_extensions import override
 
 from ...config.actions import bindings
-from ...config.model_choice import show_tree_remark
+from ...config.model_choice import tree_remark
 from ...config.model_list import ModelKind, ModelLoader
 from ...config.preferences import Preferences
 from ...config.settings import Settings
@@ -223,7 +223,7 @@ class ChatScreen(PromptedScreen):
                 name, settings = parse_set(words, session.settings)
                 self._changer.change(name, settings)
                 value = one_line(value_text(settings, name))
-                value += show_tree_remark(settings) if name == "show_tree" else ""
+                value += tree_remark(name, settings)
                 self.prompt.hint(f"{name} is now {value}", passing=True)
             case "show-tree":
                 other = "off" if session.settings.show_tree else "on"

@@ -347,6 +347,10 @@ async def test_show_mode_goes_on_and_off_and_brings_back_what_was_there() -> Non
         growmap = engine.tree_choice.growmap
         assert growmap is not None
         assert 24 <= growmap.size <= 32
+        await chat.type("/set growmap auto", "enter")
+        assert "growmap is now auto, used once show_tree is off" in chat.hint
+        await chat.type("/set growmap adaptive", "enter")
+        assert engine.tree_choice.growmap == growmap
         await chat.pilot.press("f7")
         await chat.until(lambda: engine.tree_choice == before)
         assert not chat.session.settings.show_tree

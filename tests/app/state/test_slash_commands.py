@@ -138,6 +138,9 @@ def test_again_changes_settings_for_one_answer_and_names_those_that_differ() -> 
         "temperature": "0.9", "mode": "specinfer", "growmap": "my trees/a b.json"
     }  # fmt: skip
     assert parse_again("", CHAT) == ({}, CHAT)
+    shown = replace(CHAT, show_tree=True)
+    assert parse_again("growmap=auto", shown) == ({"show_tree": "off"}, CHAT)
+    assert parse_again("temperature=0", shown)[1].show_tree
     assert parse_again("seed=random", CHAT)[0] == {"seed": "random"}
 
 
