@@ -18,7 +18,17 @@ from app.store.packing import (
     unpack_events,
     without_steps,
 )
-from sequoia_core.events import Event, Failed, Finished, Notice, NoticeKind, Piece, Step, TextDelta
+from sequoia_core.events import (
+    AnswerStart,
+    Event,
+    Failed,
+    Finished,
+    Notice,
+    NoticeKind,
+    Piece,
+    Step,
+    TextDelta,
+)
 from sequoia_core.files import encode
 from tests.fakes import make_answer
 
@@ -51,6 +61,22 @@ def test_events_in_a_digest_have_no_names_and_are_read_with_them_too() -> None:
     digest = digest_of(make_answer())
     assert b'"event"' not in zlib.decompress(pack_digest(digest))
     assert unpack_digest(zlib.compress(json.dumps(encode(digest)).encode())) == digest
+
+
+def test_what_is_special_about_an_answer_is_kept_where_there_is_any() -> None:
+    start = AnswerStart({"mode": "ar", "stop": ODD}, ODD, (1, 2), edited=True)
+    events = (start, *make_answer("on"))
+    assert tuple(unpack_events(pack_events(events))) == events
+    whole, cut = digest_of(events), digest_of(events[:1])
+    for digest, text in ((whole, f"{ODD}on"), (cut, ODD)):
+        again = unpack_digest(pack_digest(digest))
+        assert again == digest
+        answer = again.answer("why?")
+        assert (again.text, answer.verbatim, answer.start) == (text, text, start)
+        assert answer.known_ids[:2] == (1, 2)
+    assert cut.ending == "cut off"
+    usual = json.loads(zlib.decompress(pack_digest(digest_of(make_answer()))))
+    assert "start" not in usual  # versions without it refuse it
 
 
 def test_steps_of_another_version_are_read_by_the_names_of_their_fields() -> None:
