@@ -122,6 +122,10 @@ class SequoiaApp(BaseApp):
         else:
             super().show_line(text)
 
+    def action_help_quit(self) -> None:
+        """What Ctrl+C, which ends other programs, does here."""
+        self.show_line(self.keys.shown("Ctrl+C copies selected text; app.quit quits"))
+
     def show_note(self, text: str, *, error: bool = False) -> None:
         self.chat.pages.note(text, error=error, topic="" if error else "file")
 

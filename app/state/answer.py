@@ -15,6 +15,7 @@ from .sanitize import visible
 
 GIVEN = -1  # rank of text that was not decoded
 HISTORY = 120  # steps in the sparklines; more than a terminal is wide
+_TIMED = 4  # steps from which an answer is compared with plain decoding
 ENDINGS: dict[events.FinishReason, list[str]] = {
     events.FinishReason.STOP: [],
     events.FinishReason.LENGTH: ["cut at max_new_tokens"],
@@ -87,8 +88,15 @@ class Statistics(Record, frozen=True):
 
     @property
     def speedup(self) -> float | None:
-        """Running speed-up over plain decoding, or None where it was not measured."""
-        return self.totals.speedup if self.measured and self.totals.seconds else None
+        """Running speed-up over plain decoding.
+
+        None where it was not measured, of plain decoding itself, and of the first steps, whose
+        times say little.
+        """
+        totals = self.totals
+        plain = not totals.num_drafts and totals.tokens <= totals.steps
+        known = self.measured and totals.seconds and not plain and totals.steps >= _TIMED
+        return totals.speedup if known else None
 
 
 def step_speedup(step: events.Step) -> float | None:
@@ -243,8 +251,9 @@ class Answer:
                 return f"reading the prompt: {done} of {total} tokens"
             case events.PrefillDone(prompt_tokens, cached_tokens, seconds):
                 fresh = prompt_tokens - cached_tokens
-                read = f"read {fresh} prompt tokens in {seconds:.2f} s, {cached_tokens} cached"
-                return ", ".join([read, *self._left_out])
+                read = f"read {counted(fresh, 'prompt token')} in {seconds:.2f} s"
+                cached = [f"{cached_tokens} cached"] * bool(cached_tokens)
+                return ", ".join([read, *cached, *self._left_out])
         return "reading the prompt" if self.trees else "waiting for the model"
 
     def footer(self) -> str:

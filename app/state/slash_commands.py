@@ -46,6 +46,8 @@ _NAMES = list(dict.fromkeys(usage.split()[0][1:] for usage, _ in USAGE))
 WITH_WORDS = {usage.split()[0][1:] for usage, _ in USAGE if " " in usage}
 COMPLETED: dict[str, str] = _TABLES["completed"]
 """Where suggestions for a command's argument come from, where they are not words of `USAGE`."""
+WORD_HELP: dict[str, str] = _TABLES["words"]
+"""What a word of a command does, where its line in `USAGE` is of several."""
 _SAME: dict[str, str] = _TABLES["same"]
 _INSTEAD: dict[str, str] = _TABLES["instead"]
 

@@ -168,7 +168,8 @@ class AcceptanceView(ScrollView, can_focus=True, inherit_bindings=False):
             words = f" guess {', '.join(map(ordinal, row.position))}: accepted {rate:.2f}"
             words += "" if expected is None else f", expected {expected:.2f}"
             return Content.styled(fit(words, width), "$foreground")
-        guides = Content(" " + "".join(part.text for part in row.guides[-_MOST_GUIDES:]))
+        most = max(1, min(_MOST_GUIDES, (width - _FIGURES - _LABEL - 1) // _LEVEL))
+        guides = Content(" " + "".join(part.text for part in row.guides[-most:]))
         label = ordinal(row.position[-1])
         # All bars begin at one column, so that they can be compared.
         before = max(guides.cell_length, min(self._deepest, width - _FIGURES - _LEAST_BAR)) + _LABEL

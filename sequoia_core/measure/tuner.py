@@ -232,9 +232,7 @@ class Tuner:
         if self.online is None:
             return "this machine has not been measured yet"
         if not self.online.calibration.drafts:
-            return (
-                "measured this machine, for looking up; nothing is drafted: the target has no draft"
-            )
+            return "this machine is measured for looking up alone: the target has no draft"
         parts = []
         for each in (0.0, temperature or TEMPERATURE):
             plan = self.online.speed_model(each, TYPICAL_CONTEXT).search()
@@ -242,7 +240,7 @@ class Tuner:
             tree = f"{shape.size} nodes, depth {shape.depth}" if shape else "plain decoding"
             what = predicted if shape else f"the best tree: {predicted}"
             parts.append(f"at temperature {each:g} {tree} ({what})")
-        return "measured this machine; the best fixed trees: " + "; ".join(parts)
+        return "trees are fitted to this machine; the best of one shape: " + "; ".join(parts)
 
     def measure(self, temperature: float = TEMPERATURE) -> Iterator[tuple[str, float]]:
         """Measure everything anew, at temperature 0 and at another (0: the default), and keep it.

@@ -26,7 +26,7 @@ from ...state.completion import (
     Suggestion,
     Typing,
 )
-from ...state.slash_commands import USAGE, WITH_WORDS
+from ...state.slash_commands import USAGE, WITH_WORDS, WORD_HELP
 from ...store.recorder import DatabaseRecorder, Recorder
 from ...ui.base_app import BaseApp
 from ...widgets.completions import Source
@@ -92,7 +92,8 @@ class CompletionSources:
                     remark = ""
                     if typing.of == "set" and name in CHAT_SETTINGS:
                         remark = f"{value_text(self.session.settings, name)}; "
-                    found.setdefault(name, Suggestion(name, remark + text, len(words) > 1))
+                    remark += WORD_HELP.get(f"{typing.of} {name}", text)
+                    found.setdefault(name, Suggestion(name, remark, len(words) > 1))
         return list(found.values())
 
     def _answer_settings(self, _: Typing) -> Sequence[Suggestion]:

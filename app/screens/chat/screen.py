@@ -110,7 +110,7 @@ class ChatScreen(PromptedScreen):
         sources = CompletionSources(self.session, self.app, self.recorder)
         self.prompt.completions.sources = sources.table()
         self.header.status = "loading"
-        self.add_class("-empty")
+        self.set_class(not self.session.history.branch, "-empty")  # one may be opened already
         self.prompt.focus()
         self.set_interval(DRAIN_SECONDS, self._take_reports)
         self.set_interval(DRAIN_SECONDS, self.redraw.go_on)
@@ -228,6 +228,9 @@ class ChatScreen(PromptedScreen):
             case "show-tree":
                 other = "off" if session.settings.show_tree else "on"
                 self._run(Command("set", f"show_tree {words or other}"))
+                if session.settings.show_tree:
+                    self.remove_class("-tree-hidden")
+                    self.view_changed()
             case "show":
                 shown = session.settings, session.pair, session.tree, session.answer
                 self.pages.note(describe(*shown), topic="show")

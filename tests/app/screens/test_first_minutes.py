@@ -354,6 +354,17 @@ async def test_show_mode_goes_on_and_off_and_brings_back_what_was_there() -> Non
         await chat.pilot.press("f7")
         await chat.until(lambda: engine.tree_choice == before)
         assert not chat.session.settings.show_tree
+        chat.app.chat.add_class("-tree-hidden")
+        await chat.pilot.press("f7")
+        await chat.until(lambda: chat.session.settings.show_tree)
+        assert not chat.app.chat.has_class("-tree-hidden")
+
+
+async def test_ctrl_c_says_at_the_prompt_what_quits() -> None:
+    async with driving(replay()) as chat:
+        await chat.type("a question", "ctrl+c")
+        assert "^q quits" in chat.hint
+        assert chat.prompt.text == "a question"
 
 
 async def test_a_shown_tree_follows_the_temperature_and_the_panel() -> None:

@@ -80,6 +80,14 @@ async def test_settings_and_their_values_complete_one_after_the_other() -> None:
         assert chat.session.settings.growmap == "adaptive"
 
 
+async def test_words_of_a_command_each_say_what_they_do() -> None:
+    async with driving() as chat:
+        await typed(chat, "/draft ", "none")
+        none, default = listed(chat)
+        assert "plain decoding" in none
+        assert "the draft of this target" in default
+
+
 async def test_up_and_down_go_round_and_escape_leaves_what_was_typed() -> None:
     async with driving(settings=Settings(mode="chain")) as chat:  # type: ignore[arg-type]
         await typed(chat, "/set mode ", "sequoia")

@@ -162,9 +162,21 @@ def test_a_speed_up_that_was_not_measured_is_not_shown() -> None:
 
 
 def test_one_unmeasured_step_takes_the_running_speed_up_away() -> None:
-    statistics = Statistics().plus(STEPS[0])
+    statistics = Statistics()
+    for step in STEPS:
+        statistics = statistics.plus(step)
     assert statistics.speedup is not None
     assert statistics.plus(replace(STEPS[1], plain_ms=0.0)).speedup is None
+
+
+def test_the_first_steps_and_plain_decoding_have_no_speed_up() -> None:
+    assert Statistics().plus(STEPS[0]).speedup is None
+    root = replace(STEPS[0].nodes[0], outcome=Outcome.ACCEPTED)
+    plain = replace(STEPS[0], nodes=(root,), path=(0,), token_ids=STEPS[0].token_ids[:1])
+    statistics = Statistics()
+    for _ in range(2 * len(STEPS)):
+        statistics = statistics.plus(plain)
+    assert statistics.speedup is None
 
 
 # Answer and walk

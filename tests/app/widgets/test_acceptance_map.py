@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from app.state.answer import Answer, Chosen
-from app.widgets.acceptance_map import AcceptanceMap, expected_rate
+from app.widgets.acceptance_map import AcceptanceMap, AcceptanceView, expected_rate
 from sequoia_core.events import (
     Origin,
     Outcome,
     Step,
     TreeChosen,
 )
+from tests.app.driving import driving
 from tests.app.insights import explained_answer
 from tests.fakes import PARENTS_16, TREE_16
 
@@ -89,3 +90,16 @@ def test_what_was_looked_up_is_no_place_and_unknown_ranks_expect_nothing() -> No
     assert len(heat.rows()) == len(nodes) - 2
     assert {row.expected for row in heat.rows()} == {None}
     assert expected_rate((1, 4), (0.5, 0.2)) is None
+
+
+async def test_the_figures_of_deep_places_stay_in_their_columns() -> None:
+    root, child = STEPS[0].nodes[:2]
+    nodes = (root, *(replace(child, parent=at, depth=at + 1, rank=1) for at in range(9)))
+    deep = filled([replace(STEPS[0], nodes=nodes, path=(0,))])
+    async with driving(size=(100, 30)) as chat:
+        chat.app.chat.add_class("-heat")
+        await chat.pilot.pause()
+        view = chat.app.chat.query_one(AcceptanceView)
+        view.show(deep, None, Chosen(TREE_16))
+        rows = [view.render_line(y).text for y in range(2, 11)]
+    assert len({row.rindex(".") for row in rows}) == 1, rows
