@@ -53,7 +53,7 @@ def summary_line(summary: Summary, width: int) -> Content:
     best = _link(f"best step {summary.best_step}: {gave(summary)}")
     parts = headline(summary.totals, summary.speedup)
     forms = [[*parts, drafted, best], [*parts, best], [*parts, drafted], parts, parts[:1]]
-    return first_fitting([Content("   ").join(form) for form in forms], width)
+    return first_fitting((Content("   ").join(form) for form in forms), width)
 
 
 def gave(summary: Summary) -> str:
@@ -71,7 +71,7 @@ def _headline(summary: Summary, width: int) -> Content:
     rate = Content.styled(f"{totals.tokens_per_second:.1f} tokens/s", "$notice")
     tokens = Content.styled(counted(totals.tokens, "token"), "$notice")
     forms = [[*parts, rate, tokens], [*parts, rate], parts, parts[:1]]
-    return first_fitting([Content("   ").join(form) for form in forms], width)
+    return first_fitting((Content("   ").join(form) for form in forms), width)
 
 
 def _writers(summary: Summary, width: int) -> Content:

@@ -93,7 +93,7 @@ def _outcome(step: Step, width: int) -> Content:
     ends = [[(text, "$notice"), tokens, time] for text in gives]
     between = (gives[-1], "$notice")
     ends += [[between, (str(count), "bold $foreground"), time], [between, tokens]]
-    forms = [Content.assemble(*start, *end) for end in ends]
+    forms = (Content.assemble(*start, *end) for end in ends)
     left, speedup = first_fitting(forms, width), step_speedup(step)
     return spread(left, speed_text(speedup, short=True) if speedup else Content(""), width)
 

@@ -124,7 +124,7 @@ class Header(Line):
         return [*lookup, f"tree {name}, {size}", *short]
 
 
-def _figures(statistics: Statistics) -> list[Content]:
+def _figures(statistics: Statistics) -> Iterable[Content]:
     """The headline, wall clock, and tokens a second where there is room; the longest form first."""
     totals, speedup = statistics.totals, statistics.speedup
     headline = Content.styled(per_pass(totals.tokens_per_step), "bold $foreground")
@@ -138,4 +138,4 @@ def _figures(statistics: Statistics) -> list[Content]:
             [headline, clock, rate], [headline, short, rate], [headline, short], [brief, short],
             [brief],
         ]  # fmt: skip
-    return [Content("   ").join(form) for form in forms]
+    return (Content("   ").join(form) for form in forms)

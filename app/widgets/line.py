@@ -51,9 +51,13 @@ def headline(totals: Totals, speedup: float | None) -> list[Content]:
     return parts if speedup is None else [*parts, speed_text(speedup, short=True)]
 
 
-def first_fitting(forms: Sequence[Content], room: int) -> Content:
-    """The first of these forms that fits, or else the last."""
-    return next((form for form in forms if form.cell_length <= room), forms[-1])
+def first_fitting(forms: Iterable[Content], room: int) -> Content:
+    """The first of these forms that fits, or else the last; no later one is made."""
+    shown = Content("")
+    for shown in forms:
+        if shown.cell_length <= room:
+            break
+    return shown
 
 
 def sparkline(values: Sequence[float], cells: int) -> str:

@@ -123,7 +123,7 @@ def _headline(statistics: Statistics, width: int) -> Content:
         return Content.styled("no step yet", "$notice")
     parts = headline(totals, statistics.speedup)
     rate = Content.styled(f"{totals.tokens_per_second:.1f} tokens/s", "$notice")
-    forms = [Content("   ").join(form) for form in ([*parts, rate], parts, parts[:1])]
+    forms = (Content("   ").join(form) for form in ([*parts, rate], parts, parts[:1]))
     return first_fitting(forms, width)
 
 
