@@ -24,6 +24,7 @@ _PLAIN = (
     | dict.fromkeys(map(ord, "▌▍▎▏▐▕"), " ")  # marks in front of notes
     | dict.fromkeys(map(ord, "─━┄┅┈┉╌╍═╴╶╸╺╼╾"), "-")
     | dict.fromkeys(map(ord, "│┃┆┇┊┋╎╏║╵╷╹╻╽╿"), "|")
+    | dict(zip(map(ord, "▸▾▼"), ">vv", strict=True))  # a chosen row, folds, more below
 )
 
 
@@ -32,7 +33,7 @@ def is_accessible(node: DOMNode) -> bool:
 
 
 class PlainFrames(LineFilter):
-    """Replaces box drawing and block elements by ASCII, in an answer's tables too."""
+    """Replaces box drawing, block elements and marks by ASCII, in an answer's tables too."""
 
     @override
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:

@@ -11,6 +11,7 @@ from ..state.sanitize import fit, one_line
 from .dialog import Dialog
 
 _NAME_CELLS = 18
+_IN_USE = "in use"
 
 
 class PresetScreen(Dialog[str | None, str]):
@@ -33,11 +34,12 @@ class PresetScreen(Dialog[str | None, str]):
         self._fill(((name, self._row(name)) for name in self._presets), at)
 
     def _row(self, name: str) -> Content:
-        mark = "▸" if name == self._now else " "
+        in_use = name == self._now
         text = one_line(self._presets[name])
-        room = max(8, self._room - _NAME_CELLS - 4)
+        room = max(8, self._room - _NAME_CELLS - len(_IN_USE) - 3)
         return Content.assemble(
-            f"{mark} ", fit(one_line(name), _NAME_CELLS), " ", (fit(text, room), "$notice")
+            (f" {fit(one_line(name), _NAME_CELLS)} ", "bold" if in_use else ""),
+            (f"{fit(text, room)} {_IN_USE if in_use else ''}", "$notice"),
         )
 
     @on(OptionList.OptionHighlighted)

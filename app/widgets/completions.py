@@ -11,7 +11,6 @@ from textual.widget import Widget
 from textual.widgets import TextArea
 from typing_extensions import override
 
-from ..present.accessible import is_accessible
 from ..state.completion import FILES, Suggestion, Typing, matching, typing_at
 from ..state.sanitize import fit, one_line
 
@@ -179,7 +178,7 @@ class Completions(Widget):
         return Content("\n").join(rows)
 
     def _row(self, name: str, text: str, cells: int, *, chosen: bool) -> Content:
-        mark = (">" if is_accessible(self) else "▸") if chosen else " "
+        mark = "▸" if chosen else " "
         room = max(0, self.content_size.width - cells - _GAP - 2)
         style = "bold $block-cursor-foreground on $block-cursor-background" if chosen else "bold"
         help_style = style if chosen else "$notice"

@@ -43,8 +43,8 @@ from ..step_screen import PromptedScreen
 from .asking import Asking
 from .branches import Branches, TranscriptPages
 from .completion_sources import CompletionSources
+from .copies import requested_copy
 from .engine_reports import EngineReports
-from .export import requested_copy
 from .file_actions import FileActions
 from .model_switch import ModelSwitch
 from .preset_actions import PresetActions

@@ -199,8 +199,8 @@ async def test_a_paused_step_is_drawn_in_accessible_mode_too() -> None:
 
 def test_drawn_lines_are_written_as_ascii_and_nothing_else_is_touched() -> None:
     style = Style(bold=True)
-    (drawn,) = PlainFrames().apply([Segment("╭─┬─╮│┃ é ✔ █▁ 日", style)], Color(0, 0, 0))
-    assert drawn.text == "+-+-+|| é ✔ ## 日"
+    (drawn,) = PlainFrames().apply([Segment("╭─┬─╮│┃ é ✔ █▁ 日 ▸▾▼", style)], Color(0, 0, 0))
+    assert drawn.text == "+-+-+|| é ✔ ## 日 >vv"
     assert drawn.style == style
 
 

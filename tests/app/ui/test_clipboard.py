@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from textual.selection import SELECT_ALL
 
-from app.screens.chat.export import code_blocks, copy_answer, copy_code
+from app.screens.chat.copies import code_blocks, copy_answer, copy_code
 from app.state.chat_session import ChatError
 from app.state.slash_commands import CopyRequest, SlashError, parse_command, parse_copy
 from app.ui.clipboard import (
