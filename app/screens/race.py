@@ -19,12 +19,11 @@ from ..state.chat_session import ChatSession, RaceQuestion
 from ..state.figures import per_pass
 from ..state.race_result import (
     Agreement,
-    LaneState,
-    RaceState,
     agreement_line,
     compared,
     speed_ratio,
 )
+from ..state.race_state import LaneState, RaceState
 from ..state.sanitize import fit, one_line, visible
 from ..ui.base_app import BaseApp
 from ..widgets.bars import RaceBars

@@ -12,7 +12,7 @@ from sequoia_core.text.chat_template import Turn
 from ..config.settings import Settings
 from .answer import Answer
 from .history import Exchange, History, turns
-from .race_result import RaceState
+from .race_state import RaceState
 from .slash_commands import parse_race
 
 # Ids of actions in messages are shown as their keys.

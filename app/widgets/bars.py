@@ -16,7 +16,7 @@ from sequoia_core.events import Step
 
 from ..present.accessible import is_accessible, step_in_words, summary_in_words
 from ..state.answer import Statistics, step_speedup
-from ..state.race_result import LaneState, RaceState
+from ..state.race_state import LaneState, RaceState
 from ..state.sanitize import fit, visible
 from ..state.summary import Summary
 from .answer_summary import summary_line, summary_lines

@@ -18,7 +18,7 @@ from sequoia_core.events import Step
 
 from ..present.accessible import is_accessible, step_in_words
 from ..present.minimap import minimap
-from ..state.race_result import LanePart
+from ..state.race_state import LanePart
 from .blocks import wrap
 from .line import Line
 

@@ -9,11 +9,8 @@ import pytest
 from app.app import Settings
 from app.screens.race import RaceScreen
 from app.state.history import Exchange
-from app.state.race_result import (
-    Agreement,
-    LanePart,
-    RaceResult,
-)
+from app.state.race_result import Agreement, RaceResult
+from app.state.race_state import LanePart
 from app.store.recorder import Recorder
 from app.widgets.lane_text import LaneText
 from sequoia_core.chat.race import PLAIN_AND_CHOSEN, Lane, Race, Raced, RaceEvent, RaceTerms

@@ -3,7 +3,7 @@
 import pytest
 
 from app.config.settings import Settings
-from app.state.race_result import RaceState
+from app.state.race_state import RaceState
 from tests.app.driving import Driver
 from tests.app.picturing import Stage
 from tests.fakes import ANSWER, RacingEngine

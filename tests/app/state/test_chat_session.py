@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from app.config.settings import Settings
 from app.state.chat_session import ChatError, ChatSession, MessageEdit
 from app.state.history import Exchange
-from app.state.race_result import RaceState
+from app.state.race_state import RaceState
 from sequoia_core.events import PrefillDone
 from tests.fakes import PAIR, make_answer
 

@@ -11,14 +11,16 @@ from msgspec.structs import replace
 
 from app.state.answer import Answer
 from app.state.race_result import (
-    LOOKED_UP,
     Agreement,
-    LaneState,
     RaceResult,
-    RaceState,
     agreement_line,
     recorded_note,
     speed_ratio,
+)
+from app.state.race_state import (
+    LOOKED_UP,
+    LaneState,
+    RaceState,
     tree_name,
 )
 from sequoia_core.chat.race import PLAIN, Lane, Raced, RaceSide, RaceTerms
