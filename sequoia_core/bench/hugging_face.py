@@ -12,7 +12,7 @@ from sequoia_core.bench.runs import Decode, Run, RunClock, peer_code
 from sequoia_core.config import SamplingParams
 
 if TYPE_CHECKING:
-    from sequoia_core.model.loading.pair import OpenedDraft
+    from sequoia_core.model.loading.fitted_draft import OpenedDraft
 
 
 def hugging_face(model: Any, **speculation: Any) -> Decode:

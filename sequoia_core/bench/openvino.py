@@ -13,7 +13,7 @@ from sequoia_core.config import SamplingParams
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sequoia_core.model.loading.pair import OpenedDraft
+    from sequoia_core.model.loading.fitted_draft import OpenedDraft
 
 DRAFTED = 3  # tokens drafted a step
 _ALL_TOKENS = 2**31 - 1  # its `top_k` has no 0 for off

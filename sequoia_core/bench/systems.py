@@ -22,7 +22,8 @@ from sequoia_core.model.native.library import INSTRUCTION_SET_VARIABLE
 
 if TYPE_CHECKING:
     from sequoia_core.measure.tuner import Tuner
-    from sequoia_core.model.loading.pair import OpenedDraft, Pair
+    from sequoia_core.model.loading.fitted_draft import OpenedDraft
+    from sequoia_core.model.loading.pair import Pair
     from sequoia_core.speculate.tree_advisor import TreeAdvisor
 
 INSTALL = "pip install -e '.[peers]'"
@@ -105,7 +106,7 @@ class ModelFactory:
     @property
     def peer_draft(self) -> OpenedDraft:
         """The draft that other projects' decoders can use. Raises PeerError if there is none."""
-        from sequoia_core.model.loading.pair import open_fitted_draft
+        from sequoia_core.model.loading.fitted_draft import open_fitted_draft
 
         plan = self.sources.plan
         draft = open_fitted_draft(plan.target, plan.peer_draft or plan.draft)

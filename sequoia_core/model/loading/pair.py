@@ -1,21 +1,17 @@
 """A target and its draft: opened, checked against each other, and placed on devices."""
 
 import hashlib
-from collections import ChainMap
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-import torch
 from msgspec.structs import replace as replace_record
 from torch import Tensor
-from torch.nn import functional
 
 from sequoia_core.config import Offload, WeightFormat
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.events import PairDescription, Progress
 from sequoia_core.model.conditioned import ConditionedLlama
-from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.cpu import cpu_threads
 from sequoia_core.model.device import choose_placement, devices_name, even_stages, prepare
 from sequoia_core.model.llama import Llama
@@ -25,6 +21,7 @@ from sequoia_core.model.loading.backend import (
     choose_backend,
     fitting_window,
 )
+from sequoia_core.model.loading.fitted_draft import fit_draft
 from sequoia_core.model.loading.loader import (
     Checkpoint,
     describe_checkpoint,
@@ -35,14 +32,13 @@ from sequoia_core.model.loading.loader import (
 )
 from sequoia_core.model.loading.memory_plan import memory_errors
 from sequoia_core.model.loading.tokenizer import pair_tokenizer
-from sequoia_core.model.loading.weights import Weights
 from sequoia_core.model.malloc_trim import return_freed_memory
 from sequoia_core.model.native.library import shared_pool
 from sequoia_core.model.native.llama import NativeLlama
 from sequoia_core.model.native.matrices import draft_format
 from sequoia_core.model.native.rows import NativeRows, read_rows_with
 from sequoia_core.model.offload.model import load_offloaded
-from sequoia_core.model.tensor_names import DRAFT_VOCAB_IDS, EMBEDDING, HEAD, weight_values
+from sequoia_core.model.tensor_names import weight_values
 from sequoia_core.text.chat_template import turn_ends
 from sequoia_core.text.template_renderer import RENDERER
 
@@ -83,16 +79,6 @@ class Pair:
     @property
     def native(self) -> bool:
         return isinstance(self.target, NativeLlama)
-
-
-@dataclass(frozen=True, slots=True)
-class OpenedDraft:
-    """A draft that reads every token of its target and predicts only such."""
-
-    name: str
-    config: ModelConfig
-    weights: Mapping[str, Tensor]
-    vocab_ids: Tensor | None  # int64 [V_draft], the target's ids of its logits; None: the same
 
 
 def load_pair(
@@ -297,74 +283,6 @@ def _load_draft(
     ids = None if fitted.vocab_ids is None else fitted.vocab_ids.to(target.device)
     kind = ConditionedLlama if fitted.config.feature_layers else Llama
     return kind(fitted.config, fitted.weights, target.device, target.dtype), ids
-
-
-def open_fitted_draft(target: str | None, draft: str | None) -> OpenedDraft | None:
-    """The draft of `open_draft`, fit for the target, for use by other programs."""
-    opened = open_draft(target, draft)
-    if opened is None:
-        return None
-    whole = open_target(target)
-    return fit_draft(opened, whole.config, lambda: whole.weights[EMBEDDING])
-
-
-def fit_draft(
-    draft: Checkpoint,
-    target: ModelConfig,
-    # reads the target's, for a draft without one; None if the models share it
-    embedding: Callable[[], Tensor] | None,
-) -> OpenedDraft:
-    config = draft.config
-    if any(not 0 <= layer < target.num_layers for layer in config.feature_layers):
-        raise ModelLoadError(
-            f"{draft.name}: it reads the target's layers {list(config.feature_layers)}, but this "
-            f"target has {target.num_layers}"
-        )
-    replaced: dict[str, Tensor] = {}
-    if config.embeddings_from_target:
-        if config.hidden_size != target.hidden_size:
-            raise ModelLoadError(
-                f"{draft.name}: it reads the target's embedding, but is {config.hidden_size} wide "
-                f"where the target is {target.hidden_size}"
-            )
-        if embedding is not None:
-            replaced[EMBEDDING] = embedding()
-    config, fitted, ids = _fit_vocabulary(config, draft.weights, target.vocab_size)
-    replaced |= fitted
-    # a ChainMap writes to its first mapping only, so the others need not be mutable
-    own = cast("MutableMapping[str, Tensor]", draft.weights)
-    weights: Mapping[str, Tensor] = ChainMap(replaced, own) if replaced else draft.weights
-    return OpenedDraft(draft.name, config, weights, ids)
-
-
-def _fit_vocabulary(
-    config: ModelConfig, weights: Weights, vocab_size: int
-) -> tuple[ModelConfig, Mapping[str, Tensor], Tensor | None]:
-    """The fitted configuration, the tensors that replace the draft's own, and `vocab_ids`."""
-    columns = min(config.vocab_size, vocab_size)
-    ids = None if columns == vocab_size else torch.arange(columns)
-    if config.head_vocab_size != config.vocab_size:
-        ids = weights[DRAFT_VOCAB_IDS].long()
-        columns, low, high = len(ids), int(ids.min()), int(ids.max())
-        if len(set(ids.tolist())) != columns:
-            raise ModelLoadError(f"{weights.origin}: {DRAFT_VOCAB_IDS} names a token twice")
-        if low < 0 or high >= vocab_size:
-            raise ModelLoadError(
-                f"{weights.origin}: {DRAFT_VOCAB_IDS} names token {high} or {low}, but the target "
-                f"has {vocab_size}"
-            )
-    if config.vocab_size == vocab_size:
-        return config, {}, ids
-    embedding = weights[EMBEDDING][:vocab_size]
-    missing = vocab_size - len(embedding)
-    replaced = {
-        HEAD: weights[EMBEDDING if config.tie_word_embeddings else HEAD][:columns],
-        EMBEDDING: functional.pad(embedding, (0, 0, 0, missing)),
-    }
-    fitted = replace(
-        config, vocab_size=vocab_size, head_vocab_size=columns, tie_word_embeddings=False
-    )
-    return fitted, replaced, ids
 
 
 def _stated_rates(draft: Checkpoint) -> dict[str, tuple[float, ...]]:

@@ -28,8 +28,8 @@ from sequoia_core.bench.openvino import DRAFTED, openvino_genai, write_gguf
 from sequoia_core.bench.runs import NoSpeedError, PeerError
 from sequoia_core.config import SamplingParams
 from sequoia_core.model.llama import Llama
+from sequoia_core.model.loading.fitted_draft import OpenedDraft
 from sequoia_core.model.loading.gguf import open_gguf
-from sequoia_core.model.loading.pair import OpenedDraft
 from tests.core.checkpoints import save_gguf
 from tests.core.checkpoints import tiny_llama as tiny_checkpoint
 from tests.core.models import random_weights, tiny_config, tiny_llama

@@ -25,11 +25,12 @@ from sequoia_core.bench.systems import (
     SystemSpec,
     build,
 )
-from sequoia_core.model.loading.pair import OpenedDraft
+from sequoia_core.model.loading.fitted_draft import OpenedDraft
 from tests.core.bench_runs import FixedSystem
 from tests.core.models import random_weights, tiny_config
 
 PRESENT = FixedSystem("present", 1.0, [])
+OPEN_DRAFT = "sequoia_core.model.loading.fitted_draft.open_fitted_draft"
 
 
 def any_draft(**changes: Any) -> OpenedDraft:
@@ -83,7 +84,7 @@ def test_a_draft_that_peers_cannot_use_is_refused_with_what_to_pass(
         asked.append(arguments)
         return draft
 
-    monkeypatch.setattr("sequoia_core.model.loading.pair.open_fitted_draft", open_draft)
+    monkeypatch.setattr(OPEN_DRAFT, open_draft)
     with pytest.raises(PeerError, match=why) as caught:
         build(ModelFactory(sources(plan=BenchPlan(draft="own"))), names.HF_ASSISTED)
     assert "--peer-draft DIR" in str(caught.value)
@@ -92,9 +93,7 @@ def test_a_draft_that_peers_cannot_use_is_refused_with_what_to_pass(
 
 def test_a_peer_draft_takes_the_place_of_the_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     drafts = {"theirs": any_draft()}
-    monkeypatch.setattr(
-        "sequoia_core.model.loading.pair.open_fitted_draft", lambda _, draft: drafts[draft]
-    )
+    monkeypatch.setattr(OPEN_DRAFT, lambda _, draft: drafts[draft])
     factory = ModelFactory(sources(plan=BenchPlan(draft="own", peer_draft="theirs")))
     assert factory.peer_draft is drafts["theirs"]
 
@@ -145,7 +144,7 @@ def test_what_breaks_inside_this_engine_is_no_absence() -> None:
 def test_a_file_that_cannot_be_made_is_reported_and_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, draft: Any, why: str
 ) -> None:
-    monkeypatch.setattr("sequoia_core.model.loading.pair.open_fitted_draft", lambda *_: draft)
+    monkeypatch.setattr(OPEN_DRAFT, lambda *_: draft)
     factory = ModelFactory(sources(gguf="some.gguf", folder=str(tmp_path)))
     with pytest.raises(PeerError, match=why):
         factory.made(name)
