@@ -53,12 +53,12 @@ def export_file(given: str, session: ChatSession) -> Path:
     return file
 
 
-def new_file(given: str) -> Path:
+def new_file(given: str, otherwise: str = "give another name") -> Path:
     """A file that is not there yet; raises `SequoiaError` if it is, or cannot be written."""
     file = output_file(Path(given), private=True)
     assert file is not None
     if file.exists():
-        raise ChatError(f"{given} is there already; give another name, or remove it first")
+        raise ChatError(f"{given} is there already; {otherwise}, or remove it first")
     return file
 
 

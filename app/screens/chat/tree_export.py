@@ -46,7 +46,7 @@ def tree_file(given: str, cursor: StepCursor) -> Path:
             "a PNG needs rsvg-convert (package librsvg2-bin), resvg, inkscape or chromium; "
             "or /export tree FILE.svg"
         )
-    return new_file(name)
+    return new_file(name, "/export tree OTHER.svg")
 
 
 async def export_tree(

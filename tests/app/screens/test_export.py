@@ -238,7 +238,7 @@ async def test_a_tree_that_cannot_be_drawn_is_told_in_one_line(
         await chat.ask()
         (here / "tree.svg").write_text("mine", encoding="utf-8")
         for line, complaint in (
-            ("/export tree", "is there already"),
+            ("/export tree", "is there already; /export tree OTHER.svg"),
             ("/export tree x.pdf", ".svg or .png"),
             ("/export tree x.png", "a PNG needs rsvg-convert"),
         ):
