@@ -15,6 +15,7 @@ from .sanitize import visible
 
 GIVEN = -1  # rank of text that was not decoded
 HISTORY = 120  # steps in the sparklines; more than a terminal is wide
+_SHOWN_SECONDS = 0.005  # shorter times would read 0.00 s
 _TIMED = 4  # steps from which an answer is compared with plain decoding
 ENDINGS: dict[events.FinishReason, list[str]] = {
     events.FinishReason.STOP: [],
@@ -251,7 +252,8 @@ class Answer:
                 return f"reading the prompt: {done} of {total} tokens"
             case events.PrefillDone(prompt_tokens, cached_tokens, seconds):
                 fresh = prompt_tokens - cached_tokens
-                read = f"read {counted(fresh, 'prompt token')} in {seconds:.2f} s"
+                read = f"read {counted(fresh, 'prompt token')}"
+                read += f" in {seconds:.2f} s" if seconds >= _SHOWN_SECONDS else ""
                 cached = [f"{cached_tokens} cached"] * bool(cached_tokens)
                 return ", ".join([read, *cached, *self._left_out])
         return "reading the prompt" if self.trees else "waiting for the model"

@@ -117,6 +117,7 @@ _AGAINST = ("vs", "vs.", "versus", "against")
 _LOOKUPS = {"lookup": Lookup.ON, "no-lookup": Lookup.OFF}
 _KINDS = {"mode": "mode", "growmap": "growmap", "tree": "growmap", "draft": "draft"}
 _CURRENT = "current"  # the draft that is in use
+_NONE = "none"  # no draft: plain decoding
 
 
 def parse_race(words: str, settings: Settings) -> tuple[tuple[RaceSide, RaceSide], str]:
@@ -169,6 +170,8 @@ def _side(words: Sequence[str], label: str, kind: str | None, settings: Settings
         return PLAIN
     if kind == "draft":
         (draft,) = words
+        if draft == _NONE:
+            return PLAIN
         if draft != _CURRENT and "/" not in draft and not path_exists(draft):
             raise SlashError(f"draft {draft}: no such file or folder, and no hub id (owner/name)")
         return RaceSide(label, draft=None if draft == _CURRENT else draft)

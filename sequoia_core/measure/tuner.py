@@ -239,7 +239,7 @@ class Tuner:
             shape, predicted = plan.growmap, f"{plan.predicted_speedup:.2f}x predicted"
             tree = f"{shape.size} nodes, depth {shape.depth}" if shape else "plain decoding"
             what = predicted if shape else f"the best tree: {predicted}"
-            parts.append(f"at temperature {each:g} {tree} ({what})")
+            parts.append(f"at temperature {each:g}: {tree} ({what})")
         return "trees are fitted to this machine; the best of one shape: " + "; ".join(parts)
 
     def measure(self, temperature: float = TEMPERATURE) -> Iterator[tuple[str, float]]:

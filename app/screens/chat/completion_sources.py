@@ -108,7 +108,10 @@ class CompletionSources:
             return ()
         helps = dict.fromkeys(setting.choices, "")
         if setting.name == "growmap":
-            helps = _GROWMAPS | growmaps(bars=not self.app.accessible)
+            shapes = growmaps(bars=not self.app.accessible)
+            target = "" if self.session.pair is None else self.session.pair.target.lower()
+            made_for = (name for name in shapes if name.partition("/")[0] in target)
+            helps = _GROWMAPS | {name: shapes[name] for name in made_for} | shapes
         elif setting.name == "theme":
             themes = sorted(self.app.own_themes.items())
             helps = {name: "dark" if theme.dark else "light" for name, theme in themes}

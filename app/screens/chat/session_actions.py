@@ -159,10 +159,15 @@ class SessionActions:
         if not is_file_name(str(path)):
             raise ChatError(f"{file!r} is no name of a file")
         self.session.check_idle()
-        self._begin(self._import(path), exclusive=True, group="open")
+        self._begin(self._import(path, file), exclusive=True, group="open")
 
-    async def _import(self, path: Path) -> None:
-        chat = await asyncio.to_thread(read_chat, path, time.time())
+    async def _import(self, path: Path, typed: str) -> None:
+        try:
+            chat = await asyncio.to_thread(read_chat, path, time.time())
+        except ChatError:
+            if not self.prompt.text:  # it was taken, and stays to be corrected
+                self.prompt.put(f"/import {typed}")
+            raise
         self.session.check_idle()
         self.offer = ""
         branch = chat.history.branch

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from textual.events import Paste
 from typing_extensions import override
 
@@ -78,6 +79,15 @@ async def test_settings_and_their_values_complete_one_after_the_other() -> None:
         assert "5 nodes, depth 4" in listed(chat)[0]
         await chat.pilot.press(*["backspace"] * 7, *"adap", "tab", "enter")
         assert chat.session.settings.growmap == "adaptive"
+
+
+async def test_growmaps_of_the_target_are_listed_first() -> None:
+    async with driving() as chat:
+        target = chat.session.pair
+        assert target is not None
+        chat.session.pair = replace(target, target="SmolLM2-135M-Instruct")
+        await typed(chat, "/set growmap ", "smollm2-135m/")
+        assert "smollm2-135m/" in listed(chat)[3]
 
 
 async def test_words_of_a_command_each_say_what_they_do() -> None:

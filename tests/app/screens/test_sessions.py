@@ -534,6 +534,7 @@ async def test_importing_needs_a_file_that_is_a_chat(path: Path, file: str) -> N
         assert "a file is missing" in chat.hint
         await chat.type(f" {file}", "enter")
         await chat.until(lambda: f"{file}: No such file" in chat.hint)
+        assert chat.prompt.text == f"/import {file}"
 
 
 async def test_the_last_chat_is_gone_on_with_at_the_start(path: Path) -> None:
