@@ -38,14 +38,14 @@ def cached(repo_id: str) -> Path | None:
     """The folder of a hub model whose files are all in the cache."""
     try:
         settings = try_to_load_from_cache(repo_id, "config.json")
-    except errors.HFValidationError:
-        return None
-    if not isinstance(settings, str):
-        return None
-    folder = Path(settings).parent
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        return folder if all(part.exists() for part in shards(index)) else None
+        if not isinstance(settings, str):
+            return None
+        folder = Path(settings).parent
+        index = folder / "model.safetensors.index.json"
+        if index.exists():
+            return folder if all(part.exists() for part in shards(index)) else None
+    except (errors.HFValidationError, ModelLoadError, OSError):
+        return None  # the download says what is wrong
     return folder if any(folder.glob(SAFETENSORS)) or any(folder.glob(PICKLES)) else None
 
 

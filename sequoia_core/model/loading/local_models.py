@@ -72,7 +72,7 @@ def cached_models(cache: Path | None = None) -> Iterator[LocalModel]:
             continue
         newest = max(repo.revisions, key=lambda each: ("main" in each.refs, each.last_modified))
         folder = newest.snapshot_path
-        if (folder / "config.json").exists() or not any(folder.glob("*.gguf")):
+        if path_exists(folder / "config.json") or not any(folder.glob("*.gguf")):
             yield read_model(folder, repo.repo_id)
         else:
             yield from (read_model(file, str(file)) for file in sorted(folder.glob("*.gguf")))
@@ -83,10 +83,10 @@ def read_model(path: Path, source: str) -> LocalModel:
     try:
         files = [each for name in _WEIGHTS for each in path.glob(name)] or [path]
         size = sum(file.stat().st_size for file in files if file.is_file())
+        pickled = path.is_dir() and not any(path.glob(_WEIGHTS[0]))
     except OSError as error:
         return LocalModel(source, 0, problem=error.strerror or "unreadable")
     try:
-        pickled = path.is_dir() and not any(path.glob(_WEIGHTS[0]))
         model = describe_directory(path) if pickled else open_checkpoint(str(path))
     except ModelLoadError as error:
         return LocalModel(source, size, problem=_few_words(str(error), path))

@@ -135,6 +135,8 @@ def test_a_cached_model_is_here_only_with_all_its_files(cache: Path) -> None:
     next(folder.glob("*.safetensors")).unlink()
     assert loader.local_copy("owner/tiny") is None
     assert loader.is_fetched_first("owner/tiny")
+    (folder / "model.safetensors.index.json").write_text("{}")
+    assert not find_model("owner/tiny").here
     assert not loader.is_fetched_first(None)
     assert not loader.is_fetched_first("none")
 
