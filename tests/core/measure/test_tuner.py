@@ -305,7 +305,7 @@ def test_another_temperature_is_measured_beside_those_that_are_known() -> None:
     list(tuner.measure(1.0))
     assert tuner.calibration is not None
     assert set(tuner.calibration.records) == {Band.GREEDY, Band.COOL, Band.HOT}
-    assert "at temperature 1 " in tuner.summary(1.0)
+    assert "at temperature 1: " in tuner.summary(1.0)
 
 
 def test_advice_is_asked_for_per_kind_of_decoding() -> None:
