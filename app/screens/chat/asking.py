@@ -91,7 +91,9 @@ class Asking:
         """Let the model continue the last answer, or the edited one as it is now in the prompt."""
         edit, text = self.session.edit, self.prompt.whole.rstrip()
         exchange = self.session.edited or self.session.last
-        if edit is not None and edit.of_answers and text and text != edit.original.rstrip():
+        if edit is not None and text and text != edit.original.rstrip():
+            if not edit.of_answers:
+                raise ChatError("the message was changed: prompt.send sends it, chat.stop cancels")
             self.store_answer(edit, text)
             exchange = self.session.last
         self.continue_answer(exchange)

@@ -145,6 +145,17 @@ async def test_from_an_answer_to_its_message_and_back_what_was_typed_stays() -> 
         assert chat.prompt.text == "draft"
 
 
+async def test_a_changed_message_is_not_lost_to_the_key_that_continues() -> None:
+    async with driving(Continuing("One two", reason=FinishReason.LENGTH)) as chat:
+        await chat.ask("count")
+        await chat.pilot.press("ctrl+e", "s", "alt+c")
+        assert "enter sends it" in chat.hint
+        assert chat.prompt.text == "counts"
+        await chat.pilot.press("backspace", "alt+c")
+        await chat.finish()
+        assert len(chat.session.history.exchanges) == 2
+
+
 @pytest.mark.parametrize("key", ["alt+c", "alt+e"])
 async def test_with_nothing_to_go_on_from_the_keys_say_so(key: str) -> None:
     async with driving(Continuing("One.", reason=FinishReason.STOP)) as chat:
