@@ -12,7 +12,7 @@ from sequoia_core.model.loading.catalogue import NO_DRAFT, catalogue
 
 from . import model_choice
 from .model_choice import DEFAULT_DRAFT, chosen_models, with_draft, with_target
-from .paths import config_file
+from .paths import config_file, working_folder
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def _local_models() -> "Iterator[tuple[str, str, LocalModel]]":
     from sequoia_core.model.loading.local_models import cached_models, folder_models
 
     own = config_file().parent / "models"
-    places = {"This folder": Path.cwd(), str(own): own, "LM Studio": Path.home() / _LM_STUDIO}
+    places = {"This folder": working_folder(), str(own): own, "LM Studio": Path.home() / _LM_STUDIO}
     for place, folder in places.items():
         for found in folder_models(folder):
             path = Path(found.source)

@@ -33,6 +33,14 @@ def log_folder() -> Path:
     return platformdirs.user_log_path(_APP)
 
 
+def working_folder() -> Path:
+    """The folder that the program was started in; a relative path where it has been removed."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return Path()
+
+
 # Output, checked before a command spends minutes on its contents
 
 

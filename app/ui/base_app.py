@@ -30,7 +30,7 @@ from sequoia_core.files import write_whole
 from ..config import themes
 from ..config.actions import ACTIONS, Action, actions, bindings
 from ..config.keymap import Keys, remapped
-from ..config.paths import config_file
+from ..config.paths import config_file, working_folder
 from ..config.settings import Settings
 from ..present.accessible import ACCESSIBLE, PlainFrames
 from ..state.sanitize import visible
@@ -212,7 +212,7 @@ class BaseApp(App[None]):
 
     def action_picture(self, path: Path | None = None) -> None:
         """Write the screen as an SVG, by default into the working directory, and say where."""
-        path = path or Path.cwd() / f"sequoia-{time.strftime('%Y%m%d-%H%M%S')}.svg"
+        path = path or working_folder() / f"sequoia-{time.strftime('%Y%m%d-%H%M%S')}.svg"
         try:
             write_whole(path, self.export_screenshot(title=self.title.lower()), private=True)
         except OSError as error:

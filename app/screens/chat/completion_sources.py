@@ -11,6 +11,7 @@ from sequoia_core.errors import SequoiaError, counted
 from sequoia_core.model.loading.catalogue import catalogue
 from sequoia_core.tree.files import find_growmap, growmap_names
 
+from ...config.paths import working_folder
 from ...config.presets import NO_PRESET, load_presets
 from ...config.settings import ANSWER_SETTINGS, CHAT_SETTINGS
 from ...present.words import value_text
@@ -65,7 +66,7 @@ class CompletionSources:
             WORDS: self._words,
             VALUES: self._values,
             ANSWER_WORDS: self._answer_settings,
-            FILES: lambda _: [*files_below(Path.cwd())],
+            FILES: lambda _: _files(),
             "sessions": self._sessions,
             "presets": _presets,
             EXPORTS: _exports,
@@ -73,7 +74,7 @@ class CompletionSources:
                 Suggestion(each.name, f"{each.target.name} ← {each.draft.name}")
                 for each in catalogue()
             ],
-            "imports": lambda _: [each for each in files_below(Path.cwd()) if _is_chat(each.text)],
+            "imports": lambda _: [each for each in _files() if _is_chat(each.text)],
         }
 
     def _commands(self, _: Typing) -> Sequence[Suggestion]:
@@ -173,6 +174,10 @@ def _presets(_: Typing) -> Sequence[Suggestion]:
         Suggestion("save", "keep the system prompt of this chat under a name", goes_on=True),
         *(Suggestion(f"delete {name}") for name in presets if name != NO_PRESET),
     ]
+
+
+def _files() -> Sequence[Suggestion]:
+    return [*files_below(working_folder())]
 
 
 def _is_chat(path: str) -> bool:

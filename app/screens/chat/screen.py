@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from textual import events, on
 from textual.widget import Widget
@@ -13,6 +12,7 @@ from typing_extensions import override
 from ...config.actions import bindings
 from ...config.model_choice import tree_remark
 from ...config.model_list import ModelKind, ModelLoader
+from ...config.paths import working_folder
 from ...config.preferences import Preferences
 from ...config.settings import Settings
 from ...engine.decode_thread import DecodeThread
@@ -189,7 +189,7 @@ class ChatScreen(PromptedScreen):
             pair, chosen = self.session.pair, self.prompt.completions.taken
             window = pair.context_window if pair is not None else None
             with errors_shown(self.prompt.hint):
-                attached = await asyncio.to_thread(attach, text, Path.cwd(), chosen, window)
+                attached = await asyncio.to_thread(attach, text, working_folder(), chosen, window)
                 then(self.prompt.folds.whole(attached))
 
         self.run_worker(read(), exclusive=True, group="attach")

@@ -1,5 +1,6 @@
 """The prompt: what completes itself, what folds, files of messages, and where errors are read."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -216,6 +217,20 @@ async def test_a_line_of_the_transcript_opens_by_a_click(folder: Path) -> None:
         row = next(at for at, text in enumerate(rows) if "▸ notes.md (1 line)" in text)
         await chat.pilot.click(offset=(6, row))
         await chat.until(lambda: "Remember." in chat.screen_text())
+
+
+async def test_in_a_folder_that_was_removed_no_file_is_found(folder: Path) -> None:
+    gone = folder / "gone"
+    gone.mkdir()
+    os.chdir(gone)
+    gone.rmdir()
+    engine = Listener()
+    async with driving(engine) as chat:
+        await chat.type("see @notes.txt")
+        await chat.pilot.pause()
+        await chat.pilot.press("enter")
+        await chat.until(lambda: "no file notes.txt" in chat.hint)
+        assert engine.prompts == []
 
 
 @pytest.mark.parametrize(
