@@ -227,6 +227,7 @@ class ChatScreen(PromptedScreen):
                 self.prompt.hint(f"{name} is now {value}", passing=True)
             case "show-tree":
                 other = "off" if session.settings.show_tree else "on"
+                self.prompt.hint("")  # by its key, what an answer left there would stay
                 self._run(Command("set", f"show_tree {words or other}"))
                 if session.settings.show_tree:
                     self.remove_class("-tree-hidden")

@@ -355,9 +355,11 @@ async def test_show_mode_goes_on_and_off_and_brings_back_what_was_there() -> Non
         await chat.until(lambda: engine.tree_choice == before)
         assert not chat.session.settings.show_tree
         chat.app.chat.add_class("-tree-hidden")
+        chat.prompt.hint("cut at max_new_tokens")
         await chat.pilot.press("f7")
         await chat.until(lambda: chat.session.settings.show_tree)
         assert not chat.app.chat.has_class("-tree-hidden")
+        assert "show_tree is now on" in chat.hint
 
 
 async def test_ctrl_c_says_at_the_prompt_what_quits() -> None:
