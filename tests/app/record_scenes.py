@@ -126,7 +126,7 @@ def tree_of(nodes: int, depth: int, kind: str = "greedy") -> GrowMap:
 
 def what_a_tree_is(studio: Studio) -> list[Take]:
     prompt = "List five fruits."
-    take = studio.answer(prompt, tree_of(16, 4), tokens=60)
+    take = studio.answer(prompt, tree_of(8, 3), tokens=60)
     plain = studio.answer(prompt, None, tokens=60)
     assert take.text == plain.text, "the tree changed the text"
     take.say(
@@ -160,7 +160,7 @@ def a_rejection(studio: Studio) -> list[Take]:
     for seed in range(1, 200):
         prompt = "Why do cats purr?"
         take = studio.answer(
-            prompt, tree_of(16, 4, "stochastic"), tokens=90, temperature=0.8, seed=seed
+            prompt, tree_of(8, 3, "stochastic"), tokens=90, temperature=0.8, seed=seed
         )
         found = next(filter(None, map(_second_guess, take.steps[2:12])), None)
         if found is not None:
@@ -213,7 +213,7 @@ def _second_guess(step: Step) -> tuple[Step, int, int] | None:
 
 
 def code_and_prose(studio: Studio) -> list[Take]:
-    tree = tree_of(16, 4)
+    tree = tree_of(8, 3)
     code = studio.answer(CODE, tree, tokens=100)
     story = studio.answer(STORY, tree, tokens=100)
     code.say(
@@ -273,7 +273,7 @@ def no_gain(studio: Studio) -> list[Take]:
     take = studio.answer(STORY, tree, tokens=110, temperature=0.8, seed=4)
     totals = totals_of(take.all_steps)
     assert totals.speedup < 0.97, f"{totals.speedup:.2f}x: this tree pays here"
-    take.say(START, "A story at temperature 0.8, with 24 nodes, a size that paid for code.")
+    take.say(START, "A story at temperature 0.8, with a tree of 24 nodes.")
     low = next(step for step in take.steps[3:] if len(step.token_ids) == 1)
     take.say(
         low.index,

@@ -59,6 +59,8 @@ async def replaying(
     ],
 )
 async def test_replay(stage: Stage, tmp_path: Path, keys: tuple[str, ...]) -> None:
+    if "tab" in keys and stage.size[0] < 100:
+        keys = (*STEPS, "f4", *keys[len(STEPS) :])  # the tree takes the chat's place
     async with replaying(stage, tmp_path) as pilot:
         await pilot.press(*keys)
 

@@ -247,6 +247,7 @@ def stop(*_: object) -> None:
 def gpus_with(free: Sequence[int], monkeypatch: pytest.MonkeyPatch) -> None:
     devices = tuple(torch.device("cuda", index) for index in range(len(free)))
     monkeypatch.setattr(device_module, "choose_devices", lambda _: devices)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[device.index], 0))
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=0))
     monkeypatch.setattr(pair_module, "pair_tokenizer", stop)

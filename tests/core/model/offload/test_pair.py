@@ -148,6 +148,7 @@ def test_a_gpu_needs_room_for_two_layers_and_main_memory_for_all(
         raise EnoughError
 
     monkeypatch.setattr(device_module, "choose_devices", lambda _: (torch.device("cuda", 0),))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (on_gpu, 0))
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=in_main))
     monkeypatch.setattr(pair_module, "pair_tokenizer", enough)
