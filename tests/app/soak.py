@@ -31,6 +31,7 @@ from app.widgets.prompt import Prompt
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.config import SamplingParams
 from sequoia_core.events import Event, Progress, Step
+from sequoia_core.model.malloc_trim import keep_to_one_arena
 from tests.app.records import steps_in
 from tests.app.typing_latency import percentile, typing_latencies
 from tests.fakes import ANSWER, PAIR, answer_events, make_answer
@@ -159,6 +160,7 @@ class SoakedChat(SequoiaApp):
 
 def run_chat(order: Order) -> None:
     """The chat's process: leaves its figures in the folder."""
+    keep_to_one_arena()  # as the command does
     app = SoakedChat(order)
     app.run()
     left = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
