@@ -281,11 +281,22 @@ class Transcript(LineView[list[Segment]], can_focus=True):
     def blank(self) -> Style:
         return self.look.styles["text"]
 
+    def text(self, first: int = 0, last: int | None = None) -> list[str]:
+        """Lines `first` to `last` as they are shown.
+
+        Their heights are exact from now on where they were estimated; the view stays in place.
+        """
+        if self._width <= 0:
+            return self._layout.text(first, last)
+        anchor = self._layout.anchor(self.scroll_offset.y, self._room)
+        lines = self._layout.text(first, last)
+        self._settle(anchor)
+        return lines
+
     @override
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
         first = selection.start.y if selection.start is not None else 0
-        lines = self._layout.text(first, selection.end.y if selection.end is not None else None)
-        self.call_later(self.redraw)  # heights are exact now that were estimated
+        lines = self.text(first, selection.end.y if selection.end is not None else None)
         start, end = (at if at is None else Offset(at.x, at.y - first) for at in selection)
         return Selection(start, end).extract("\n".join(lines)), "\n"
 

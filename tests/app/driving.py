@@ -48,10 +48,7 @@ class Driver:
     @property
     def transcript(self) -> str:
         """The whole chat as it is shown."""
-        transcript = self.app.chat.query_one(Transcript)
-        text = "\n".join(transcript._layout.text())
-        transcript.redraw()  # heights are exact now that were estimated
-        return text
+        return "\n".join(self.app.chat.query_one(Transcript).text())
 
     @property
     def entry(self) -> AnswerEntry:

@@ -28,6 +28,7 @@ from textual.widgets import Input
 from app.app import SequoiaApp, Settings
 from app.config.preferences import Preferences
 from app.store.recorder import Recorder
+from app.widgets.transcript import Transcript
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.events import Event, Progress, Step
 from tests.app.driving import Driver
@@ -82,6 +83,9 @@ class Stage:
         async with app.run_test(size=self.size, notifications=True) as pilot:
             try:
                 yield pilot
+                for screen in app.screen_stack:
+                    for transcript in screen.query(Transcript):
+                        transcript.text()  # what was drawn while it ran is a matter of pace
                 taken = written(picture(await views(pilot, self.themes)))
                 same = self._stored == taken
                 assert same, "\n".join(["another picture", *self._stored.get_assert_diff()])

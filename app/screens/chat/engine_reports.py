@@ -9,6 +9,7 @@ from sequoia_core.events import AnswerStart, Event, Failed, Finished
 
 from ...engine import messages
 from ...present.words import progress_text
+from ...state.answer import ENDINGS
 from ...state.chat_session import ChatSession
 from ...state.history import Exchange
 from ...store.recorder import Recorder
@@ -105,7 +106,8 @@ class EngineReports:
                 self.recorder.event(last.id, event)
             last.answer.add(event)
             if isinstance(event, Finished) and event.reason is events.FinishReason.LENGTH:
-                self.prompt.hint("cut at max_new_tokens: chat.continue_answer goes on from there")
+                (how,) = ENDINGS[event.reason]
+                self.prompt.hint(f"{how}: chat.continue_answer goes on from there")
             if isinstance(event, Failed) and last.answer.given:
                 self.session.leave_engine()  # it may not know that text
 

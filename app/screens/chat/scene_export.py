@@ -46,6 +46,8 @@ def scene_file(given: str, session: ChatSession) -> Path:
         raise ChatError(f"the name must end in {' or '.join(ENDINGS)}")
     if not session.history.branch or session.pair is None:
         raise ChatError("nothing to record yet: send a message first")
+    if not any(exchange.answer.step_count for exchange in session.history.branch):
+        raise ChatError("nothing to record: no answer here has steps")
     return new_file(name)
 
 

@@ -285,3 +285,15 @@ async def test_what_cannot_be_recorded_is_said_at_the_prompt() -> None:
         assert "no step is on show" in chat.hint
         with pytest.raises(ChatError, match="text is missing"):
             add_caption("", chat.session, chat.app.chat.inspector.cursor)
+
+
+async def test_a_chat_without_steps_is_not_recorded(tmp_path: Path) -> None:
+    chat_file = tmp_path / "chat.json"
+    chat_file.write_text(
+        '[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]'
+    )
+    async with driving(replay()) as chat:
+        await chat.type(f"/import {chat_file}", "enter")
+        await chat.until(lambda: "imported" in chat.hint)
+        await chat.type("/record", "enter")
+        assert "no answer here has steps" in chat.hint
