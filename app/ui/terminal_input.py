@@ -91,7 +91,11 @@ class TerminalInput:
         """Messages after a moment without bytes: incomplete input may be given up."""
         now = self._clock()
         if self._paste is not None:
-            if self._paste and now - self._heard >= PASTE_SECONDS:
+            if now - self._heard < PASTE_SECONDS:
+                return
+            if half := self._decoder.decode(b"", final=True):  # of a character
+                yield from self._read(half, now)
+            if self._paste:
                 # it stays open: the rest from a slow line must not be read as keys that send
                 self._overdue = True
                 paste, self._paste = self._paste, []

@@ -4,7 +4,7 @@ import math
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from textual import events
 from textual.message import Message
@@ -273,6 +273,7 @@ PIECES = st.one_of(
 
 @settings(deadline=None)
 @given(st.lists(PIECES, max_size=12))
+@example([START, b"\xc2"])
 def test_nothing_that_a_terminal_sends_ends_the_input_or_swallows_it(
     pieces: list[bytes | float],
 ) -> None:
