@@ -42,7 +42,7 @@ class SettingsChanger:
 
     def __post_init__(self) -> None:
         self.key_problems = self._use_keys(self.settings.keys)
-        self._shown: TreeChoice | None = None  # what the engine was told last in show mode
+        self._shown: TreeChoice | None = None  # the engine's last choice in show mode
 
     @property
     def settings(self) -> Settings:

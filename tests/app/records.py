@@ -21,6 +21,14 @@ PATIENCE_SECONDS = 20.0
 """Longest wait for the writer; it never takes so long."""
 
 
+def answer_of(events: Iterable[Event], prompt: str = "Why?") -> Answer:
+    """The answer that these events make."""
+    answer = Answer(prompt)
+    for event in events:
+        answer.add(event)
+    return answer
+
+
 def exchange(prompt: str, parent: str | None = None, started: float | None = None) -> Exchange:
     """An exchange that nothing was answered to yet."""
     now = time.time() if started is None else started

@@ -11,7 +11,6 @@ from app.screens.chat.export import answer_events, as_json, as_markdown
 from app.state.answer import Answer
 from app.state.chat_session import ChatSession
 from sequoia_core.events import (
-    Event,
     Failed,
     Finished,
     FinishReason,
@@ -23,17 +22,11 @@ from sequoia_core.events import (
 )
 from sequoia_core.recording.trace_file import Asked
 from tests.app.driving import Driver, driving
+from tests.app.records import answer_of
 from tests.fakes import PAIR, TREE_16, make_answer, replay
 from tests.replay_engine import read_trace
 
 WHEN = 1_700_000_000.0
-
-
-def answer_of(events: tuple[Event, ...], prompt: str = "Why?") -> Answer:
-    answer = Answer(prompt)
-    for event in events:
-        answer.add(event)
-    return answer
 
 
 def chat_of(*texts: str) -> ChatSession:

@@ -7,12 +7,12 @@ from msgspec.structs import replace
 
 from app.config.settings import Settings
 from app.present.words import describe
-from app.state.answer import Answer
 from app.state.figures import figures, request_lines, speed_words
 from app.widgets.header import Header, _figures
 from app.widgets.line import first_fitting, speed_text
 from sequoia_core.events import Step, Totals
 from sequoia_core.files import decode, encode
+from tests.app.records import answer_of
 from tests.fakes import PAIR, TREE_16, make_answer, unmeasured, with_baseline
 
 STEPS = [event for event in make_answer() if isinstance(event, Step)]
@@ -61,13 +61,6 @@ def test_an_unmeasured_speed_is_not_in_the_header() -> None:
     answer = answer_of(unmeasured(make_answer()))
     assert not any("plain" in form.plain for form in _figures(answer.statistics[-1]))
     assert "tokens per pass" in str(Header().tooltip)
-
-
-def answer_of(events: object) -> Answer:
-    answer = Answer("why?")
-    for event in events:  # type: ignore[attr-defined]
-        answer.add(event)
-    return answer
 
 
 def test_a_request_is_counted_by_the_names_of_the_field() -> None:

@@ -5,19 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from app.state.answer import Answer
 from app.state.summary import Summary, summary_of
 from app.widgets.answer_summary import summary_line, summary_lines
 from app.widgets.line import bar_chart
 from sequoia_core.events import Finished, Step
+from tests.app.records import answer_of
 from tests.fakes import make_answer, plain_answer, with_baseline
-
-
-def answer_of(events: object) -> Answer:
-    answer = Answer("why?")
-    for event in events:  # type: ignore[attr-defined]
-        answer.add(event)
-    return answer
 
 
 def summed_up() -> Summary:
