@@ -1,5 +1,6 @@
 """Drives the app in tests: waits for what should happen, never for a length of time."""
 
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from app.widgets.transcript import Transcript
 from app.widgets.tree_view import TreeView
 from sequoia_core.chat.interface import ChatEngine
 from tests.fakes import replay
+
+PATIENCE_SECONDS = 20.0  # generous: only a test that fails waits so long
 
 
 @dataclass
@@ -62,7 +65,8 @@ class Driver:
         return "\n".join(strip.text for strip in strips)
 
     async def until(self, done: Callable[[], bool]) -> None:
-        for _ in range(400):
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
             if done():
                 await self.pilot.pause()
                 return

@@ -15,6 +15,7 @@ from .step_inspector import StepInspector
 
 SHARE = 0.06
 """Of one core's time, for everything that the screen's thread does while something is decoded."""
+LONGEST_SECONDS = 1.0  # between two pictures, whatever else the screen's thread does
 PAINTING_SECONDS = 0.5  # a part is taken as painted after this time
 KEY_SECONDS = 0.02  # for a key to be taken and shown
 
@@ -32,9 +33,13 @@ class FramePacer:
     _spent_then: float = 0.0
 
     def due(self) -> bool:
-        """Whether what was spent since the last picture is within the share; if so, restart."""
+        """Whether what was spent since the last picture is within the share; if so, restart.
+
+        It is also due after `LONGEST_SECONDS`: keys and a moving mouse may spend the share alone.
+        """
         now, spent = self.clock(), self.spent()
-        if (now - self._drawn_at) * SHARE < spent - self._spent_then:
+        waited = now - self._drawn_at
+        if waited < LONGEST_SECONDS and waited * SHARE < spent - self._spent_then:
             return False
         self._drawn_at, self._spent_then = now, spent
         return True

@@ -1,5 +1,6 @@
 """The pure parts of the screen: visible text, statistics, walking and pace."""
 
+import itertools
 import unicodedata
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from rich.cells import cell_len
 
-from app.screens.chat.redraw import SHARE, FramePacer
+from app.screens.chat.redraw import LONGEST_SECONDS, SHARE, FramePacer
 from app.state.answer import Answer, Statistics, step_speedup
 from app.state.sanitize import fit, quote_token, visible
 from app.state.step_cursor import StepCursor
@@ -243,6 +244,19 @@ def test_pictures_take_their_share_and_no_more() -> None:
             spent += 0.02
     assert spent / now <= SHARE * 1.01
     assert spent / now >= SHARE * 0.8
+
+
+def test_pictures_come_even_if_other_work_takes_the_whole_thread() -> None:
+    now = 0.0
+    pace = FramePacer(lambda: now, lambda: now)
+    drawn = []
+    for _ in range(200):
+        now += 0.05
+        if pace.due():
+            drawn.append(now)
+    waits = [later - earlier for earlier, later in itertools.pairwise(drawn)]
+    assert waits
+    assert max(waits) <= LONGEST_SECONDS + 0.051
 
 
 def test_cheap_pictures_come_at_every_tick() -> None:
