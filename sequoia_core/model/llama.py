@@ -1,7 +1,6 @@
 """The Llama forward pass over any number of rows, on CPU or CUDA by the same code.
 
-The `G = H / K` query heads of a KV head lie below each other as `G n` rows. Nothing here waits for
-the device: no value is read back between the inputs and the logits.
+Nothing here waits for the device: no value is read back between the inputs and the logits.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sequoia_core.model import tensor_names as names
+from sequoia_core.model.attention import attend
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import Stage, moved
 from sequoia_core.model.interface import KVCache
@@ -167,19 +167,20 @@ class Llama:
             for stage in self._stages
             for bias in [self._attention_bias(mask, rows, cache, stage.device)] * len(stage.layers)
         ]
+        groups = self.config.num_heads // self.config.num_kv_heads
         # without a mask only the keys of the text itself may be read
         span = cache.length + rows if biases[0] is None else cache.span(rows)
 
-        def attend(index: int, queries: Tensor, keys_values: Tensor) -> Tensor:
+        def attend_cached(index: int, queries: Tensor, keys_values: Tensor) -> Tensor:
             keys, values = cache.write(index, keys_values, span)
-            return self._attend(queries, keys, values, biases[index])
+            return attend(queries, keys, values, biases[index], groups)
 
         def watch(index: int, hidden: Tensor) -> None:
             if (slot := self.feature_slots.get(index)) is not None:
                 cache.write_features(slot, hidden)
 
         first_input = self._first_input(token_ids, parents, cache)
-        hidden = self.run_layers(first_input, position_ids, attend, watch)
+        hidden = self.run_layers(first_input, position_ids, attend_cached, watch)
         cache.advance(rows)
         return hidden
 
@@ -197,19 +198,6 @@ class Llama:
         queries = queries.permute(1, 2, 0, 3).reshape(1, kv_heads, -1, dim)
         keys_values = rotated[:, config.num_heads :].view(rows, 2, kv_heads, dim)
         return queries, keys_values.permute(1, 2, 0, 3)
-
-    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None) -> Tensor:
-        """[1, K, G n, D] against [1, K, span, D] -> [n, H D]."""
-        kv_heads, dim = self.config.num_kv_heads, self.config.head_dim
-        groups = self.config.num_heads // kv_heads
-        attention = functional.scaled_dot_product_attention
-        if bias is None and queries.shape[2] > groups:  # the first rows of a text
-            heads = queries.reshape(1, -1, keys.shape[2], dim)  # [1, H, n, D]
-            mixed = attention(heads, keys, values, is_causal=True, enable_gqa=groups > 1)
-        else:  # the order of its sums depends on the numbers of rows and keys
-            mixed = attention(queries, keys, values, bias)
-        mixed = mixed.view(kv_heads, groups, -1, dim).permute(2, 0, 1, 3)  # [n, K, G, D]
-        return mixed.reshape(mixed.shape[0], -1)
 
     def _attention_bias(
         self, mask: Tensor | None, rows: int, cache: LayeredKVCache, device: torch.device
