@@ -173,10 +173,7 @@ class Speculator:
                 rows, plan.host_parents, params.temperature or 1.0, cache
             )
             return ScoredTree(tree, nodes, logits, params, summary)
-        mask = None
-        if tree.growmap.size > 1:
-            prefix = plan.mask.new_ones((tree.growmap.size, root))
-            mask = torch.cat((prefix, plan.mask), dim=1)
+        mask = plan.mask if tree.growmap.size > 1 else None
         ids = tree.ids_on(self._target.device)
         logits = self._target.forward(ids, plan.depths + root, mask, cache)
         return score(tree, logits, params, plan, ids)

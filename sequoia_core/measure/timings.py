@@ -151,7 +151,7 @@ def _one(timed: TimedModel, rows: int, cache: KVCache) -> float:
     positions = torch.arange(context, context + rows, device=device)
     mask = parents = None
     if rows > 1:
-        mask = torch.ones((rows, context + rows), dtype=torch.bool, device=device).tril(context)
+        mask = torch.ones((rows, rows), dtype=torch.bool, device=device).tril()
         parents = torch.full((rows,), -1, device=device)
     timed.forward(ids, positions, mask, cache, parents)
     timed.wait()

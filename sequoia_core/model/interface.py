@@ -116,15 +116,17 @@ class LanguageModel(Protocol):
         self,
         token_ids: Tensor,  # int64 [n]
         position_ids: Tensor,  # int64 [n]
-        mask: Tensor | None,  # bool [n, S + n], True where a row may attend; None is causal
+        mask: Tensor | None,  # bool [n, k], True where a row may attend; None is causal
         cache: KVCache,  # of S tokens
         parents: Tensor | None = None,  # int64 [n]
     ) -> Tensor:
         """Logits of n new rows, float32 [n, V], valid until the next call.
 
         Their keys and values are appended to the cache. Rows without a mask continue the text; rows
-        with one are nodes of a tree. `parents` say where each node's parent lies in the cache,
-        counted back from -1; given for a draft's nodes, since the target's forward includes them.
+        with one are nodes of a tree. A mask is about the last k of the S + n tokens, k <= S + n;
+        all rows attend to the tokens before those. `parents` say where each node's parent lies in
+        the cache, counted back from -1; given for a draft's nodes, since the target's forward
+        includes them.
         Raises ContextFullError if S + n exceeds the context window.
         """
 

@@ -211,11 +211,13 @@ class Llama:
         if mask is None:
             if rows == 1 or (length == 0 and device.type == "cuda"):
                 return None
-            visible = torch.arange(length, length + rows, device=device)
-            mask = torch.arange(span, device=device)[None, :] <= visible[:, None]
-        else:
-            assert mask.shape == (rows, length + rows), (mask.shape, rows, length)
-            mask = functional.pad(moved(mask, device), (0, span - length - rows))
-        bias = torch.zeros(mask.shape, device=device, dtype=self.dtype)
-        bias.masked_fill_(~mask, float("-inf"))
+            mask = torch.ones((rows, rows), device=device, dtype=torch.bool).tril()
+        stop = length + rows
+        first = stop - mask.shape[1]
+        assert mask.shape[0] == rows, (mask.shape, rows)
+        assert first >= 0, (mask.shape, rows, length)
+        bias = torch.zeros((rows, span), device=device, dtype=self.dtype)
+        bias[:, first:stop].masked_fill_(~moved(mask, device), float("-inf"))
+        if span > stop:
+            bias[:, stop:].fill_(float("-inf"))
         return bias.repeat(self.config.num_heads // self.config.num_kv_heads, 1)

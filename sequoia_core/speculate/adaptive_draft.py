@@ -183,12 +183,11 @@ def _read_level(
     cache: KVCache,
 ) -> Tensor:
     """The draft's logits [n, V_draft] at nodes of a level below the root."""
-    device, width = draft.model.device, cache.length + len(nodes)
-    root = width - drafted.rows
-    seen = np.ones((len(nodes), width), dtype=np.bool_)
-    seen[:, root:] = False
+    device = draft.model.device
+    root = cache.length + len(nodes) - drafted.rows
+    seen = np.zeros((len(nodes), drafted.rows), dtype=np.bool_)
     for at, path in enumerate(paths):
-        seen[at, [root + row for row in path]] = True
+        seen[at, path] = True
     parents = torch.tensor([root + path[-2] - cache.length for path in paths], device=device)
     ids = torch.tensor([drafted.token_ids[node] for node in nodes], device=device)
     positions = torch.full_like(ids, root + drafted.depth(nodes[0]))

@@ -176,11 +176,10 @@ def grow(
         tokens.append(children if draft.vocab_ids is None else draft.vocab_ids[children])
         rows = level.mask.shape[0]
         if rows:
-            prefix = torch.ones((rows, root), dtype=torch.bool, device=device)
             logits = draft.model.forward(
                 tokens[-1][level.forward],
                 torch.full((rows,), root + level.depth, device=device),
-                torch.cat((prefix, level.mask), dim=1),
+                level.mask,
                 cache,
                 level.parents,
             )

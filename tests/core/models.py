@@ -98,8 +98,10 @@ class TableModel:
         if mask is None:
             visible = [[True] * (before + row + 1) for row in range(rows)]
         else:
-            assert mask.shape == (rows, before + rows)
-            visible = mask.tolist()
+            prefix = before + rows - mask.shape[1]
+            assert mask.shape[0] == rows
+            assert prefix >= 0
+            visible = [[True] * prefix + row for row in mask.tolist()]
         logits = []
         for row, sees in enumerate(visible):
             seen = list(itertools.compress(cache.rows, sees))

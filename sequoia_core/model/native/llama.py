@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from sequoia_core.errors import NumberError
 from sequoia_core.model.interface import Draws, Summary
@@ -139,8 +140,9 @@ class NativeLlama:
         segment = self._segment(cache, rows, rows)
         if mask is not None:
             assert mask.dtype == torch.bool
+            prefix = length + rows - mask.shape[1]
+            mask = functional.pad(mask, (prefix, 0), value=True)  # alive until the call has ended
             assert mask.shape == (rows, length + rows), (mask.shape, rows, length)
-            mask = mask.contiguous()  # alive until the call has ended
             segment.mask = mask.data_ptr()
         logits = torch.empty((rows, self.vocab_size))
         self._call([segment], ids.data_ptr(), logits, positions.data_ptr())

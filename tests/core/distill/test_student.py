@@ -101,7 +101,7 @@ def test_a_step_down_the_tree_is_a_node_of_that_depth(steps: int) -> None:
         cache = small.new_cache(target_cache)
         logits = small.forward(TEXT[: root + 1], torch.arange(root + 1), None, cache)
         for node in range(root + 1, last + 1):
-            mask = torch.ones((1, node + 1), dtype=torch.bool)
+            mask = torch.ones((1, 1), dtype=torch.bool)
             ids, place = TEXT[node : node + 1], torch.tensor([node])
             logits = small.forward(ids, place, mask, cache, torch.tensor([-1]))
         torch.testing.assert_close(logits[-1], expected[last], rtol=1e-4, atol=1e-4)
@@ -128,11 +128,10 @@ def test_a_branchs_row_reads_the_output_of_its_own_parent() -> None:
         cache = small.new_cache(target_cache)
         small.forward(TEXT[:5], torch.arange(5), None, cache)
         level = [path[0]] if sibling is None else [sibling, path[0]]
-        mask = torch.cat((torch.ones(len(level), 5), torch.eye(len(level))), 1).bool()
+        mask = torch.eye(len(level), dtype=torch.bool)
         places, roots = torch.full((len(level),), 5), torch.full((len(level),), -1)
         small.forward(torch.tensor(level), places, mask, cache, roots)
-        sees = [1] * 5 + [0] * (len(level) - 1) + [1, 1]
-        last = torch.tensor([sees], dtype=torch.bool)
+        last = torch.tensor([[0] * (len(level) - 1) + [1, 1]], dtype=torch.bool)
         ids, place, parent = torch.tensor(path[1:]), torch.tensor([6]), torch.tensor([-1])
         return small.forward(ids, place, last, cache, parent)
 

@@ -95,10 +95,8 @@ def test_a_prompt_and_a_row_pass_through(dtype: torch.dtype, length: int) -> Non
 def test_the_targets_tree_forward_passes_through(dtype: torch.dtype) -> None:
     model, plan = llama(dtype), GrowPlan(GROWMAP, CUDA)
     cache = filled(model, 40)
-    prefix = plan.mask.new_ones((GROWMAP.size, 40))
-    mask = torch.cat((prefix, plan.mask), dim=1)
     tokens = torch.ones(GROWMAP.size, dtype=torch.int64, device=CUDA)
-    check(model.forward(tokens, plan.depths + 40, mask, cache), GROWMAP.size, 61)
+    check(model.forward(tokens, plan.depths + 40, plan.mask, cache), GROWMAP.size, 61)
     cache.keep(40, [40, 41, 44])
     assert cache.length == 43
 
@@ -136,8 +134,7 @@ def test_a_whole_step_up_to_its_logits_passes_through(choose: ChildChooser, trim
     assert token_ids.shape == drawn_probs.shape == (GROWMAP.size,)
     assert tree.draft_probs.shape == (len(plan.inner_rows), columns)
     assert {part.device for part in (token_ids, drawn_probs, tree.draft_probs)} == {CUDA}
-    mask = torch.cat((plan.mask.new_ones((GROWMAP.size, 40)), plan.mask), dim=1)
-    logits = target.forward(token_ids, plan.depths + 40, mask, target_cache)
+    logits = target.forward(token_ids, plan.depths + 40, plan.mask, target_cache)
     check(logits, GROWMAP.size, 61)
     check(full_probs(logits, 0.6), GROWMAP.size, 61)
 

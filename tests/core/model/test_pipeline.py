@@ -63,9 +63,8 @@ def passes(model: Llama) -> list[Tensor]:
     logits = [model.forward(TOKENS, torch.arange(17), None, cache)]
     logits.append(model.forward(torch.tensor([5]), torch.tensor([17]), None, cache))
     growmap = GrowMap((-1, 0, 0, 1, 1, 3))
-    mask = torch.cat((torch.ones(6, 18, dtype=torch.bool), growmap.ancestor_mask()), dim=1)
     positions = torch.tensor(growmap.depths) + 18
-    logits.append(model.forward(torch.arange(6), positions, mask, cache))
+    logits.append(model.forward(torch.arange(6), positions, growmap.ancestor_mask(), cache))
     cache.keep(18, [18, 19, 22])
     assert cache.length == 21
     logits.append(model.forward(torch.tensor([7]), torch.tensor([21]), None, cache))

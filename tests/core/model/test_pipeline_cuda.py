@@ -106,7 +106,7 @@ def test_a_prompt_and_a_row_pass_through(count: int, length: int) -> None:
 
 def tree_forward(model: Llama, cache: LayeredKVCache) -> Tensor:
     rows, before = GROWMAP.size, cache.length
-    mask = torch.ones((rows, before + rows), dtype=torch.bool, device=DEVICES[0])
+    mask = GROWMAP.ancestor_mask().to(DEVICES[0], non_blocking=True)
     return model.forward(ones(rows), ones(rows) * before, mask, cache)
 
 
@@ -151,7 +151,7 @@ def test_what_goes_between_devices_is_little_and_in_order(count: int, copies: Co
     copies.seen.clear()
     tree_forward(model, cache)
     rows, last = GROWMAP.size, count - 1
-    masks = [(0, at, rows * (40 + rows)) for at in range(1, count)]
+    masks = [(0, at, rows * rows) for at in range(1, count)]
     forth = [
         step
         for at in range(1, count)
@@ -168,7 +168,7 @@ def test_a_conditioned_draft_reads_on_the_first_device(count: int) -> None:
     target_cache = filled(llama(count), 40)
     cache = draft.new_cache(target_cache)
     check(draft.forward(ones(38), ones(38), None, cache), 38)
-    mask = torch.ones((3, 41), dtype=torch.bool, device=DEVICES[0])
+    mask = torch.ones((3, 3), dtype=torch.bool, device=DEVICES[0])
     check(draft.forward(ones(3), ones(3) * 38, mask, cache), 3)
 
 

@@ -183,7 +183,7 @@ def test_plain_decoding_takes_attention_without_a_mask(traffic: Traffic) -> None
         (41, False, False)
     }
     traffic.forget()
-    mask = torch.ones((3, 44), dtype=torch.bool, device=CUDA)
+    mask = torch.ones((3, 3), dtype=torch.bool, device=CUDA)
     target.forward(row.repeat(3), row.repeat(3) * 41, mask, cache)
     assert {(seen.keys, seen.masked) for seen in traffic.attention} == {(CUDA_BUCKET, True)}
 

@@ -19,17 +19,19 @@ MODELS = {
     prefix=st.lists(st.integers(0, 60), max_size=10),
     name=st.sampled_from(sorted(MODELS)),
     seed=st.integers(0, 100),
+    masked=st.integers(0, 12),
 )
 @settings(max_examples=60, deadline=None)
 def test_every_branch_reads_as_if_it_were_alone(
-    parents: list[int], prefix: list[int], name: str, seed: int
+    parents: list[int], prefix: list[int], name: str, seed: int, masked: int
 ) -> None:
+    """Whether or not its mask says that the tokens before the tree are visible."""
     model, growmap = MODELS[name], tree_of(parents)
     tokens = torch.randint(61, (growmap.size,), generator=torch.Generator().manual_seed(seed))
     cache = model.new_cache()
     if prefix:
         model.extend(torch.tensor(prefix), cache)
-    seen = torch.ones(growmap.size, len(prefix), dtype=torch.bool)
+    seen = torch.ones(growmap.size, min(masked, len(prefix)), dtype=torch.bool)
     mask = torch.cat((seen, growmap.ancestor_mask()), dim=1)
     logits = model.forward(tokens, torch.tensor(growmap.depths) + len(prefix), mask, cache)
     for leaf in range(growmap.size):

@@ -45,9 +45,7 @@ def test_a_tree_is_read_as_under_its_mask(
     ids = torch.randint(model.vocab_size, (CONTEXT + shape.size,), generator=generator)
     cache = read(model, ids[:CONTEXT], ())
     layout, nodes = TreeLayout(shape, CPU), ids[CONTEXT:]
-    prefix = torch.ones((shape.size, CONTEXT), dtype=torch.bool)
-    mask = torch.cat((prefix, shape.ancestor_mask()), dim=1)
-    expected = model.forward(nodes, CONTEXT + layout.depths, mask, cache)
+    expected = model.forward(nodes, CONTEXT + layout.depths, layout.mask, cache)
     cache.truncate(CONTEXT)
     rows = TreeRows(nodes.tolist(), CONTEXT, layout.paths)
     logits, summary = model.read_tree(rows, layout.host_parents, temperature, cache)

@@ -70,9 +70,8 @@ def three_passes(model: Llama) -> list[Tensor]:
     logits = [model.forward(TOKENS, torch.arange(17), None, cache)]
     logits.append(model.forward(torch.tensor([5]), torch.tensor([17]), None, cache))
     growmap = GrowMap((-1, 0, 0, 1, 1, 3))
-    mask = torch.cat((torch.ones(6, 18, dtype=torch.bool), growmap.ancestor_mask()), dim=1)
     positions = torch.tensor(growmap.depths) + 18
-    logits.append(model.forward(torch.arange(6), positions, mask, cache))
+    logits.append(model.forward(torch.arange(6), positions, growmap.ancestor_mask(), cache))
     return [*logits, cache.features(0, cache.length)]
 
 
