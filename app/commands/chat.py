@@ -100,7 +100,8 @@ def replay(
 @with_settings()
 def demo(
     flags: dict[str, Any],
-    scene: Annotated[str, flag("--scene", "Begin with this scene.", metavar="N|NAME")] = "1",
+    first: Annotated[str, typer.Argument(metavar="N|NAME", help="As --scene.")] = "1",
+    scene: Annotated[str, flag("--scene", "Begin with this scene.", metavar="N|NAME")] = "",
     listed: Annotated[bool, flag("--list", "List the scenes instead.")] = False,
 ) -> None:
     """Play captioned recordings that show what a tree does; needs no model."""
@@ -112,7 +113,9 @@ def demo(
         for at, name in enumerate(scenes.NAMES):
             typer.echo(f"{at + 1}  {name:<12}  {scenes.scene_title(at)}")
         return
-    settings, at = load_settings(flags), scenes.find_scene(scene)
+    if first.endswith((".jsonl", ".gz")):
+        raise ParameterError(f"`sequoia replay {first}` plays a recording of your own")
+    settings, at = load_settings(flags), scenes.find_scene(scene or first)
     if not _on_terminal():
         raise ParameterError("the demo needs a terminal; --list works without one")
     with quick_imports():

@@ -32,7 +32,7 @@ _NAMES = {
     "backslash": "\\",
 }  # fmt: skip
 _BASES = {key.value.rpartition("+")[2] for key in KnownKeys} | _UNNAMED | _NAMES.keys()
-_ID = re.compile(r"\b[a-z]+\.[a-z_]+\b")
+_ID = re.compile(r"\b[a-z]+\.[a-z_\d]+\b")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from textual.widget import Widget
 from typing_extensions import override
 
 from ..config.actions import bindings
@@ -30,6 +31,12 @@ class DemoScreen(ReplayScreen):
         super().__init__(loading, player)
         self._at, self._over_chat = at, over_chat
         self._has_tree = False
+
+    @property
+    @override
+    def focus_chain(self) -> list[Widget]:
+        """Tab leads to the tree first, as the key bar says."""
+        return super().focus_chain[::-1]
 
     @property
     @override

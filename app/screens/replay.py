@@ -228,7 +228,7 @@ class ReplayApp(BaseApp):
     """Plays recordings with the theme, mode and keys of the settings."""
 
     TITLE = "Sequoia replay"
-    CONTEXTS = ("app", "replay", "demo", "help")
+    CONTEXTS = ("app", "replay", "demo", "help", "tree", "heat")
 
     def __init__(self, screen: ReplayScreen, settings: Settings) -> None:
         super().__init__(settings.theme)

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
+from textual.widgets import Static
 from typer.testing import CliRunner
 
 from app import cli
+from app.config.actions import ACTIONS
 from app.config.settings import Settings
 from app.present.words import origin
 from app.screens.chat.scene_export import add_caption
@@ -94,7 +96,10 @@ def test_the_command_lists_scenes_and_refuses_others_in_one_line() -> None:
         done = CliRunner().invoke(cli.app, ["demo", "--scene", given])
         assert done.exit_code == 2
         assert done.stderr.count("\n") == 1
+        assert CliRunner().invoke(cli.app, ["demo", given]).stderr == done.stderr
     assert scenes.find_scene("rejection") == scenes.find_scene("2") == 1
+    done = CliRunner().invoke(cli.app, ["demo", "mine.jsonl.gz"])
+    assert "`sequoia replay mine.jsonl.gz`" in done.stderr
 
 
 # Playing
@@ -187,6 +192,21 @@ async def test_where_room_is_short_the_tree_and_the_caption_have_it(size: tuple[
         assert screen.token_tree.size.height > 0
         assert screen.transcript.display == (size[0] >= 100)
         assert screen.query_one(CaptionBar).size.height > 0
+
+
+@pytest.mark.usefixtures("own_scenes")
+async def test_tab_leads_to_the_nodes_and_every_key_is_named() -> None:
+    async with demo((160, 50)) as (screen, pilot):
+        await pilot.press("right", "right", "tab")
+        assert screen.token_tree.has_focus
+        bar = str(screen.key_bar.render())
+        assert "up down node" in bar
+        assert "enter why" in bar
+        await pilot.press("f1")
+        helped = "\n".join(str(each.render()) for each in screen.app.screen.query(Static))
+        assert "1, 2, 3, 4, 5" in helped
+        for text in (bar, helped):
+            assert not [each.id for each in ACTIONS if each.id in text]
 
 
 @pytest.mark.usefixtures("own_scenes")

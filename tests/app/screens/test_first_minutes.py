@@ -11,16 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from textual import events
+from textual.color import Color
 from textual.widgets import Static
 
 from app.app import SequoiaApp, Settings
 from app.config.model_choice import TreeRoom, tree_choice
+from app.config.themes import least_contrast
 from app.screens.explain import _TABLES, GLOSSARY, ExplainScreen, parts_on_show, placed
 from app.widgets.welcome import STARTERS, ExampleTree
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.config import Mode
 from sequoia_core.events import Event, Origin, Progress, Step
 from sequoia_core.tree.choice import ADAPTIVE, SHOWN
+from tests.app.color_vision import contrast
 from tests.app.driving import Driver, driving
 from tests.app.screens.test_replay import replaying
 from tests.fakes import TREE_16, make_answer, replay, with_baseline
@@ -407,3 +410,18 @@ async def test_a_shown_tree_is_called_so_wherever_it_is_named() -> None:
     async with driving(replay(shown_answer()), settings, size=(80, 24)) as chat:
         await chat.ask()
         assert ", larger than pays" in chat.screen_text()
+
+
+@pytest.mark.parametrize("theme", ["sequoia", "sequoia-light", "high-contrast", "tol-light"])
+async def test_every_word_on_the_screen_can_be_read(theme: str) -> None:
+    async with driving(settings=Settings(theme=theme), size=(160, 50)) as chat:
+        least = least_contrast(chat.app.current_theme) - 0.1  # colours are rounded
+        for _ in range(2):
+            for strip in chat.app.screen._compositor.render_strips():
+                for text, style, _ in strip:
+                    if style is not None and style.color and any(map(str.isalpha, text)):
+                        ink, ground = (
+                            Color.from_rich_color(each) for each in (style.color, style.bgcolor)
+                        )
+                        assert contrast(ink, ground) >= least, text
+            await chat.ask()
