@@ -126,7 +126,10 @@ def _preferred_dtype(devices: Sequence[torch.device]) -> torch.dtype:
 
 
 def cpu_multiplies_bfloat16() -> bool:
-    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(cpu_info("flags").split())
+    """By PyTorch's own look at the CPU, which later versions show; else by the kernel's table."""
+    look = getattr(torch.cpu, "get_capabilities", None)
+    found = look() if look else dict.fromkeys(cpu_info("flags").split(), True)
+    return any(found.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def prepare(devices: Sequence[torch.device]) -> None:

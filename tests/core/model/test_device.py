@@ -45,6 +45,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def cpu_info(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A kernel table to fill in."""
     monkeypatch.setattr(cpu, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)  # as before PyTorch had it
     return tmp_path / "cpuinfo"
 
 
@@ -118,6 +119,15 @@ def test_the_kernel_says_what_the_cpu_multiplies(
 ) -> None:
     cpu_info.write_text(CPU_INFO.format(flags))
     assert cpu_multiplies_bfloat16() is expected
+
+
+@pytest.mark.parametrize("found", [{"avx512_bf16": True}, {"avx512_bf16": False}, {}])
+def test_pytorch_says_what_the_cpu_multiplies_where_it_looks(
+    found: dict[str, bool], cpu_info: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu_info.write_text(CPU_INFO.format("avx512_bf16"))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    assert cpu_multiplies_bfloat16() is found.get("avx512_bf16", False)
 
 
 def test_a_machine_without_a_kernel_table_counts_as_without(cpu_info: Path) -> None:
