@@ -15,6 +15,7 @@ from sequoia_core.model.loading.catalogue import (
     find_pair,
     known_draft,
 )
+from sequoia_core.model.loading.ollama import is_pulled
 from sequoia_core.speculate.tree_advisor import DEFAULT_CHAIN, MEASURED, PACKAGED
 from sequoia_core.tree.choice import ADAPTIVE, TreeChoice
 from sequoia_core.tree.files import find_growmap, largest_packaged
@@ -93,7 +94,7 @@ def with_draft(settings: Settings, words: str) -> Settings:
 
 
 def _check_source(words: str, known: Iterable[str], otherwise: str) -> None:
-    if not path_exists(words) and not HUB_ID.fullmatch(words):
+    if not path_exists(words) and not HUB_ID.fullmatch(words) and not is_pulled(words):
         hint = suggest(words, known, otherwise=otherwise)
         raise ParameterError(f"{words!r} is no pair, folder, GGUF file or hub id; {hint}")
 

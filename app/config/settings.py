@@ -84,7 +84,7 @@ class Settings:
     """The value of every setting. Raises ParameterError if a sampling value is out of range."""
 
     pair: str | None = _models(None, "a pair of the catalogue; see `sequoia models`", "NAME")
-    target: str | None = _models(None, "hub id, directory or GGUF file", "MODEL")
+    target: str | None = _models(None, "hub id, directory, GGUF file or ollama's NAME:TAG", "MODEL")
     draft: str | None = _models(None, "the draft model, as target; none decodes plainly", "MODEL")
     dtype: DType = _models(DType.AUTO, "number format of the weights")
     weights: WeightFormat = _models(

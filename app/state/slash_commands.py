@@ -172,7 +172,7 @@ def _side(words: Sequence[str], label: str, kind: str | None, settings: Settings
         (draft,) = words
         if draft == _NONE:
             return PLAIN
-        if draft != _CURRENT and "/" not in draft and not path_exists(draft):
+        if draft != _CURRENT and not {"/", ":"} & set(draft) and not path_exists(draft):
             raise SlashError(f"draft {draft}: no such file or folder, and no hub id (owner/name)")
         return RaceSide(label, draft=None if draft == _CURRENT else draft)
     if settings.mode is Mode.AR:

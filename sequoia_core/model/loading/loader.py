@@ -19,6 +19,7 @@ from sequoia_core.model.loading.block_safetensors import FORMATS, BlockWeights
 from sequoia_core.model.loading.catalogue import HUB_ID, NO_DRAFT, catalogue
 from sequoia_core.model.loading.foreign import foreign_files, foreign_settings, foreign_tensors
 from sequoia_core.model.loading.model_files import file_digest, first_line, read_json
+from sequoia_core.model.loading.ollama import pulled_file
 from sequoia_core.model.loading.tokenizer import has_tokenizer, load_tokenizer, stated_eos_ids
 from sequoia_core.model.loading.weights import Weights, check_weights, head_is_stored, open_weights
 
@@ -57,7 +58,9 @@ Opener = Callable[[str, Progress], Checkpoint]
 
 
 def open_checkpoint(source: str, progress: Progress = no_progress) -> Checkpoint:
-    """Open a directory, a `.gguf` file, or a hub id (`owner/name`); `progress` follows downloads.
+    """Open a directory, a GGUF file, ollama's NAME:TAG, or a hub id (`owner/name`).
+
+    `progress` follows downloads.
 
     Raises ModelLoadError if there is no such model, or it is damaged or of an unknown kind.
     """
@@ -92,16 +95,28 @@ def _open_local(source: str) -> Checkpoint | None:
         if source and path.is_dir():
             return open_directory(path)
         if path.is_file():
-            if path.suffix.lower() != ".gguf":
+            if path.suffix.lower() != ".gguf" and not _begins_as_gguf(path):
                 raise ModelLoadError(f"{path}: give the model's folder, a .gguf file or a hub id")
-            from sequoia_core.model.loading.gguf import open_gguf
-
-            return open_gguf(path)
+            return _open_gguf(path)
+        if (pulled := pulled_file(source)) is not None:
+            return replace(_open_gguf(pulled), name=source)
     except OSError as error:
         raise ModelLoadError(f"{path}: {error.strerror or first_line(error)}") from None
     if not HUB_ID.fullmatch(source) or path.suffix.lower() == ".gguf" or source[0] in "./~":
         raise ModelLoadError(f"{source!r}: no such file or folder, and no hub id (owner/name)")
     return None
+
+
+def _begins_as_gguf(path: Path) -> bool:
+    """Whether a file is one of GGUF, as ollama's are, whose names say nothing."""
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
+
+
+def _open_gguf(path: Path) -> Checkpoint:
+    from sequoia_core.model.loading.gguf import open_gguf
+
+    return open_gguf(path)
 
 
 def open_directory(directory: Path) -> Checkpoint:

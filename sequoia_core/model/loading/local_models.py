@@ -28,6 +28,7 @@ from sequoia_core.model.loading.loader import (
     open_checkpoint,
 )
 from sequoia_core.model.loading.memory_plan import MemoryPlan, size_text
+from sequoia_core.model.loading.ollama import pulled_file, pulled_models
 from sequoia_core.model.tensor_names import weight_values
 
 MOST_FOLDERS = 2000  # that are looked into for models
@@ -78,6 +79,11 @@ def cached_models(cache: Path | None = None) -> Iterator[LocalModel]:
             yield from (read_model(file, str(file)) for file in sorted(folder.glob("*.gguf")))
 
 
+def ollama_models() -> Iterator[LocalModel]:
+    """The models that ollama has pulled: their sources are NAME:TAG."""
+    yield from map(find_model, pulled_models())
+
+
 def read_model(path: Path, source: str) -> LocalModel:
     """A folder or a GGUF file."""
     try:
@@ -100,8 +106,12 @@ def find_model(source: str | None) -> LocalModel:
     path = embedded_target_path() if source is None else expanded(source)
     if source is None or path_exists(path):
         return read_model(path, str(path))
-    if (folder := local_copy(source)) is not None:
-        return read_model(folder, source)
+    try:
+        pulled = pulled_file(source)
+    except ModelLoadError as error:
+        return LocalModel(source, 0, problem=_few_words(str(error), Path(source)))
+    if (here := pulled or local_copy(source)) is not None:
+        return read_model(here, source)
     config = known_model(source)
     size = BYTES_PER_VALUE * weight_values(config) if isinstance(config, ModelConfig) else 0
     return LocalModel(source, size, config, here=False)
