@@ -11,15 +11,17 @@ from sequoia_core.events import Progress
 from sequoia_core.model.loading.catalogue import NO_DRAFT, catalogue
 
 from . import model_choice
-from .model_choice import DEFAULT_DRAFT, chosen_models, with_draft, with_target
+from .model_choice import DEFAULT_DRAFT, Models, chosen_models, with_draft, with_target
 from .paths import config_file, working_folder
 from .settings import Settings
 
 if TYPE_CHECKING:
+    from sequoia_core.chat.conversation import Conversation
     from sequoia_core.chat.interface import ChatEngine
     from sequoia_core.model.loading.local_models import LocalModel, MemoryRoom, RoomFinder
 
 CATALOGUE, HUB_CACHE = "Pairs of the catalogue", "Cache of the Hugging Face hub"
+OLLAMA = "ollama"
 NO_ROOM = "choose a smaller model, or start with --offload disk"
 _ONLY_DRAFT = "a draft, which cannot decide a text; /draft takes it"
 _LM_STUDIO = Path(".lmstudio") / "models"
@@ -59,8 +61,8 @@ class ModelLoader:
         """Every model of a kind that is known, for a chat with these settings."""
         return _Listing(kind, settings).rows()
 
-    def check(self, wanted: Settings, now: Settings) -> bool:
-        """Whether there is memory for a pair while the one in use stays.
+    def check(self, wanted: Settings, now: Settings, engine: "ChatEngine | None" = None) -> bool:
+        """Whether there is memory for a pair while the one in use stays, which `engine` has.
 
         Raises SequoiaError if it cannot be used: a model is broken, there is too little memory, or
         the tokenizers differ. Reads no weights, and fetches nothing.
@@ -83,10 +85,19 @@ class ModelLoader:
             return False
         if room.shortage:
             raise ModelLoadError(f"{target.source}: {room.shortage}; {NO_ROOM}")
-        beside = _room(replace(finder, held={}), target, draft)
+        held = {}
+        if target.model is not None and _with_its_target(engine, models) is not None:
+            held = finder.weights_of(target.model, None)
+        beside = _room(replace(finder, held=held), target, draft)
         return beside is not None and not beside.shortage
 
-    def load(self, settings: Settings, progress: Progress) -> "ChatEngine":
+    def load(
+        self, settings: Settings, progress: Progress, engine: "ChatEngine | None" = None
+    ) -> "ChatEngine":
+        """Load a pair, or its draft alone where `engine` has its target, and goes on with it."""
+        models = chosen_models(settings)
+        if (chat := _with_its_target(engine, models)) is not None:
+            return chat.with_draft(models.draft, progress)
         return model_choice.build_chat(settings, progress, insight=settings.insight)
 
 
@@ -155,6 +166,14 @@ class _Listing:
         return self._known[source]
 
 
+def _with_its_target(engine: "ChatEngine | None", models: Models) -> "Conversation | None":
+    """The chat in use, if a pair differs from its own by the draft alone."""
+    from sequoia_core.chat.conversation import Conversation
+
+    known = isinstance(engine, Conversation) and engine.keeps_target(models.target, models.draft)
+    return engine if known else None
+
+
 def _found(settings: Settings) -> "tuple[LocalModel, LocalModel | None]":
     from sequoia_core.model.loading.local_models import find_draft, find_model
 
@@ -184,7 +203,7 @@ def _room_finder(settings: Settings) -> "RoomFinder":
 
 def _local_models() -> "Iterator[tuple[str, str, LocalModel]]":
     """Each model on this machine, with the place where it is and its name there."""
-    from sequoia_core.model.loading.local_models import cached_models, folder_models
+    from sequoia_core.model.loading.local_models import cached_models, folder_models, ollama_models
 
     own = config_file().parent / "models"
     places = {"This folder": working_folder(), str(own): own, "LM Studio": Path.home() / _LM_STUDIO}
@@ -192,6 +211,8 @@ def _local_models() -> "Iterator[tuple[str, str, LocalModel]]":
         for found in folder_models(folder):
             path = Path(found.source)
             yield place, path.name if path == folder else str(path.relative_to(folder)), found
+    for found in ollama_models():
+        yield OLLAMA, found.source, found
     for found in cached_models():
         name = Path(found.source).name if found.source.endswith(".gguf") else found.source
         yield HUB_CACHE, name, found

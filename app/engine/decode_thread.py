@@ -160,9 +160,9 @@ class DecodeThread:
         """Load other models; if that fails, those before stay in use or are loaded again."""
         failure = ""
         try:
-            if not request.check():
+            if not request.check(self._engine):
                 self._engine = None
-            self._engine = request.load(self._report_switching)
+            self._engine = request.load(self._engine, self._report_switching)
             self._systems = []
         except msg.LoadAbortedError:
             raise

@@ -65,8 +65,9 @@ Request = Ask | ContinueAnswer | Race | ChooseTree | Start
 class Switch:
     """Load other models in place of those in use; it stays in this process."""
 
-    check: Callable[[], bool]  # raises what speaks against them; whether memory holds both pairs
-    load: EngineFactory
+    # both receive the engine in use, None if there is none or it was released
+    check: Callable[[ChatEngine | None], bool]  # raises what speaks against it; whether both fit
+    load: Callable[[ChatEngine | None, Progress], ChatEngine]
     load_again: EngineFactory  # loads those in use, should the others fail
     turns: tuple[Turn, ...]  # to go on from
 

@@ -22,7 +22,9 @@ WAITING = Notice(
     "tokens/s counts this window's own steps",
 )
 
-NO_OTHER_DRAFTS = "windows share their models: race another draft in `sequoia` in a terminal"
+NO_OTHER_DRAFTS = (
+    "a browser's windows share their models: to race another draft, start `sequoia` in a terminal"
+)
 
 Loader = Callable[[Progress], Callable[[], ChatEngine]]
 """Loads the models; what it returns begins a conversation with them."""

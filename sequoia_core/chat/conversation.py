@@ -158,7 +158,9 @@ class Conversation(ChatEngine):
     @override
     def race(self, race: Race, should_stop: StopCheck, progress: Progress) -> Iterator[RaceEvent]:
         choices = [side.choice or self.tree_choice for side in race.sides]
-        pairs = [self._pair_with(side.draft, should_stop, progress) for side in race.sides]
+        drafts = dict.fromkeys(side.draft for side in race.sides)
+        loaded = {draft: self._pair_with(draft, should_stop, progress) for draft in drafts}
+        pairs = [loaded[side.draft] for side in race.sides]
         plainly = [_decodes_plainly(*each) for each in zip(choices, pairs, strict=True)]
         if all(plainly):
             why = "both sides are plain decoding: the mode is ar"
@@ -198,14 +200,39 @@ class Conversation(ChatEngine):
 
         return with_other_draft(self._pair, draft, report)
 
-    def _copy(self, pair: Pair, choice: TreeChoice, turns: Sequence[Turn]) -> Conversation:
+    def keeps_target(self, target: str | None, draft: str | None) -> bool:
+        """Whether `with_draft` can take a draft of this target, both as for `load_pair`.
+
+        Raises ModelLoadError if one of them cannot be used.
+        """
+        from sequoia_core.model.loading.pair import keeps_target
+
+        return keeps_target(self._pair, target, draft)
+
+    def with_draft(self, draft: str | None, progress: Progress) -> Conversation:
+        """This chat with the same target and another draft, which alone is loaded.
+
+        What the target has read stays in its cache, so this conversation must not be used any more.
+        Raises as `with_other_draft`; then it can be.
+        """
+        from sequoia_core.model.loading.pair import with_other_draft
+
+        pair = with_other_draft(self._pair, draft, progress)
+        turns = [*self._dropped, *self.turns]
+        other = self._copy(pair, self.tree_choice, turns, self._engine)
+        other.description, other._engine.insight = pair.description, self._engine.insight
+        return other
+
+    def _copy(
+        self, pair: Pair, choice: TreeChoice, turns: Sequence[Turn], before: Engine | None = None
+    ) -> Conversation:
         """Another conversation with the same target; of the same pair, with its measurements."""
         from sequoia_core.measure.tuner import Tuner
 
         other = copy(self)
         if pair is not self._pair:
             other._pair, other._tuner = pair, Tuner(pair)
-        other._engine = Engine.of(pair, other._tuner.advisor)
+        other._engine = Engine.of(pair, other._tuner.advisor, before)
         other.choose_tree(choice)
         other.restore(turns)
         return other

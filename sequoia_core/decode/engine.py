@@ -74,11 +74,13 @@ class Engine:
         codec: TextCodec,
         eos_token_ids: frozenset[int],
         advisor: TreeAdvisor,
+        before: Engine | None = None,  # with the same target, whose cache becomes this one's
     ) -> None:
         self._target = timed(target)
         self._draft = timed(draft.model) if draft else None
         self._codec, self._eos_token_ids = codec, eos_token_ids
-        self._cache = TokenCache(target, draft.model if draft else None)
+        known = before._cache if before else None
+        self._cache = TokenCache(target, draft.model if draft else None, known)
         timed_draft = replace(draft, model=self._draft) if draft and self._draft else None
         self._speculator = Speculator(self._target, timed_draft, self._cache, eos_token_ids)
         engine = proxy(self)  # no cycle: weights are freed as soon as nothing uses them
@@ -91,13 +93,14 @@ class Engine:
         self._notices = PlainNotices()
 
     @classmethod
-    def of(cls, pair: Pair, advisor: TreeAdvisor) -> Engine:
+    def of(cls, pair: Pair, advisor: TreeAdvisor, before: Engine | None = None) -> Engine:
         return cls(
             pair.target,
             DraftModel(pair.draft, pair.draft_vocab_ids) if pair.draft else None,
             codec=TokenizerCodec(pair.tokenizer, pair.eos_token_ids),
             eos_token_ids=pair.eos_token_ids,
             advisor=advisor,
+            before=before,
         )
 
     @property

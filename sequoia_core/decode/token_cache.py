@@ -16,10 +16,15 @@ class TokenCache:
     The draft's cache may lack more: `draft_pending`.
     """
 
-    def __init__(self, target: LanguageModel, draft: LanguageModel | None) -> None:
+    def __init__(
+        self,
+        target: LanguageModel,
+        draft: LanguageModel | None,
+        before: "TokenCache | None" = None,  # of the same target; it is not used any more
+    ) -> None:
         self._target, self._draft = target, draft
-        self.token_ids: list[int] = []
-        self.target_cache: KVCache = target.new_cache()
+        self.token_ids: list[int] = before.token_ids if before else []
+        self.target_cache: KVCache = before.target_cache if before else target.new_cache()
         self.draft_cache: KVCache | None = draft.new_cache(self.target_cache) if draft else None
 
     @property

@@ -18,7 +18,7 @@ from sequoia_core.model.device import Placement, choose_device, choose_dtype, pr
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.backend import choose_backend
 from sequoia_core.model.loading.loader import Checkpoint, open_directory, open_target
-from sequoia_core.model.loading.pair import load_native
+from sequoia_core.model.loading.models import load_native
 from sequoia_core.model.loading.tokenizer import check_embedding_fit
 from sequoia_core.model.native.llama import NativeLlama
 from sequoia_core.model.tensor_names import DRAFT_VOCAB_IDS

@@ -18,7 +18,10 @@ from ...widgets.prompt import Prompt
 from ..models import ChosenModels, ModelsScreen
 from .branches import TranscriptPages
 
-SHARED = "other windows use these models too: start `sequoia` in a terminal to choose others"
+SHARED = (
+    "a browser's windows share these models: start `sequoia web --target MODEL` for others, "
+    "or `sequoia` in a terminal"
+)
 STILL_LOADING = "the models are still loading: choose others in a moment"
 IN_USE = "these models are in use already"
 
@@ -66,8 +69,8 @@ class ModelSwitch:
             return
         self.decoder.submit(
             Switch(
-                check=lambda: loader.check(wanted, now),
-                load=lambda progress: loader.load(wanted, progress),
+                check=lambda engine: loader.check(wanted, now, engine),
+                load=lambda engine, progress: loader.load(wanted, progress, engine),
                 load_again=lambda progress: loader.load(now, progress),
                 turns=turns(session.history.branch),
             )

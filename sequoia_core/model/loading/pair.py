@@ -1,7 +1,8 @@
 """A target and its draft: opened, checked against each other, and placed on devices."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,8 @@ from torch import Tensor
 from sequoia_core.config import Offload, WeightFormat
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.events import PairDescription, Progress
-from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.cpu import cpu_threads
-from sequoia_core.model.device import choose_placement, devices_name, even_stages, prepare
+from sequoia_core.model.device import choose_placement, devices_name, prepare
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.backend import (
     Backend,
@@ -21,7 +21,6 @@ from sequoia_core.model.loading.backend import (
     choose_backend,
     fitting_window,
 )
-from sequoia_core.model.loading.fitted_draft import fit_draft
 from sequoia_core.model.loading.loader import (
     Checkpoint,
     describe_checkpoint,
@@ -31,14 +30,10 @@ from sequoia_core.model.loading.loader import (
     open_target,
 )
 from sequoia_core.model.loading.memory_plan import memory_errors
+from sequoia_core.model.loading.models import draft_model, target_model
 from sequoia_core.model.loading.tokenizer import pair_tokenizer
 from sequoia_core.model.malloc_trim import return_freed_memory
-from sequoia_core.model.native.library import shared_pool
 from sequoia_core.model.native.llama import NativeLlama
-from sequoia_core.model.native.matrices import draft_format
-from sequoia_core.model.native.rows import NativeRows, read_rows_with
-from sequoia_core.model.offload.model import load_offloaded
-from sequoia_core.model.tensor_names import weight_values
 from sequoia_core.text.chat_template import turn_ends
 from sequoia_core.text.template_renderer import RENDERER
 
@@ -55,6 +50,11 @@ class PairSource:
     device: str
     weights: WeightFormat
     offload: Offload
+
+    def backend(self, *models: Checkpoint | None) -> Backend:
+        """What computes target and draft, if they are opened already; None is no draft."""
+        placement, opened = choose_placement(self.device, self.offload), list(filter(None, models))
+        return choose_backend(self.weights, self.dtype, placement, opened)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,54 +111,87 @@ def load_pair(
     """
     report = progress or no_progress
     RENDERER.start()
-    placement = choose_placement(device, offload)
-    choose_backend(weights, dtype, placement)  # refuses what it can before files are read
-    prepare(placement.devices)
+    source = PairSource(target, dtype, device, weights, offload)
+    prepare(source.backend().placement.devices)  # refuses what it can before files are read
     if is_fetched_first(target) or is_fetched_first(draft):
         check_tokenizers(target, draft, report)
     opened, small = open_target(target, report), open_draft(target, draft, report)
-    backend = choose_backend(weights, dtype, placement, [each for each in (opened, small) if each])
-    window, big = fitting_window(opened, small, backend), opened
-    if window < opened.config.context_window:
+    backend = source.backend(opened, small)
+    alone = _load_target(source, opened, small, backend, report)
+    return _with_draft(alone, opened, small, backend, report)
+
+
+def _load_target(
+    source: PairSource,
+    target: Checkpoint,
+    draft: Checkpoint | None,
+    backend: Backend,
+    report: Progress,
+) -> Pair:
+    """The target without a draft, with the layers kept that this draft reads, and room for it."""
+    window, big = fitting_window(target, draft, backend), target
+    if window < target.config.context_window:
         report(f"The context window is {window:,} tokens: more do not fit into the memory", None)
-        big = replace(opened, config=replace(opened.config, context_window=window))
+        big = replace(target, config=replace(target.config, context_window=window))
     report("Loading the tokenizer", None)
-    tokenizer = pair_tokenizer(big, small)
+    tokenizer = pair_tokenizer(big, draft)
     ends = turn_ends(tokenizer, big.eos_token_ids)
     return_freed_memory()  # of loading the tokenizer
-    with memory_errors(
-        lambda: f"{big.name}: the memory became full while it was loaded; take a smaller model"
-    ):
-        report(f"Loading {big.name}", None)
-        target_model = _load_target(big, small, backend)
-        return_freed_memory()
-        draft_model, ids = None, None
-        if small is not None:
-            report(f"Loading {small.name}", None)
-            draft_model, ids = _load_draft(small, target_model, backend)
-        return_freed_memory()
+    report(f"Loading {big.name}", None)
+    with _full_memory_named(big):
+        model = target_model(big, draft, backend)
+    return_freed_memory()
     why = backend.fallback
-    digests = [opened.digest(report), small.digest(report) if small else ""]
     return Pair(
-        target=target_model,
-        draft=draft_model,
-        draft_vocab_ids=ids,
+        target=model,
+        draft=None,
+        draft_vocab_ids=None,
         tokenizer=tokenizer,
         eos_token_ids=ends,
         description=PairDescription(
             target=big.name,
-            draft=small.name if small else None,
-            device=devices_name(placement.devices),
-            dtype=backend.number_format(opened),
+            draft=None,
+            device=devices_name(backend.placement.devices),
+            dtype=backend.number_format(target),
             context_window=big.config.context_window,
             exact=backend.exact,
             threads=cpu_threads(),
             remark=f"PyTorch computes, which is slower: {why}" if why else "",
         ),
-        fingerprint=_fingerprint(digests, backend),
-        acceptance_rates=_stated_rates(small) if small else {},
-        source=PairSource(target, dtype, device, weights, offload),
+        fingerprint="",  # a draft's, or that there is none, belongs to it
+        acceptance_rates={},
+        source=source,
     )
+
+
+def _with_draft(
+    pair: Pair,
+    target: Checkpoint,
+    draft: Checkpoint | None,
+    backend: Backend,
+    report: Progress,
+) -> Pair:
+    """The pair's target with this draft, which is loaded, or without one."""
+    model, ids = None, None
+    if draft is not None:
+        report(f"Loading {draft.name}", None)
+        with _full_memory_named(draft):
+            model, ids = draft_model(draft, pair.target, backend)
+        return_freed_memory()
+    parts = target.digest(report), draft.digest(report) if draft else "", backend.key()
+    return replace(
+        pair,
+        draft=model,
+        draft_vocab_ids=ids,
+        description=replace_record(pair.description, draft=draft.name if draft else None),
+        fingerprint=hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16],
+        acceptance_rates=_stated_rates(draft) if draft else {},
+    )
+
+
+def _full_memory_named(model: Checkpoint) -> AbstractContextManager[None]:
+    message = f"{model.name}: the memory became full while it was loaded; take a smaller model"
+    return memory_errors(lambda: message)
 
 
 def check_tokenizers(
@@ -175,12 +208,8 @@ def check_tokenizers(
         pair_tokenizer(open_target(target, progress, describe_checkpoint), small)
 
 
-def _fingerprint(digests: Sequence[str], backend: Backend) -> str:
-    return hashlib.sha256("\n".join([*digests, backend.key()]).encode()).hexdigest()[:16]
-
-
-def with_other_draft(pair: Pair, draft: str, progress: Progress | None = None) -> Pair:
-    """The pair's target with another draft, which is loaded; `pair` can be used as before.
+def with_other_draft(pair: Pair, draft: str | None, progress: Progress | None = None) -> Pair:
+    """The pair's target with another draft, which alone is loaded; `pair` can be used as before.
 
     Args:
         pair: one of `load_pair`.
@@ -198,91 +227,47 @@ def with_other_draft(pair: Pair, draft: str, progress: Progress | None = None) -
     if is_fetched_first(draft):
         check_tokenizers(source.target, draft, report)
     opened, small = open_target(source.target, report), open_draft(source.target, draft, report)
-    if small is None:
-        raise ModelLoadError(f"{draft}: this names no draft")
-    report("Comparing the tokenizers", None)
-    pair_tokenizer(opened, small)
-    placement = choose_placement(source.device, source.offload)
-    weights = source.weights if pair.native else WeightFormat.TORCH
-    backend = choose_backend(weights, source.dtype, placement, [opened, small])
-    if pair.native and not backend.native:
-        raise ModelLoadError(
-            f"{small.name}: it is not computed as this target is: {backend.fallback}"
-        )
-    _check_layers(small, pair.target)
-    check_draft_fits(opened, small, backend)
-    report(f"Loading {small.name}", None)
-    with memory_errors(lambda: f"{small.name}: the memory became full while it was loaded"):
-        model, ids = _load_draft(small, pair.target, backend)
-    return_freed_memory()
-    digests = [opened.digest(report), small.digest(report)]
-    return replace(
-        pair,
-        draft=model,
-        draft_vocab_ids=ids,
-        description=replace_record(pair.description, draft=small.name),
-        fingerprint=_fingerprint(digests, backend),
-        acceptance_rates=_stated_rates(small),
-    )
+    if not pair.native:
+        source = replace(source, weights=WeightFormat.TORCH)
+    backend = source.backend(opened, small)
+    if small is not None:
+        report("Comparing the tokenizers", None)
+        pair_tokenizer(opened, small)
+        if pair.native and not backend.native:
+            raise ModelLoadError(
+                f"{small.name}: it is not computed as this target is: {backend.fallback}"
+            )
+        if not _keeps_layers(pair.target, small):
+            raise ModelLoadError(
+                f"{small.name}: it reads the target's layers {list(small.config.feature_layers)}, "
+                "which this target does not keep; load the pair with it"
+            )
+        check_draft_fits(opened, small, backend)
+    return _with_draft(pair, opened, small, backend, report)
 
 
-def _check_layers(draft: Checkpoint, target: Llama | NativeLlama) -> None:
-    """Refuse a draft that reads hidden states which the target's caches do not keep."""
+def keeps_target(pair: Pair, target: str | None, draft: str | None) -> bool:
+    """Whether `with_other_draft` gives what `load_pair` gives for a target and this draft.
+
+    Reads no weights. A draft that is not here yet counts as any that reads tokens only.
+
+    Raises:
+        ModelLoadError: a model is missing, damaged or of an unknown kind.
+    """
+    source = pair.source
+    if source is None or source.target != target or is_fetched_first(target):
+        return False
+    if is_fetched_first(draft):
+        return True
+    opened, small = open_target(target), open_draft(target, draft)
+    same = source.backend(opened, small).native == pair.native
+    return same and (small is None or _keeps_layers(pair.target, small))
+
+
+def _keeps_layers(target: Llama | NativeLlama, draft: Checkpoint) -> bool:
+    """Whether the target's caches keep the hidden states that a draft reads."""
     kept = target.kept_layers if isinstance(target, NativeLlama) else tuple(target.feature_slots)
-    read = tuple(draft.config.feature_layers)
-    if read and read != kept:
-        raise ModelLoadError(
-            f"{draft.name}: it reads the target's layers {list(read)}, which this target does not "
-            "keep; load the pair with it, and race the other draft"
-        )
-
-
-def _load_target(
-    target: Checkpoint, draft: Checkpoint | None, backend: Backend
-) -> Llama | NativeLlama:
-    config, weights, placement = target.config, target.weights, backend.placement
-    read_by_draft = draft.config.feature_layers if draft else ()
-    if backend.native:
-        return load_native(target, backend, read_by_draft)
-    assert backend.dtype is not None
-    if placement.offload is not Offload.NONE:
-        return load_offloaded(config, backend.dtype, weights, placement, read_by_draft)
-    on_first = weight_values(draft.config) if draft else 0
-    stages = even_stages(config, placement.devices, on_first)
-    return Llama(config, weights, placement.device, backend.dtype, read_by_draft, stages)
-
-
-def load_native(
-    target: Checkpoint, backend: Backend, feature_layers: Sequence[int] = ()
-) -> NativeLlama:
-    """A target computed by the native library, which then reads rows of logits as well."""
-    read_rows_with(NativeRows(shared_pool()))
-    return NativeLlama(
-        target.config,
-        target.weights,
-        shared_pool(),
-        feature_layers=feature_layers,
-        matrix_format=backend.target_format,
-    )
-
-
-def _load_draft(
-    draft: Checkpoint, target: Llama | NativeLlama, backend: Backend
-) -> tuple[Llama | NativeLlama, Tensor | None]:
-    if isinstance(target, NativeLlama):
-        fitted = fit_draft(draft, target.config, None)
-        model = NativeLlama(
-            fitted.config,
-            fitted.weights,
-            shared_pool(),
-            embedding_of=target if fitted.config.embeddings_from_target else None,
-            matrix_format=draft_format(draft.stored_dtype, backend.dtype),
-        )
-        return model, fitted.vocab_ids
-    fitted = fit_draft(draft, target.config, lambda: target.embedding)
-    ids = None if fitted.vocab_ids is None else fitted.vocab_ids.to(target.device)
-    kind = ConditionedLlama if fitted.config.feature_layers else Llama
-    return kind(fitted.config, fitted.weights, target.device, target.dtype), ids
+    return draft.config.feature_layers in ((), kept)
 
 
 def _stated_rates(draft: Checkpoint) -> dict[str, tuple[float, ...]]:

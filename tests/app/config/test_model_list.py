@@ -1,17 +1,27 @@
 """What a chat can switch to, by real files: listed with memory, and checked before it is loaded."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from app.config.model_choice import with_draft, with_target
-from app.config.model_list import CATALOGUE, HUB_CACHE, ModelKind, ModelLoader, ModelRow
+from app.config.model_choice import load_chosen, with_draft, with_target
+from app.config.model_list import (
+    CATALOGUE,
+    HUB_CACHE,
+    OLLAMA,
+    ModelKind,
+    ModelLoader,
+    ModelRow,
+    chosen,
+)
 from app.config.settings import Settings
 from sequoia_core.errors import ModelLoadError, TokenizerMismatchError
 from sequoia_core.model.loading.loader import BUNDLED_DRAFT
 from tests.core.checkpoints import edit_settings, save_model, tiny_tokenizer
 from tests.core.model.loading.test_local_models import cache, cached_folder  # noqa: F401 a fixture
+from tests.core.model.loading.test_ollama import pull
 
 CPU = Settings(device="cpu")
 
@@ -27,12 +37,17 @@ def folder(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     save_model(tmp_path / "config" / "sequoia" / "models" / "mine", tiny_tokenizer())
     save_model(cached_folder(cache, "owner/tiny"), tiny_tokenizer())
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    monkeypatch.delenv("OLLAMA_MODELS", raising=False)
     monkeypatch.chdir(work)
     return work
 
 
 def rows(kind: ModelKind, settings: Settings) -> dict[str, ModelRow]:
     return {each.name: each for each in ModelLoader().rows(kind, settings)}
+
+
+def silent(_message: str, _fraction: float | None) -> None:
+    """Reports nothing."""
 
 
 def leave_free(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
@@ -87,6 +102,41 @@ def test_both_pairs_stay_only_where_memory_holds_both(
     needed = rows(ModelKind.TARGET, now)["small"].needed
     leave_free(monkeypatch, needed - 1)  # enough once the weights in use are gone
     assert not ModelLoader().check(wanted, now)
+
+
+def test_what_ollama_has_pulled_is_listed_and_taken_by_its_name(folder: Path) -> None:
+    pulled = Path.home() / ".ollama" / "models"
+    pull(pulled, "registry.ollama.ai/library/smollm/135m")
+    pull(pulled, "registry.ollama.ai/library/broken/1b").write_text("{}")
+    found = rows(ModelKind.TARGET, CPU)
+    assert found["smollm:135m"].place == OLLAMA
+    assert found["smollm:135m"].needed > 0
+    assert found["smollm:135m"].settings == replace(CPU, target="smollm:135m")
+    assert "not one GGUF file" in found["broken:1b"].problem
+    assert rows(ModelKind.DRAFT, CPU)["smollm:135m"].settings == replace(CPU, draft="smollm:135m")
+    assert chosen(ModelKind.TARGET, CPU, "smollm:135m").target == "smollm:135m"
+    pair = load_chosen(found["smollm:135m"].settings, silent)
+    assert pair.description.target == "smollm:135m"
+
+
+def test_with_another_draft_the_target_stays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = with_draft(with_target(CPU, str(folder / "target")), "none")
+    wanted = with_draft(now, str(folder / "small"))
+    loader, told = ModelLoader(), list[str]()
+    chat = loader.load(now, silent)
+    needed = rows(ModelKind.DRAFT, now)["small"].needed
+    with monkeypatch.context() as patch:
+        leave_free(patch, needed - 1)  # for a whole pair one byte too little
+        assert loader.check(wanted, now, chat)
+        assert not loader.check(wanted, now)
+    other = loader.load(wanted, lambda message, _: told.append(message), chat)
+    assert told == ["Comparing the tokenizers", "Loading small"]
+    assert (other.description.target, other.description.draft) == ("target", "small")
+    told.clear()
+    elsewhere = with_draft(with_target(CPU, str(folder / "small")), "none")
+    whole = loader.load(elsewhere, lambda message, _: told.append(message), other)
+    assert whole.description.target == "small"
+    assert "Loading small" in told
 
 
 def test_a_pair_is_compared_before_it_is_loaded(folder: Path) -> None:

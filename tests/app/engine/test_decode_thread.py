@@ -438,12 +438,12 @@ def test_other_models_go_on_from_the_same_turns(drive: Drive, beside: bool) -> N
     before, other = weakref.ref(driven.engine), engine_of(OTHER)
     del driven.engine, driven.decoder._factory
 
-    def load(progress: Progress) -> ChatEngine:
-        held.append(before() is not None)
+    def load(engine: ChatEngine | None, progress: Progress) -> ChatEngine:
+        held.append(before() is not None and engine is before())
         progress("weights", 0.5)
         return other
 
-    driven.decoder.submit(Switch(lambda: beside, load, failing("never"), TURNS))
+    driven.decoder.submit(Switch(lambda _engine: beside, load, failing("never"), TURNS))
     driven.decoder.submit(ASK)
     driven.wait_answers()
     assert driven.reports[:3] == [Ready(PAIR), Loading("weights", 0.5), Ready(OTHER)]
@@ -457,12 +457,15 @@ def test_other_models_go_on_from_the_same_turns(drive: Drive, beside: bool) -> N
     ("check", "load", "message"),
     [
         (failing("too large"), failing("never"), "too large"),
-        (lambda: True, failing("damaged"), "damaged"),
-        (lambda: False, failing("damaged"), "damaged"),
+        (lambda _engine: True, failing("damaged"), "damaged"),
+        (lambda _engine: False, failing("damaged"), "damaged"),
     ],
 )
 def test_without_others_the_models_before_answer_on(
-    drive: Drive, check: Callable[[], bool], load: Callable[..., ChatEngine], message: str
+    drive: Drive,
+    check: Callable[..., bool],
+    load: Callable[..., ChatEngine],
+    message: str,
 ) -> None:
     first, again = engine_of(PAIR), engine_of(PAIR)
     driven = drive(first)
@@ -471,7 +474,7 @@ def test_without_others_the_models_before_answer_on(
     driven.decoder.submit(ASK)
     driven.wait_answers()
     assert tuple(driven.events) == make_answer()
-    released = message == "damaged" and not check()
+    released = message == "damaged" and not check(first)
     assert (again if released else first).turns == [TURNS]
     assert (first if released else again).turns == []
 
@@ -479,7 +482,7 @@ def test_without_others_the_models_before_answer_on(
 def test_without_any_model_it_is_said_and_others_can_be_loaded(drive: Drive) -> None:
     driven = drive(engine_of(PAIR))
     lost = "damaged; the models before could not be loaded again: gone"
-    driven.decoder.submit(Switch(lambda: False, failing("damaged"), failing("gone"), ()))
+    driven.decoder.submit(Switch(lambda _engine: False, failing("damaged"), failing("gone"), ()))
     driven.wait(lambda reports: SwitchFailed(lost, None) in reports)
     driven.decoder.submit(Clear())
     driven.decoder.submit(ASK)
@@ -487,7 +490,7 @@ def test_without_any_model_it_is_said_and_others_can_be_loaded(drive: Drive) -> 
     driven.wait(lambda reports: RaceEnded(NO_MODEL) in reports)
     assert driven.events == [Failed(NO_MODEL)]
     other = engine_of(OTHER)
-    driven.decoder.submit(Switch(lambda: False, lambda _progress: other, failing("never"), TURNS))
+    driven.decoder.submit(Switch(lambda _: False, lambda *_: other, failing("never"), TURNS))
     driven.decoder.submit(ASK)
     driven.wait_answers(2)
     assert tuple(driven.events[1:]) == make_answer()
@@ -498,14 +501,14 @@ def test_without_any_model_it_is_said_and_others_can_be_loaded(drive: Drive) -> 
 def test_loading_other_models_can_be_left(drive: Drive, quits: bool) -> None:
     loading, go_on = threading.Event(), threading.Event()
 
-    def load(progress: Progress) -> ChatEngine:
+    def load(_engine: ChatEngine | None, progress: Progress) -> ChatEngine:
         loading.set()
         go_on.wait(5)
         progress("more", None)
         raise AssertionError("loading went on")
 
     driven = drive(engine_of(PAIR))
-    driven.decoder.submit(Switch(lambda: True, load, failing("never"), ()))
+    driven.decoder.submit(Switch(lambda _engine: True, load, failing("never"), ()))
     assert loading.wait(5)
     if quits:
         driven.decoder.close()

@@ -67,12 +67,14 @@ class FakeLoader(ModelLoader):
     def rows(self, kind: ModelKind, settings: Settings) -> Iterator[ModelRow]:
         return iter(ROWS if kind is ModelKind.TARGET else ROWS[2:])
 
-    def check(self, wanted: Settings, now: Settings) -> bool:
+    def check(self, wanted: Settings, now: Settings, engine: ChatEngine | None = None) -> bool:
         if self.error is not None:
             raise self.error
         return self.beside
 
-    def load(self, settings: Settings, progress: Progress) -> ChatEngine:
+    def load(
+        self, settings: Settings, progress: Progress, engine: ChatEngine | None = None
+    ) -> ChatEngine:
         self.loading(progress)
         self.loaded.append(settings)
         name = (settings.target or settings.pair or "embedded").rpartition("/")[2]
@@ -236,10 +238,12 @@ async def test_what_cannot_be_loaded_is_said_at_once(line: str, told: str) -> No
             assert chat.prompt.text == line
 
 
-async def test_other_windows_keep_their_models() -> None:
+@pytest.mark.parametrize("line", ["/model", "/draft none"])
+async def test_a_browsers_windows_keep_their_models_and_say_how_to_choose(line: str) -> None:
     async with choosing(None) as chat:
-        await chat.type("/model", "enter")
-        assert "other windows use these models too" in chat.hint
+        await chat.type(line, "enter")
+        assert "sequoia web --target MODEL" in chat.hint
+        assert chat.prompt.text == line
 
 
 async def test_an_answer_is_stopped_first() -> None:

@@ -220,6 +220,10 @@ def test_two_drafts_race_for_the_text_of_the_chat(tmp_path: Path) -> None:
     assert tokens_of(lanes[Lane.FIRST]) == tokens_of(lanes[Lane.SECOND]) == tokens_of(answered)
     assert firsts[Lane.FIRST].nodes != firsts[Lane.SECOND].nodes  # other guesses
     assert "Loading two" in told
+    told.clear()
+    two = replace(sides[1], label="two, adaptive", choice=TreeChoice(adaptive=True))
+    list(talk.race(replace(race, sides=(sides[1], two)), never, lambda said, _: told.append(said)))
+    assert told.count("Loading two") == 1  # for both sides
     with pytest.raises(ParameterError, match="stopped while a draft was loaded"):
         list(talk.race(race, lambda: True, silent))
     with pytest.raises(SequoiaError, match="three"):

@@ -18,7 +18,7 @@ from sequoia_core.events import Event, Finished, Notice, NoticeKind, Step
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import free_bytes
 from sequoia_core.model.interface import KVCache
-from sequoia_core.model.loading import pair as pair_module
+from sequoia_core.model.loading import models
 from sequoia_core.model.loading.backend import pair_plans
 from sequoia_core.model.loading.loader import Checkpoint, known_model
 from sequoia_core.model.loading.memory_plan import MemoryPlan, is_out_of_memory
@@ -313,7 +313,7 @@ def test_memory_that_ends_while_loading_is_a_line(
     def full(*_: object) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(pair_module, "Llama", full)
+    monkeypatch.setattr(models, "Llama", full)
     with pytest.raises(MemoryFullError, match="target: the memory became full while it was loaded"):
         load_pair(target, dtype="float32", device="cpu", weights=WeightFormat.TORCH)
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,10 +21,11 @@ from sequoia_core.errors import (
     TokenizerMismatchError,
 )
 from sequoia_core.model.llama import Llama
+from sequoia_core.model.loading import models
 from sequoia_core.model.loading import pair as pair_module
 from sequoia_core.model.loading.block_safetensors import pack_weights
 from sequoia_core.model.loading.loader import BUNDLED_DRAFT, embedded_target_path
-from sequoia_core.model.loading.pair import Pair, load_pair, with_other_draft
+from sequoia_core.model.loading.pair import Pair, keeps_target, load_pair, with_other_draft
 from sequoia_core.model.native.library import find_library
 from tests.core.checkpoints import (
     CHAT_TEMPLATE,
@@ -256,6 +258,25 @@ def test_another_draft_of_a_loaded_target_is_as_if_it_were_loaded_with_it(
     assert torch.equal(fresh_logits(other.draft, TOKENS), fresh_logits(whole.draft, TOKENS))
     assert told == ["Comparing the tokenizers", "Loading second"]
     assert first.description.draft == "first"
+    without, alone = with_other_draft(other, "none"), load(target, weights=weights)
+    assert (without.draft, without.description) == (None, alone.description)
+    assert (without.fingerprint, without.acceptance_rates) == (alone.fingerprint, {})
+
+
+def test_a_target_stays_for_drafts_that_a_whole_load_would_compute_with_it(
+    target: str, tmp_path: Path
+) -> None:
+    draft = str(tmp_path / "draft")
+    save_model(tmp_path / "draft", tokenizer_of(), num_hidden_layers=1)
+    pair = load(target)
+    assert keeps_target(pair, target, draft)
+    assert keeps_target(pair, target, "none")
+    assert keeps_target(pair, target, "owner/not-here")
+    assert not keeps_target(pair, draft, "none")
+    by_torch = load(target, weights=WeightFormat.TORCH)
+    assert keeps_target(by_torch, target, draft)
+    fallen_back = replace(by_torch, source=pair.source)  # for the sake of a draft, which is gone
+    assert keeps_target(fallen_back, target, draft) is (find_library() is None)
 
 
 def test_another_draft_that_the_memory_does_not_hold_is_refused(
@@ -264,7 +285,7 @@ def test_another_draft_that_the_memory_does_not_hold_is_refused(
     save_model(tmp_path / "draft", tokenizer_of(), num_hidden_layers=1)
     pair = load(target)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10_000))
-    monkeypatch.setattr(pair_module, "_load_draft", pytest.fail)
+    monkeypatch.setattr(pair_module, "draft_model", pytest.fail)
     with pytest.raises(ModelLoadError, match=r"draft: .* do not fit into the .* free on cpu"):
         with_other_draft(pair, str(tmp_path / "draft"))
 
@@ -326,8 +347,8 @@ def test_progress_is_reported(target: str, tmp_path: Path) -> None:
 def test_models_too_large_for_the_memory_are_refused_before_they_are_read(
     target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pair_module, "Llama", pytest.fail)
-    monkeypatch.setattr(pair_module, "load_native", pytest.fail)
+    monkeypatch.setattr(models, "Llama", pytest.fail)
+    monkeypatch.setattr(models, "load_native", pytest.fail)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10_000))
     for weights in (WeightFormat.AUTO, WeightFormat.TORCH):
         with pytest.raises(ModelLoadError, match=r"target: .* GiB of float32.* weights do not fit"):

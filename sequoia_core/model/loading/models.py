@@ -1,0 +1,69 @@
+"""Makes models of their checkpoints: which forward computes a target or a draft, and where."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from sequoia_core.config import Offload
+from sequoia_core.model.conditioned import ConditionedLlama
+from sequoia_core.model.device import even_stages
+from sequoia_core.model.llama import Llama
+from sequoia_core.model.loading.backend import Backend
+from sequoia_core.model.loading.fitted_draft import fit_draft
+from sequoia_core.model.loading.loader import Checkpoint
+from sequoia_core.model.native.library import shared_pool
+from sequoia_core.model.native.llama import NativeLlama
+from sequoia_core.model.native.matrices import draft_format
+from sequoia_core.model.native.rows import NativeRows, read_rows_with
+from sequoia_core.model.offload.model import load_offloaded
+from sequoia_core.model.tensor_names import weight_values
+
+
+def target_model(
+    target: Checkpoint, draft: Checkpoint | None, backend: Backend
+) -> Llama | NativeLlama:
+    """A target of its checkpoint, whose caches keep what the draft reads."""
+    config, weights, placement = target.config, target.weights, backend.placement
+    read_by_draft = draft.config.feature_layers if draft else ()
+    if backend.native:
+        return load_native(target, backend, read_by_draft)
+    assert backend.dtype is not None
+    if placement.offload is not Offload.NONE:
+        return load_offloaded(config, backend.dtype, weights, placement, read_by_draft)
+    on_first = weight_values(draft.config) if draft else 0
+    stages = even_stages(config, placement.devices, on_first)
+    return Llama(config, weights, placement.device, backend.dtype, read_by_draft, stages)
+
+
+def load_native(
+    target: Checkpoint, backend: Backend, feature_layers: Sequence[int] = ()
+) -> NativeLlama:
+    """A target computed by the native library, which then reads rows of logits as well."""
+    read_rows_with(NativeRows(shared_pool()))
+    return NativeLlama(
+        target.config,
+        target.weights,
+        shared_pool(),
+        feature_layers=feature_layers,
+        matrix_format=backend.target_format,
+    )
+
+
+def draft_model(
+    draft: Checkpoint, target: Llama | NativeLlama, backend: Backend
+) -> tuple[Llama | NativeLlama, Tensor | None]:
+    """A draft for a target, and the target's ids of its logits if they are not the same."""
+    if isinstance(target, NativeLlama):
+        fitted = fit_draft(draft, target.config, None)
+        model = NativeLlama(
+            fitted.config,
+            fitted.weights,
+            shared_pool(),
+            embedding_of=target if fitted.config.embeddings_from_target else None,
+            matrix_format=draft_format(draft.stored_dtype, backend.dtype),
+        )
+        return model, fitted.vocab_ids
+    fitted = fit_draft(draft, target.config, lambda: target.embedding)
+    ids = None if fitted.vocab_ids is None else fitted.vocab_ids.to(target.device)
+    kind = ConditionedLlama if fitted.config.feature_layers else Llama
+    return kind(fitted.config, fitted.weights, target.device, target.dtype), ids
