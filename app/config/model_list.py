@@ -170,8 +170,9 @@ def _with_its_target(engine: "ChatEngine | None", models: Models) -> "Conversati
     """The chat in use, if a pair differs from its own by the draft alone."""
     from sequoia_core.chat.conversation import Conversation
 
-    known = isinstance(engine, Conversation) and engine.keeps_target(models.target, models.draft)
-    return engine if known else None
+    if isinstance(engine, Conversation) and engine.keeps_target(models.target, models.draft):
+        return engine
+    return None
 
 
 def _found(settings: Settings) -> "tuple[LocalModel, LocalModel | None]":

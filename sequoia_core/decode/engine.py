@@ -79,8 +79,8 @@ class Engine:
         self._target = timed(target)
         self._draft = timed(draft.model) if draft else None
         self._codec, self._eos_token_ids = codec, eos_token_ids
-        known = before._cache if before else None
-        self._cache = TokenCache(target, draft.model if draft else None, known)
+        known: TokenCache | None = before._cache if before else None
+        self._cache: TokenCache = TokenCache(target, draft.model if draft else None, known)
         timed_draft = replace(draft, model=self._draft) if draft and self._draft else None
         self._speculator = Speculator(self._target, timed_draft, self._cache, eos_token_ids)
         engine = proxy(self)  # no cycle: weights are freed as soon as nothing uses them

@@ -108,7 +108,7 @@ def test_a_draft_that_is_refused_leaves_the_chat_as_it_is(start: Start, tmp_path
 def test_the_embedded_chat_goes_on_without_its_draft_and_with_it_again() -> None:
     chat, plain = (Conversation(load_pair(None, draft)) for draft in (None, "none"))
     asked = ("Count to five.", "Now backwards.", "Once more.")
-    answers = []
+    answers: list[list[int]] = []
     for draft, prompt in zip((None, "none", None), asked, strict=True):
         if answers:
             assert chat.keeps_target(None, draft)

@@ -86,7 +86,10 @@ def without_file(manifest: Path) -> None:
 
 
 def layers(*found: Any) -> Callable[[Path], None]:
-    return lambda manifest: manifest.write_text(json.dumps({"layers": found})) and None
+    def write(manifest: Path) -> None:
+        manifest.write_text(json.dumps({"layers": found}))
+
+    return write
 
 
 @pytest.mark.parametrize(
@@ -108,7 +111,7 @@ def layers(*found: Any) -> Callable[[Path], None]:
     ],
 )
 def test_what_cannot_be_used_says_why(
-    damage: Callable[[Path], None], problem: str, folder: Path
+    damage: Callable[[Path], object], problem: str, folder: Path
 ) -> None:
     damage(pull(folder, "registry.ollama.ai/library/a/b"))
     assert problem in find_model("a:b").problem
