@@ -20,8 +20,10 @@ STILL_ANSWERING = "Press chat.stop to stop the answer first"
 UNNAMED = "Answer"  # the name of an answer whose model is not known yet
 NO_SIBLING = "no other branch yet: chat.again regenerates, chat.edit edits a message"
 NEARLY_FULL = 0.9  # of what a prompt may take of the context window
-_FULL = "context full: /clear begins a new chat"
-_KEEPS_MORE = "short messages, a smaller max_new_tokens or a larger window keep more"
+_WHAT_HELPS = (  # after what happens, which small terminals have room for
+    "/clear begins a new chat; "
+    "short messages, a smaller max_new_tokens or a larger window keep more"
+)
 _CHARACTERS_PER_TOKEN = 4  # about: the tokens of what is typed are not known before it is sent
 NOTHING_TO_RACE = "nothing to race yet: type a prompt, then chat.race, or /race PROMPT"
 
@@ -157,12 +159,11 @@ class ChatSession:
         )
         if self.answer.left_out:
             turns = counted(self.answer.left_out, "oldest turn")
-            return f"{_FULL}; the model no longer reads the {turns}; {_KEEPS_MORE}"
+            return f"context full: the model no longer reads the {turns}; {_WHAT_HELPS}"
         if share >= 1.0:
-            return f"{_FULL}; the next message leaves out the oldest turns; {_KEEPS_MORE}"
+            return f"context full: the next message leaves out the oldest turns; {_WHAT_HELPS}"
         if share >= NEARLY_FULL:
-            full = _FULL.replace("full", "nearly full")
-            return f"{full}; the oldest turns will be left out soon; {_KEEPS_MORE}"
+            return f"context nearly full: the oldest turns will be left out soon; {_WHAT_HELPS}"
         return ""
 
     @property

@@ -118,6 +118,24 @@ async def test_without_colour_there_is_none_and_verdicts_differ(
         assert [style is not None and style.underline for style in chosen] == [True]
 
 
+@pytest.mark.parametrize("no_color", [False, True])
+@pytest.mark.parametrize("theme", ["sequoia", "sequoia-light", "terminal"])
+async def test_the_cursor_is_seen_where_the_colours_are_not_the_apps_own(
+    monkeypatch: pytest.MonkeyPatch, theme: str, no_color: bool
+) -> None:
+    if no_color:
+        monkeypatch.setenv("NO_COLOR", "1")
+    async with driving(settings=Settings(theme=theme)) as driver:
+        await driver.pilot.press(*"abc")
+        strips = driver.app.screen._compositor.render_strips()
+        row = list(next(strip for strip in strips if " abc" in strip.text))
+        cursor = row[1 + next(at for at, each in enumerate(row) if "abc" in each.text)].style
+        assert cursor is not None
+        default = all(c is None or c.is_default for c in (cursor.color, cursor.bgcolor))
+        assert default == (theme == "terminal" or no_color)
+        assert bool(cursor.reverse) == default
+
+
 def segments(driver: Driver) -> list[Segment]:
     """What the terminal shows."""
     return [each for strip in driver.app.screen._compositor.render_strips() for each in strip]

@@ -47,7 +47,8 @@ async def test_the_header_measures_the_context_as_the_answer_grows(width: int) -
 async def test_the_warning_stands_at_the_prompt_while_one_types_until_the_chat_is_cleared() -> None:
     async with driving(replay(long_prompt(7300)), Settings(max_new_tokens=100)) as chat:
         await chat.ask()
-        assert "context nearly full: /clear begins a new chat" in chat.hint
+        assert "context nearly full: the oldest turns will be left out soon" in chat.hint
+        assert "/clear begins a new chat" in chat.hint
         await chat.pilot.press(*"hm")
         assert "context nearly full" in chat.hint
         await chat.type("x" * 4000)
@@ -67,4 +68,4 @@ async def test_an_answer_without_its_oldest_turns_says_how_many(size: tuple[int,
         shown = " ".join(chat.transcript.replace("│", " ").split())
         assert "2 earlier turns left out" in shown
         assert "7.7k of 8k" in chat.screen_text()
-        assert "context full: /clear begins a new chat" in chat.screen_text()
+        assert "context full: the model no longer reads the 2 o" in chat.screen_text()
