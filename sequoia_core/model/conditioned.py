@@ -23,16 +23,34 @@ class ConditionedCache(LayeredKVCache):
 
     target: LayeredKVCache | None = None  # None reads zeros, which is enough for timing
 
-    def states_before(self, rows: int, slots: int) -> Tensor:
-        """The target's states of the tokens before the next rows [rows, slots, hidden].
+    @property
+    def lease_numbers(self) -> tuple[int, ...]:
+        return super().lease_numbers + (self.target.lease_numbers if self.target else ())
+
+    def settle(self) -> None:
+        super().settle()
+        if self.target is not None:
+            self.target.settle()
+
+    def states_before(self, rows: int, layers: int) -> Tensor:
+        """The target's states of the tokens before the next rows [rows, layers, hidden].
 
         Zeros before the first token.
         """
         first = self.length
         if self.target is None:
-            return self._features.new_zeros((rows, slots, self._features.shape[-1]))
+            own = self.lease.features
+            return own.new_zeros((rows, layers, own.shape[-1]))
         states = self.target.features(max(first - 1, 0), first - 1 + rows)
         return states if first else functional.pad(states, (0, 0, 0, 0, 1, 0))
+
+    def states_before_slots(self, slots: Tensor, layers: int) -> Tensor:
+        """The same before rows at slots, int64 [n]; any before the scratch row."""
+        if self.target is None:
+            return self.states_before(len(slots), layers)
+        last = self.target.lease.capacity
+        states = self.target.features_at((slots - 1).clamp_(0, last))
+        return states.masked_fill_((slots == 0)[:, None, None], 0.0)
 
     def keep(self, committed: int, rows: Sequence[int]) -> None:
         """Keep the committed tokens and the first of the rows, a tree's root.
@@ -69,14 +87,22 @@ class ConditionedLlama(Llama):
         return cache
 
     def _first_input(
-        self, token_ids: Tensor, parents: Tensor | None, cache: LayeredKVCache
+        self,
+        token_ids: Tensor,
+        parents: Tensor | None,
+        cache: LayeredKVCache,
+        slots: Tensor | None = None,
     ) -> Tensor:
         assert isinstance(cache, ConditionedCache)
         embedded = self.embed(token_ids)[:, None]  # [n, 1, hidden]
         if parents is None:
-            states = cache.states_before(len(token_ids), len(self.config.feature_layers))
+            layers = len(self.config.feature_layers)
+            if slots is None:
+                states = cache.states_before(len(token_ids), layers)
+            else:
+                states = cache.states_before_slots(slots, layers)
             inputs = (torch.cat((embedded, states), 1) - self._shift) * self._scale
             return self._target_input(inputs.to(self.dtype).flatten(1))  # from [n, F + 1, hidden]
-        own = self._norm(cache.features_of_parents(parents))
+        own = self._norm(cache.features_at(parents))
         normalized = ((embedded - self._shift[:1]) * self._scale[:1]).to(self.dtype)
         return self._own_input(torch.cat((normalized, own), 1).flatten(1))

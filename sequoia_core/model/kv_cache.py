@@ -1,8 +1,11 @@
 """Keys and values of one conversation, in a few preallocated tensors: growth and rollback."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from itertools import groupby
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count, groupby
+from typing import NamedTuple
+from weakref import finalize
 
 import torch
 from torch import Tensor
@@ -17,6 +20,9 @@ CUDA_BUCKET = 256
 PART_LAYERS = 8  # of one buffer: while a cache grows, only one is held twice
 DOUBLED_CAPACITY = 1024  # up to this capacity a cache doubles; from then on it grows by a quarter
 RESERVED_SHARE = 0.25  # of a GPU's free memory: a window that takes no more is reserved at once
+KEPT_LEASES = 4  # of one model: both sides of a race, and the caches of a calibration
+
+_numbers = count(1)
 
 
 def check_room(needed: int, window: int) -> None:
@@ -43,12 +49,80 @@ def resized(buffer: Tensor, axis: int, size: int, kept: int) -> Tensor:
     return found
 
 
-class LayeredKVCache:
-    """A `KVCache` in buffers `[PART_LAYERS, 2, K, capacity, D]`.
+class Move(NamedTuple):
+    """Rows of a cache that are to lie elsewhere: `rows[i]` at `first + i`."""
 
-    Dropping a rejected branch is one gather over several layers, and growing needs room for one
-    more buffer only. Rows past `length` are never read as tokens; on CUDA, attention under a mask
-    spans a whole length bucket, whose tail the mask hides, so that shapes repeat from step to step.
+    rows: tuple[int, ...]
+    first: int
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """Memory that a cache leases."""
+
+    parts: list[Tensor]  # keys and values [PART_LAYERS, 2, K, capacity + 1, D]
+    features: Tensor  # hidden states [capacity + 1, feature_slots, hidden]
+    least: int  # capacity that is never given up
+    number: int = field(default_factory=_numbers.__next__)  # of these addresses; never used again
+
+    @property
+    def capacity(self) -> int:
+        """Tokens; the row after them is the scratch row."""
+        return min(buffer.shape[axis] for buffer, axis in self.buffers) - 1
+
+    @property
+    def buffers(self) -> list[tuple[Tensor, int]]:
+        """Each with the axis of its rows."""
+        return [*((part, 3) for part in self.parts), (self.features, 0)]
+
+    def resize(self, capacity: int, kept: int) -> None:
+        """Keep the first `kept` tokens; they survive a failure."""
+        if all(buffer.shape[axis] == capacity + 1 for buffer, axis in self.buffers):
+            return
+        self.number = next(_numbers)
+        # one buffer after the other, so that only one of them is held twice
+        for at in range(len(self.parts)):
+            self.parts[at] = resized(self.parts[at], 3, capacity + 1, kept)
+        self.features = resized(self.features, 0, capacity + 1, kept)
+
+
+class LeasePool:
+    """Memory of caches that are garbage, for the next ones of the same model.
+
+    So a new chat, a race or a calibration writes where earlier ones did, and finds their
+    recordings.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[Lease] = []
+
+    def lease(self, cache: object, make: Callable[[], Lease]) -> Lease:
+        """Memory for as long as the cache is alive."""
+        if self._free:
+            lease = self._free.pop()
+            for buffer, _ in lease.buffers:
+                buffer.zero_()  # see `resized`
+        else:
+            lease = make()
+        finalize(cache, self._give_back, lease).atexit = False
+        return lease
+
+    def clear(self) -> None:
+        """Free what no cache uses."""
+        self._free.clear()
+
+    def _give_back(self, lease: Lease) -> None:
+        if len(self._free) < KEPT_LEASES:
+            self._free.append(lease)
+
+
+class LayeredKVCache:
+    """A `KVCache` in buffers `[PART_LAYERS, 2, K, capacity + 1, D]`.
+
+    The row after the capacity is a scratch row: what is written there is no token. Dropping a
+    rejected branch is one gather over several layers, and growing needs room for one more buffer
+    only. Rows past `length` are never read as tokens; on CUDA, attention under a mask spans a whole
+    length bucket, whose tail the mask hides, so that shapes repeat from step to step.
     """
 
     def __init__(
@@ -58,34 +132,51 @@ class LayeredKVCache:
         dtype: torch.dtype,
         feature_slots: int = 0,  # hidden states of each token to hold, for a draft that reads them
         layer_devices: Sequence[torch.device] | None = None,  # of each layer, all of one type
+        pool: LeasePool | None = None,  # of the model; None: the memory is the cache's own
     ) -> None:
         self._window = config.context_window
         self._bucket = CUDA_BUCKET if device.type == "cuda" else 1
         self.length = 0
+        self.defers = False  # `keep` leaves a move to `take_move`, or to the next use
+        self._move: Move | None = None
         places = layer_devices or [device] * config.num_layers
-        window = round_up(self._window, self._bucket)
-        layer = window * kv_token_bytes(config, dtype.itemsize) // config.num_layers
-        needed = Counter({place: count * layer for place, count in Counter(places).items()})
-        needed[device] += window * dtype.itemsize * feature_slots * config.hidden_size
-        self._least = window if _can_reserve(needed) else min(INITIAL_CAPACITY, window)
         split = [
             (place, min(PART_LAYERS, layers - first))
             for place, layers in ((place, len(list(run))) for place, run in groupby(places))
             for first in range(0, layers, PART_LAYERS)
         ]
-        # zeros, not empty: see `resized`
-        shape = (2, config.num_kv_heads, self._least, config.head_dim)
-        self._parts = [
-            torch.zeros((layers, *shape), device=place, dtype=dtype) for place, layers in split
-        ]
         self._places = [(part, at) for part, (_, n) in enumerate(split) for at in range(n)]
-        self._features = torch.zeros(
-            (self._least, feature_slots, config.hidden_size), device=device, dtype=dtype
-        )
+
+        def allocated() -> Lease:
+            window = round_up(self._window, self._bucket)
+            layer = window * kv_token_bytes(config, dtype.itemsize) // config.num_layers
+            needed = Counter({place: count * layer for place, count in Counter(places).items()})
+            needed[device] += window * dtype.itemsize * feature_slots * config.hidden_size
+            least = window if _can_reserve(needed) else min(INITIAL_CAPACITY, window)
+            # zeros, not empty: see `resized`
+            shape = (2, config.num_kv_heads, least + 1, config.head_dim)
+            features = (least + 1, feature_slots, config.hidden_size)
+            return Lease(
+                [torch.zeros((layers, *shape), device=at, dtype=dtype) for at, layers in split],
+                torch.zeros(features, device=device, dtype=dtype),
+                least,
+            )
+
+        self.lease = pool.lease(self, allocated) if pool else allocated()
 
     @property
     def capacity(self) -> int:
-        return min(self._features.shape[0], *(part.shape[3] for part in self._parts))
+        return self.lease.capacity
+
+    @property
+    def scratch(self) -> int:
+        """The slot of rows that only fill up a shape."""
+        return self.lease.capacity
+
+    @property
+    def lease_numbers(self) -> tuple[int, ...]:
+        """Of all memory that a forward reads or writes; other numbers are other addresses."""
+        return (self.lease.number,)
 
     def span(self, rows: int) -> int:
         """Tokens that attention spans when `rows` more are written: S + rows, or its bucket."""
@@ -94,6 +185,7 @@ class LayeredKVCache:
     def reserve(self, rows: int) -> None:
         """Make room for `rows` more tokens; the tokens held survive a failure."""
         check_room(self.length + rows, self._window)
+        self.settle()
         needed, present = self.span(rows), self.capacity
         if needed <= present:
             return
@@ -103,39 +195,48 @@ class LayeredKVCache:
 
     def release(self) -> None:
         """See `KVCache.release`; the first capacity is kept."""
-        self._resize(min(max(self._least, self.span(0)), self.capacity))
+        self._resize(min(max(self.lease.least, self.span(0)), self.capacity))
 
     def _resize(self, capacity: int) -> None:
-        # one buffer after the other, so that only one of them is held twice
-        for at in range(len(self._parts)):
-            self._parts[at] = resized(self._parts[at], 3, capacity, self.length)
-        self._features = resized(self._features, 0, capacity, self.length)
+        self._settle()
+        self.lease.resize(capacity, self.length)
 
-    def write(self, layer: int, keys_values: Tensor, span: int) -> tuple[Tensor, Tensor]:
+    def write(
+        self, layer: int, keys_values: Tensor, span: int, slots: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Put n rows [2, K, n, D] after the S cached ones; gives those to attend over.
 
         That are keys and values `[1, K, span, D]`, views of the buffer. Requires `reserve`;
-        `advance` counts the rows once every layer is written.
+        `advance` counts the rows once every layer is written. With slots, int64 [n], the rows go
+        there, wherever the cache ends.
         """
         part, at = self._places[layer]
-        layer_buffer = self._parts[part][at]
-        layer_buffer[:, :, self.length : self.length + keys_values.shape[2]].copy_(keys_values)
+        layer_buffer = self.lease.parts[part][at]
+        if slots is None:
+            layer_buffer[:, :, self.length : self.length + keys_values.shape[2]].copy_(keys_values)
+        else:
+            layer_buffer.index_copy_(2, slots, keys_values)
         attended = layer_buffer[:, None, :, :span]
         return attended[0], attended[1]
 
-    def write_features(self, slot: int, hidden: Tensor) -> None:
+    def write_features(self, slot: int, hidden: Tensor, slots: Tensor | None = None) -> None:
         """Put hidden states [n, hidden] of n rows after the S cached ones; see `write`."""
-        rows = slice(self.length, self.length + hidden.shape[0])
-        self._features[rows, slot].copy_(moved(hidden, self._features.device))
+        features = self.lease.features[:, slot]
+        if slots is None:
+            rows = slice(self.length, self.length + hidden.shape[0])
+            features[rows].copy_(moved(hidden, features.device))
+        else:
+            features.index_copy_(0, slots, hidden)
 
     def features(self, start: int, stop: int) -> Tensor:
         """A view `[stop - start, feature_slots, hidden]` of tokens `start` to `stop - 1`."""
         assert 0 <= start <= stop <= self.length
-        return self._features[start:stop]
+        self.settle()
+        return self.lease.features[start:stop]
 
-    def features_of_parents(self, parents: Tensor) -> Tensor:
-        """Features `[n, feature_slots, hidden]` of `LanguageModel.forward`'s parents, int64 [n]."""
-        return self._features[parents + self.length]
+    def features_at(self, slots: Tensor) -> Tensor:
+        """Features `[n, feature_slots, hidden]` at slots, int64 [n]."""
+        return self.lease.features[slots]
 
     def advance(self, rows: int) -> None:
         self.length += rows
@@ -145,17 +246,44 @@ class LayeredKVCache:
         """See `KVCache.keep`; `rows` are ascending indices in `[committed, length)`."""
         assert 0 <= committed <= self.length
         assert all(committed <= row < self.length for row in rows)
-        kept = slice(committed, committed + len(rows))
-        if list(rows) != list(range(kept.start, kept.stop)):
-            devices = {buffer.device for buffer in (self._features, *self._parts)}
-            index = {device: torch.tensor(list(rows), device=device) for device in devices}
-            for part in self._parts:
-                part[:, :, :, kept].copy_(part.index_select(3, index[part.device]))
-            self._features[kept].copy_(self._features[index[self._features.device]])
-        self.length = kept.stop
+        self._settle()
+        stop = committed + len(rows)
+        if list(rows) != list(range(committed, stop)):
+            self._move = Move(tuple(rows), committed)
+        self.length = stop
+        if not self.defers:
+            self._settle()
+
+    def take_move(self) -> Move | None:
+        """The rows that `keep` has left to be moved; by whoever takes them, before a read."""
+        move, self._move = self._move, None
+        return move
+
+    def settle(self) -> None:
+        """Move what `keep` has left, here and in a cache that is read."""
+        self._settle()
+
+    @torch.inference_mode()
+    def _settle(self) -> None:
+        if (move := self.take_move()) is None:
+            return
+        buffers = self.lease.buffers
+        devices = {buffer.device for buffer, _ in buffers}
+        rows = {device: torch.tensor(move.rows, device=device) for device in devices}
+        for buffer, axis in buffers:
+            kept = buffer.narrow(axis, move.first, len(move.rows))
+            kept.copy_(buffer.index_select(axis, rows[buffer.device]))
+
+    def move(self, source: Tensor, to: Tensor) -> None:
+        """Copy the rows at the slots `source` to the slots `to`, int64 [n], of one device."""
+        for buffer, axis in self.lease.buffers:
+            if buffer.numel():
+                buffer.index_copy_(axis, to, buffer.index_select(axis, source))
 
     def truncate(self, length: int) -> None:
         assert 0 <= length <= self.length
+        if self._move is not None and length <= self._move.first:
+            self._move = None
         self.length = length
 
 

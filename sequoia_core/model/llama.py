@@ -6,6 +6,7 @@ Nothing here waits for the device: no value is read back between the inputs and 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -27,6 +28,9 @@ from sequoia_core.model.layers import (
 )
 from sequoia_core.model.loading.memory_plan import PREFILL_ROWS
 
+if TYPE_CHECKING:
+    from sequoia_core.model.recorded import RecordedForward
+
 Attend = Callable[[int, Tensor, Tensor], Tensor]
 """Layer index, rotated queries [1, K, G n, D], new keys and values [2, K, n, D] -> [n, H D]."""
 
@@ -45,6 +49,7 @@ class Layer:
 
 class Llama:
     prompt_rows = PREFILL_ROWS  # a constant, since other numbers round differently
+    recorded: "RecordedForward | None" = None  # forwards are recorded where there is one
 
     def __init__(
         self,
@@ -61,6 +66,7 @@ class Llama:
         self._layer_devices = [stage.device for stage in self._stages for _ in stage.layers]
         # a copy from a GPU to the host would be read before it has arrived
         assert len({stage.device.type for stage in self._stages}) == 1
+        self._groups = config.num_heads // config.num_kv_heads  # G
         self.feature_slots = {layer: slot for slot, layer in enumerate(feature_layers)}
 
         def get(name: str, place: torch.device = device) -> Tensor:
@@ -99,7 +105,10 @@ class Llama:
 
     def new_cache(self, target_cache: KVCache | None = None) -> LayeredKVCache:  # noqa: ARG002
         slots = len(self.feature_slots)
-        return LayeredKVCache(self.config, self.device, self.dtype, slots, self._layer_devices)
+        pool = self.recorded.pool if self.recorded else None
+        return LayeredKVCache(
+            self.config, self.device, self.dtype, slots, self._layer_devices, pool
+        )
 
     @torch.inference_mode()
     def forward(
@@ -111,6 +120,21 @@ class Llama:
         parents: Tensor | None = None,
     ) -> Tensor:
         assert isinstance(cache, LayeredKVCache)
+        if self.recorded is not None:
+            logits = self.recorded.forward(self, token_ids, position_ids, mask, cache, parents)
+            if logits is not None:
+                return logits
+        return self.forward_eagerly(token_ids, position_ids, mask, cache, parents)
+
+    def forward_eagerly(
+        self,
+        token_ids: Tensor,
+        position_ids: Tensor,
+        mask: Tensor | None,
+        cache: LayeredKVCache,
+        parents: Tensor | None = None,
+    ) -> Tensor:
+        """See `LanguageModel.forward`; each kernel is launched by itself."""
         return self.logits(self._hidden(token_ids, position_ids, mask, cache, parents))
 
     @torch.inference_mode()
@@ -121,6 +145,39 @@ class Llama:
             first = cache.length
             position_ids = torch.arange(first, first + chunk.shape[0], device=self.device)
             self._hidden(chunk, position_ids, None, cache)
+
+    def rows_at(
+        self,
+        token_ids: Tensor,  # int64 [R]
+        position_ids: Tensor,  # int64 [R]
+        slots: Tensor,  # int64 [R]
+        bias: Tensor,  # of `bias_at`
+        cache: LayeredKVCache,
+        parents: Tensor | None = None,  # int64 [R], slots
+    ) -> Tensor:
+        """The last layer's output [R, hidden] of rows that are written to slots of the cache.
+
+        What is computed depends on shapes and on values on the device alone, not on the length of
+        the cache, so that it can be recorded. The cache needs room for the slots; rows that only
+        fill up the shape go to its scratch row. On one device.
+        """
+        first_input = self._first_input(token_ids, parents, cache, slots)
+        biases = [bias] * self.config.num_layers
+        return self._over_cache(first_input, position_ids, biases, cache, bias.shape[1], slots)
+
+    def bordered(self, mask: Tensor) -> Tensor:
+        """A mask bool [R, k] for `bias_at`: additive [G R, 1 + k + 1], between visible and not."""
+        whole = functional.pad(functional.pad(mask, (1, 0), value=True), (0, 1))
+        bias = torch.zeros(whole.shape, device=mask.device, dtype=self.dtype)
+        return bias.masked_fill_(~whole, float("-inf")).repeat(self._groups, 1)
+
+    def bias_at(self, bordered: Tensor, first: Tensor, span: int) -> Tensor:
+        """Additive mask [G R, span] whose middle part begins at the slot `first`, int64 [].
+
+        Tokens before are visible to all rows, tokens after it to none.
+        """
+        columns = torch.arange(1, span + 1, device=bordered.device) - first
+        return bordered.index_select(1, columns.clamp_(0, bordered.shape[1] - 1))
 
     def embed(self, token_ids: Tensor) -> Tensor:
         return functional.embedding(token_ids, self.embedding)
@@ -167,26 +224,43 @@ class Llama:
             for stage in self._stages
             for bias in [self._attention_bias(mask, rows, cache, stage.device)] * len(stage.layers)
         ]
-        groups = self.config.num_heads // self.config.num_kv_heads
         # without a mask only the keys of the text itself may be read
         span = cache.length + rows if biases[0] is None else cache.span(rows)
-
-        def attend_cached(index: int, queries: Tensor, keys_values: Tensor) -> Tensor:
-            keys, values = cache.write(index, keys_values, span)
-            return attend(queries, keys, values, biases[index], groups)
-
-        def watch(index: int, hidden: Tensor) -> None:
-            if (slot := self.feature_slots.get(index)) is not None:
-                cache.write_features(slot, hidden)
-
-        first_input = self._first_input(token_ids, parents, cache)
-        hidden = self.run_layers(first_input, position_ids, attend_cached, watch)
+        parent_slots = None if parents is None else parents + cache.length
+        first_input = self._first_input(token_ids, parent_slots, cache)
+        hidden = self._over_cache(first_input, position_ids, biases, cache, span)
         cache.advance(rows)
         return hidden
 
-    def _first_input(
-        self, token_ids: Tensor, _parents: Tensor | None, _cache: LayeredKVCache
+    def _over_cache(
+        self,
+        first_input: Tensor,
+        position_ids: Tensor,
+        biases: Sequence[Tensor | None],
+        cache: LayeredKVCache,
+        span: int,
+        slots: Tensor | None = None,
     ) -> Tensor:
+        """All layers, over rows that are written to the cache; see `LayeredKVCache.write`."""
+
+        def attend_cached(index: int, queries: Tensor, keys_values: Tensor) -> Tensor:
+            keys, values = cache.write(index, keys_values, span, slots)
+            return attend(queries, keys, values, biases[index], self._groups)
+
+        def watch(index: int, hidden: Tensor) -> None:
+            if (slot := self.feature_slots.get(index)) is not None:
+                cache.write_features(slot, hidden, slots)
+
+        return self.run_layers(first_input, position_ids, attend_cached, watch)
+
+    def _first_input(
+        self,
+        token_ids: Tensor,
+        parents: Tensor | None,  # noqa: ARG002
+        cache: LayeredKVCache,  # noqa: ARG002
+        slots: Tensor | None = None,  # noqa: ARG002
+    ) -> Tensor:
+        """[n, hidden]. Parents are slots; rows without slots are written after the cached ones."""
         return self.embed(token_ids)
 
     def _heads(self, projected: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
@@ -220,4 +294,4 @@ class Llama:
         bias[:, first:stop].masked_fill_(~moved(mask, device), float("-inf"))
         if span > stop:
             bias[:, stop:].fill_(float("-inf"))
-        return bias.repeat(self.config.num_heads // self.config.num_kv_heads, 1)
+        return bias.repeat(self._groups, 1)

@@ -11,7 +11,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sequoia_core.errors import ContextFullError
 from sequoia_core.model import kv_cache
-from sequoia_core.model.kv_cache import CUDA_BUCKET, PART_LAYERS, LayeredKVCache
+from sequoia_core.model.kv_cache import (
+    CUDA_BUCKET,
+    PART_LAYERS,
+    LayeredKVCache,
+    LeasePool,
+    Move,
+)
 from tests.core.engines import tree_of
 from tests.core.models import fresh_logits, path_to, tiny_config, tiny_llama
 
@@ -84,7 +90,7 @@ def test_leftovers_past_the_end_do_not_matter() -> None:
     """The tail is never cleared: even NaN in it must not show."""
     cache = MODEL.new_cache()
     MODEL.extend(torch.tensor([1, 2, 3, 4]), cache)
-    for part in cache._parts:
+    for part in cache.lease.parts:
         part[:, :, :, 2:] = torch.nan
     cache.truncate(2)
     close(next_logits([5, 6], cache), fresh_logits(MODEL, torch.tensor([1, 2, 5, 6]))[2:])
@@ -156,11 +162,11 @@ LAYERS = 2 * PART_LAYERS + 1
 def test_a_cache_grows_one_buffer_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that never more is held than what it grows to, and one buffer as it was."""
     cache = LayeredKVCache(tiny_config(num_layers=LAYERS, context_window=1024), CPU, torch.float32)
-    before = sum(part.nbytes for part in cache._parts)
+    before = sum(part.nbytes for part in cache.lease.parts)
     sizes = grown_buffers(monkeypatch, 99)
     cache.reserve(257)
     assert cache.capacity == 512
-    assert sizes[:3] == [2 * before * layers // LAYERS for layers in (8, 8, 1)]
+    assert sizes[:3] == [513 * before // 257 * layers // LAYERS for layers in (8, 8, 1)]
 
 
 @pytest.mark.parametrize("allowed", [0, 1, 2])
@@ -192,7 +198,7 @@ def test_memory_is_returned_but_for_what_the_tokens_need(held: int, left: int) -
     cache.advance(held)
     cache.release()
     assert cache.capacity == left
-    assert {part.shape[3] for part in cache._parts} == {left}
+    assert {part.shape[3] for part in cache.lease.parts} == {left + 1}
 
 
 @pytest.mark.parametrize(("share", "capacity"), [(4, 2048), (3, 256)])
@@ -218,3 +224,103 @@ def test_large_caches_grow_by_a_quarter() -> None:
     assert grown == [1025, 1281, 1602]
     cache.reserve(1603)
     assert cache.capacity == 2002
+
+
+def read_tree_and_keep(cache: LayeredKVCache, path: Sequence[int]) -> None:
+    """Eight tokens, a tree of nine nodes after them, and a branch of it kept."""
+    MODEL.extend(torch.arange(8), cache)
+    growmap = tree_of([0, 0, 0, 1, 1, 3, 4, 7])
+    positions = torch.tensor(growmap.depths) + 8
+    MODEL.forward(torch.arange(9) + 20, positions, growmap.ancestor_mask(), cache)
+    cache.keep(8, [8 + node for node in path])
+
+
+PATH = [0, 3, 6]
+
+
+def test_a_move_that_nobody_takes_is_made_at_the_next_use() -> None:
+    at_once, later = MODEL.new_cache(), MODEL.new_cache()
+    later.defers = True
+    read_tree_and_keep(at_once, PATH)
+    read_tree_and_keep(later, PATH)
+    assert at_once.length == later.length == 11
+    assert at_once.take_move() is None
+    assert torch.equal(next_logits([5, 6], later), next_logits([5, 6], at_once))
+    assert later.take_move() is None
+
+
+def test_who_takes_a_move_makes_it_on_the_device() -> None:
+    at_once, later = MODEL.new_cache(), MODEL.new_cache()
+    later.defers = True
+    read_tree_and_keep(at_once, PATH)
+    read_tree_and_keep(later, PATH)
+    move = later.take_move()
+    assert move == Move((8, 11, 14), 8)
+    filling = [later.scratch] * 2  # of a fixed shape
+    later.move(torch.tensor([*move.rows, *filling]), torch.tensor([8, 9, 10, *filling]))
+    assert torch.equal(next_logits([5, 6], later), next_logits([5, 6], at_once))
+
+
+@pytest.mark.parametrize("length", [6, 8, 10])
+def test_a_move_is_forgotten_with_its_rows(length: int) -> None:
+    at_once, later = MODEL.new_cache(), MODEL.new_cache()
+    later.defers = True
+    for cache in (at_once, later):
+        read_tree_and_keep(cache, PATH)
+        cache.truncate(length)
+    assert (later._move is None) == (length <= 8)
+    assert torch.equal(next_logits([5], later), next_logits([5], at_once))
+
+
+@pytest.mark.parametrize("use", ["release", "grow", "keep"])
+def test_whatever_touches_a_cache_makes_its_move_first(use: str) -> None:
+    at_once, later = MODEL.new_cache(), MODEL.new_cache()
+    later.defers = True
+    for cache in (at_once, later):
+        read_tree_and_keep(cache, PATH)
+        if use == "release":
+            cache.release()
+        elif use == "grow":
+            cache._resize(2 * cache.capacity)
+        else:
+            cache.keep(9, [10])
+    assert torch.equal(next_logits([5], later), next_logits([5], at_once))
+
+
+def test_rows_go_where_slots_say() -> None:
+    config = tiny_config()
+    by_length, by_slots = (LayeredKVCache(config, CPU, torch.float32, 1) for _ in range(2))
+    rows, states = torch.rand(2, config.num_kv_heads, 3, config.head_dim), torch.rand(3, 32)
+    slots = torch.tensor([4, 5, by_slots.scratch])
+    by_length.advance(4)
+    by_length.write(0, rows[:, :, :2], 16)
+    by_length.write_features(0, states[:2])
+    by_slots.write(0, rows, 16, slots)
+    by_slots.write_features(0, states, slots)
+    for (one, axis), (other, _) in zip(
+        by_length.lease.buffers, by_slots.lease.buffers, strict=True
+    ):
+        tokens = one.shape[axis] - 1
+        assert torch.equal(one.narrow(axis, 0, tokens), other.narrow(axis, 0, tokens))
+
+
+def test_memory_of_a_cache_that_is_garbage_is_leased_again_and_clean() -> None:
+    pool, config = LeasePool(), tiny_config(context_window=1024)
+
+    def leased() -> LayeredKVCache:
+        return LayeredKVCache(config, CPU, torch.float32, pool=pool)
+
+    first, second = leased(), leased()
+    numbers = first.lease.number, second.lease.number
+    first.lease.parts[0].fill_(torch.nan)
+    del first
+    third = leased()
+    assert third.lease.number == numbers[0] != numbers[1]
+    assert not third.lease.parts[0].any()
+    third.reserve(1)
+    assert third.lease.number == numbers[0]
+    third.reserve(300)
+    assert third.lease.number > max(numbers)
+    del third, second
+    pool.clear()
+    assert leased().lease.number > max(numbers) + 1

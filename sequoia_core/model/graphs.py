@@ -1,0 +1,175 @@
+"""Work on a device that is recorded once and then replayed, with no Python between its kernels.
+
+A recording sees neither new tensors nor new numbers: what changes from one replay to the next lies
+in tensors of fixed addresses.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Hashable
+from enum import IntEnum
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+ROW_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768)
+LEAST_SPAN = 256
+KEPT_RECORDINGS = 64
+WARM_UPS = 2  # libraries allocate workspaces, and choose their kernels, in the first calls
+
+
+class Recording(Protocol[T_co]):
+    @property
+    def outputs(self) -> T_co:
+        """Tensors at fixed addresses, which `replay` overwrites."""
+
+    def replay(self) -> T_co:
+        """Do the work on what its inputs hold now; returns `outputs`."""
+
+
+class Runner(Protocol):
+    def record(self, work: Callable[[], T]) -> Recording[T]:
+        """Record work that only reads and writes tensors.
+
+        It is run several times on what its inputs hold, so these are such that nothing is harmed.
+        """
+
+
+class EagerRecording(Generic[T]):
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work = work
+        self.outputs = work()
+
+    def replay(self) -> T:
+        self.outputs = self._work()
+        return self.outputs
+
+
+class EagerRunner:
+    """Records nothing: a replay runs the work again."""
+
+    def record(self, work: Callable[[], T]) -> Recording[T]:
+        return EagerRecording(work)
+
+
+class CudaRecording(Generic[T]):
+    def __init__(self, graph: torch.cuda.CUDAGraph, outputs: T) -> None:
+        self._graph, self.outputs = graph, outputs
+
+    def replay(self) -> T:
+        self._graph.replay()
+        return self.outputs
+
+
+class CudaRunner:
+    """Captures CUDA graphs, all in one memory pool.
+
+    Since they run one after the other, what one needs in between may be memory of another.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pool: Any = None
+
+    def record(self, work: Callable[[], T]) -> Recording[T]:
+        current = torch.cuda.current_stream(self._device)
+        side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UPS):
+                work()
+        current.wait_stream(side)
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        # other threads may use the device meanwhile
+        capture = torch.cuda.graph(graph, self._pool, side, capture_error_mode="thread_local")
+        try:
+            with capture:
+                outputs = work()
+        finally:
+            torch.cuda.set_stream(current)  # which a capture that fails does not
+        return CudaRecording(graph, outputs)
+
+
+class Rung(IntEnum):
+    """How much is recorded."""
+
+    EAGER = 0
+    FORWARDS = 1  # each forward of a model
+    LOOPS = 2  # the drafting of a tree as well, as one piece
+
+
+class Graphs:
+    """The recordings of a pair that were used last, and how much is recorded at all.
+
+    It steps down for good where recording fails, where a recording computes something else than
+    PyTorch does without it, and where memory is short.
+    """
+
+    def __init__(self, runner: Runner, rung: Rung = Rung.LOOPS) -> None:
+        self.rung = rung
+        self._runner = runner
+        self._recordings = OrderedDict[Hashable, Recording[Any]]()
+        self._unsaid: list[str] = []
+
+    def recording(
+        self, key: Hashable, work: Callable[[], T], rung: Rung = Rung.FORWARDS
+    ) -> Recording[T] | None:
+        """The recording of a key, made of `work` where there is none yet.
+
+        None where so much is not recorded, or no longer, since it failed; the work is then done
+        without.
+        """
+        if self.rung < rung:
+            return None
+        found = self._recordings.get(key)
+        if found is None:
+            try:
+                found = self._runner.record(work)
+            except RuntimeError as error:  # of CUDA, its libraries or its memory
+                self.step_down(Rung(rung - 1), f"recording fails ({_first_line(error)})")
+                return None
+            self._recordings[key] = found
+            if len(self._recordings) > KEPT_RECORDINGS:
+                self._recordings.popitem(last=False)
+        self._recordings.move_to_end(key)
+        return found
+
+    @property
+    def known(self) -> Collection[Hashable]:
+        """Keys of what is recorded."""
+        return self._recordings.keys()
+
+    def step_down(self, rung: Rung, why: str) -> None:
+        """Record no more than this from now on; a notice says why."""
+        if self.rung <= rung:
+            return
+        self.rung = rung
+        self._recordings.clear()
+        how = "kernels are launched one by one" if rung == Rung.EAGER else "fewer graphs are used"
+        self._unsaid.append(f"CUDA graphs: {why}; {how} from now on")
+
+    def take_notices(self) -> list[str]:
+        """What has not been said yet."""
+        notices, self._unsaid = self._unsaid, []
+        return notices
+
+
+def row_bucket(rows: int) -> int | None:
+    """Rows that a forward of so many is padded to; None where there are too many."""
+    return next((bucket for bucket in ROW_BUCKETS if bucket >= rows), None)
+
+
+def span_bucket(tokens: int, capacity: int) -> int:
+    """Tokens that attention spans: a power of two, or the whole capacity."""
+    span = LEAST_SPAN
+    while span < tokens:
+        span *= 2
+    return min(span, capacity)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

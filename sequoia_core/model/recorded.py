@@ -1,0 +1,208 @@
+"""Forwards of a Llama by recordings: rows padded to a bucket, at slots of a leased cache."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sequoia_core.model.graphs import Graphs, Recording, Rung, row_bucket, span_bucket
+from sequoia_core.model.kv_cache import LayeredKVCache, LeasePool
+
+if TYPE_CHECKING:
+    from sequoia_core.model.llama import Llama
+
+CAUSAL_ROWS = 64  # more rows without a mask are a prompt's, whose numbers do not repeat
+PLAIN_SPAN = 4096  # above it one row takes the kernel without a mask, which divides the keys
+CHECKED = 2  # replays of each recording that are compared; the second is at another length
+KEPT_MASKS = 128
+NEARLY_FULL = 0.75  # of a span: recordings for the next one are made in idle time
+ROUNDING = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.25}
+"""Of the largest logit: what is larger is no rounding."""
+
+
+class _Shape(NamedTuple):
+    """Key of a recording."""
+
+    leases: tuple[int, ...]
+    rows: int  # R
+    columns: int  # of the mask
+    span: int
+    with_parents: bool
+
+
+class _Mask(NamedTuple):
+    """What a forward's rows see, as its recording takes it."""
+
+    source: Tensor | None  # held, since its identity is the key
+    bordered: Tensor  # [G R, columns + 2]
+    offsets: Tensor  # int64 [3], from the length to `_Rows.bounds`
+
+
+class _Rows:
+    """Inputs and output at fixed addresses, of rows of one bucket."""
+
+    def __init__(self, model: Llama, rows: int, columns: int) -> None:
+        self.rows, self.columns = rows, columns
+        self.token_ids, self.position_ids, self.parents = (
+            torch.zeros(rows, dtype=torch.int64, device=model.device) for _ in range(3)
+        )
+        self.bounds = torch.zeros(3, dtype=torch.int64, device=model.device)
+        """Slots of the mask's first token, of the first row, and after the last one."""
+        nothing = torch.zeros((rows, columns), dtype=torch.bool, device=model.device)
+        self.bordered = model.bordered(nothing)
+        self.logits = torch.zeros((rows, model.vocab_size), device=model.device)
+        self._mask: _Mask | None = None
+
+    def idle(self, scratch: int) -> None:
+        """From now on, until they are filled, all rows go to the scratch row."""
+        self.bounds.fill_(scratch)
+
+    def fill(
+        self,
+        token_ids: Tensor,
+        position_ids: Tensor,
+        mask: _Mask,
+        parents: Tensor | None,
+        length: int,
+    ) -> None:
+        count = token_ids.shape[0]
+        self.token_ids[:count].copy_(token_ids)
+        self.position_ids[:count].copy_(position_ids)
+        torch.add(mask.offsets, length, out=self.bounds)
+        if parents is not None:
+            torch.add(parents, length, out=self.parents[:count])
+        if self._mask is not mask:
+            self.bordered.copy_(mask.bordered)
+            self._mask = mask
+
+    def compute(self, model: Llama, cache: LayeredKVCache, shape: _Shape) -> Tensor:
+        """Logits [R, V] of what the inputs hold."""
+        first, start, stop = self.bounds.unbind()
+        slots = torch.arange(self.rows, device=model.device) + start
+        slots = torch.where(slots < stop, slots, cache.scratch)
+        bias = model.bias_at(self.bordered, first, shape.span)
+        parents = self.parents if shape.with_parents else None
+        hidden = model.rows_at(self.token_ids, self.position_ids, slots, bias, cache, parents)
+        return self.logits.copy_(model.logits(hidden))
+
+
+class RecordedForward:
+    """How a `Llama` on one device computes by recordings; `graphs` are its pair's.
+
+    Its caches lease their memory from `pool`, since a recording holds for one memory only.
+    """
+
+    def __init__(self, graphs: Graphs) -> None:
+        self.graphs = graphs
+        self.pool = LeasePool()
+        self._rows: dict[tuple[int, int], _Rows] = {}
+        self._masks = OrderedDict[tuple[int, ...], _Mask]()
+        self._checks = Counter[_Shape]()
+
+    def forward(
+        self,
+        model: Llama,
+        token_ids: Tensor,
+        position_ids: Tensor,
+        mask: Tensor | None,
+        cache: LayeredKVCache,
+        parents: Tensor | None,
+    ) -> Tensor | None:
+        """See `LanguageModel.forward`; None where this forward is not recorded."""
+        count = token_ids.shape[0]
+        if self.graphs.rung < Rung.FORWARDS or not _is_of_step(count, mask, cache.length):
+            return None
+        cache.reserve(count)
+        rows = self._rows_for(model, count, count if mask is None else mask.shape[1])
+        if rows is None:
+            return None
+        span = span_bucket(cache.length + count, cache.capacity)
+        shape = _Shape(cache.lease_numbers, rows.rows, rows.columns, span, parents is not None)
+        recording = self._recording(model, cache, rows, shape)
+        if recording is None:
+            return None
+        expected = None
+        length = cache.length
+        if self._checks[shape] < CHECKED:
+            self._checks[shape] += 1
+            expected = model.forward_eagerly(token_ids, position_ids, mask, cache, parents)
+            cache.truncate(length)
+        rows.fill(token_ids, position_ids, self._mask(model, mask, count, rows), parents, length)
+        logits = recording.replay()[:count]
+        if expected is not None and not same_logits(logits, expected, model.dtype):
+            self.graphs.step_down(Rung.EAGER, "one computes something else than its kernels do")
+            return None
+        cache.advance(count)
+        return logits
+
+    @torch.inference_mode()
+    def prepare(self, model: Llama, cache: LayeredKVCache) -> bool:
+        """Record one forward over the next longer span, if this one is nearly full, for idle time.
+
+        False if there is nothing to record.
+        """
+        span = span_bucket(cache.length + 1, cache.capacity)
+        if self.graphs.rung < Rung.FORWARDS or cache.length < NEARLY_FULL * span:
+            return False
+        longer = span_bucket(span + 1, cache.capacity)
+        known = [key for key in self.graphs.known if isinstance(key, _Shape)]
+        for shape in known:
+            wanted = shape._replace(span=longer)
+            if (shape.leases, shape.span) == (cache.lease_numbers, span) and wanted not in known:
+                rows = self._rows[shape.rows, shape.columns]
+                return self._recording(model, cache, rows, wanted) is not None
+        return False
+
+    def _recording(
+        self, model: Llama, cache: LayeredKVCache, rows: _Rows, shape: _Shape
+    ) -> Recording[Tensor] | None:
+        if shape not in self.graphs.known:
+            rows.idle(cache.scratch)
+        return self.graphs.recording(shape, lambda: rows.compute(model, cache, shape))
+
+    def _rows_for(self, model: Llama, count: int, width: int) -> _Rows | None:
+        rows, columns = row_bucket(count), row_bucket(width)
+        if rows is None or columns is None:
+            return None
+        found = self._rows.get((rows, columns))
+        if found is None:
+            found = self._rows[rows, columns] = _Rows(model, rows, columns)
+        return found
+
+    def _mask(self, model: Llama, source: Tensor | None, count: int, rows: _Rows) -> _Mask:
+        key = (0 if source is None else id(source), count, rows.rows, rows.columns)
+        found = self._masks.get(key)
+        if found is None:
+            mask = source
+            if mask is None:
+                mask = torch.ones((count, count), dtype=torch.bool, device=model.device).tril()
+            width = mask.shape[1]
+            # a row that only fills up the shape must see something, as a softmax of nothing is NaN
+            padded = functional.pad(mask, (0, rows.columns - width))
+            padded = functional.pad(padded, (0, 0, 0, rows.rows - count), value=True)
+            offsets = torch.tensor((count - width, 0, count), device=model.device)
+            found = self._masks[key] = _Mask(source, model.bordered(padded), offsets)
+            if len(self._masks) > KEPT_MASKS:
+                self._masks.popitem(last=False)
+        self._masks.move_to_end(key)
+        return found
+
+
+def _is_of_step(count: int, mask: Tensor | None, length: int) -> bool:
+    if mask is not None:
+        return True
+    return length < PLAIN_SPAN if count == 1 else count <= CAUSAL_ROWS
+
+
+def same_logits(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+    """Whether logits [n, V] differ by rounding only, computed in a dtype; waits for the device."""
+    allowed = ROUNDING[dtype] * expected.abs().amax()
+    close = (found - expected).abs().amax() <= allowed  # false of what is not a number
+    best = expected.topk(2, dim=-1)
+    clear = best.values[:, 0] - best.values[:, 1] > allowed
+    agree = (found.argmax(-1) == best.indices[:, 0]).logical_or_(~clear).all()
+    return bool(close.logical_and_(agree))
