@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import RenderableType
 from textual import events
 from textual.screen import Screen
+from typing_extensions import override
 
 from sequoia_core.files import make_private_folder, private_file
 
@@ -88,6 +89,12 @@ class SequoiaApp(BaseApp):
         if isinstance(event, events.Key | events.Paste | events.MouseDown):
             self.collections.note_input()
         await super().on_event(event)
+
+    @override
+    def takes(self, event: events.Key | events.Paste) -> bool:
+        if not self.app_focus and isinstance(event, events.Key):
+            self.app_focus = True  # what had the focus has it again
+        return self.screen is self.chat and self.chat.take_input(event)
 
     def exit(
         self,

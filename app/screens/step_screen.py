@@ -181,10 +181,13 @@ class PromptedScreen(StepScreen):
     clicked last may not take text. What is typed is painted before anything else that changed.
     """
 
+    AUTO_FOCUS = "#prompt"
+
     def __init__(self) -> None:
-        self.prompt = Prompt()
+        self.prompt = Prompt(self.submit)
         super().__init__(Header(), self.prompt)
         self._rest_waits = False
+        self._early: list[events.Key | events.Paste] | None = []  # typed before `open_prompt`
 
     @override
     def compose(self) -> ComposeResult:
@@ -218,21 +221,38 @@ class PromptedScreen(StepScreen):
         self._dirty_widgets |= rest
         self._update_timer.resume()
 
-    async def on_key(self, event: events.Key) -> None:
-        """Type into the prompt, unless the key means something here."""
-        at_prompt = self.focused in (self.prompt, None)
-        if event.character is None or not event.is_printable:
-            if at_prompt:
-                await self.prompt.take_early(event)
-            return
-        # with the prompt in focus only keys come here that were pressed before it got it
-        if (at_prompt and self.prompt.text) or event.key not in self.active_bindings:
-            event.stop()
-            self.set_focus(self.prompt)
-            self.prompt.write(event.character)
+    def submit(self, text: str, typed: str, command: bool) -> None:
+        """Take what is sent, as `Prompt` says."""
+        raise NotImplementedError
 
-    def on_paste(self, event: events.Paste) -> None:
-        if self.focused is not self.prompt:
-            event.stop()
+    def take_input(self, event: events.Key | events.Paste) -> bool:
+        """Give what is typed or pasted to the prompt; whether it was that.
+
+        It is asked before the widget in focus. A key that came back from there could come after
+        the next one, which the prompt has by itself once it has the focus.
+        """
+        if isinstance(event, events.Key) and not self._is_typed(event):
+            return False
+        if self._early is not None:
+            self._early.append(event)
+        else:
             self.set_focus(self.prompt)
-            self.prompt.post_message(events.Paste(event.text))
+            self.prompt._forward_event(event)
+        return True
+
+    def _is_typed(self, event: events.Key) -> bool:
+        """Whether a key is the prompt's, which has not got it by its focus."""
+        printable = event.character is not None and event.is_printable
+        unbound = event.key not in self.active_bindings
+        if self._early is not None:
+            return printable or unbound
+        if self.focused is None:
+            return unbound or (printable and bool(self.prompt.text))
+        return printable and unbound and self.focused is not self.prompt
+
+    def open_prompt(self) -> None:
+        """Pass on what was typed before the screen could answer; from now on all is at once."""
+        self.set_focus(self.prompt)
+        early, self._early = self._early or [], None
+        for event in early:
+            self.prompt._forward_event(event)

@@ -1,7 +1,9 @@
 """Files that a message names with `@`, and long parts of a message, which are shown as one line."""
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from sequoia_core.errors import counted
@@ -11,15 +13,20 @@ from .chat_session import ChatError
 
 MOST_LINES = 20  # of a paste that is shown as it is
 _MOST_BYTES = 1_000_000  # of a file; after more, each key would take seconds
+_MOST_READ = 100_000_000  # bytes of a file of which some lines are attached
 _CHARACTERS = 4  # of a token, about
-_MENTION = re.compile(r'(?<![^\s(\[{])@(?:"([^"\n]+)"|([^\s"@]+))')
+_MENTION = re.compile(r'(?<![^\s(\[{])@(?:"([^"\n]+)"((?::|#L)\d[\dL:-]*)?|([^\s"@]+))')
 _AFTER_NAME = ".,;:!?)]}'`"
 _BLOCK = re.compile(
     r"^(?P<name>[^\n]{1,300}):\n(?P<fence>`{3,})[^\n`]*\n(?P<body>.*?)\n(?P=fence)$",
     re.DOTALL | re.MULTILINE,
 )
 """An attached file at the end of a message, as `attach` writes it."""
-_LABEL = re.compile(r"\[[^\[\]\n]+ lines?\)?(?: #\d+)?\]")
+_BLANK = "\N{NO-BREAK SPACE}"
+"""In labels for each space, so that no text that was typed, or is in a file, is one."""
+_LABEL = re.compile(rf"\[[^\[\]\n]+{_BLANK}lines?\)?(?:{_BLANK}#\d+)?\]")
+_LINES = re.compile(r"(?P<name>.+?)(?::|#L)(?P<first>\d{1,9})(?:-L?(?P<last>\d{0,9}))?(?::\d+)?")
+"""A name with line numbers: `a.py:12`, `a.py:12-40`, `a.py:12:5` of a compiler, `a.py#L12-L40`."""
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f\ufffd]")
 _BRACKETS = str.maketrans("[]", "()")
 _IMAGES = frozenset({
@@ -51,35 +58,59 @@ def mention(path: str) -> str:
     return f'@"{path}"' if re.search(r"\s", path) else f"@{path}"
 
 
-def attach(text: str, folder: Path, chosen: Collection[str] = (), window: int | None = None) -> str:
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A file, or some of its lines."""
+
+    path: str  # as it was typed
+    length: int  # characters that name it, with the numbers of lines
+    first: int | None = None  # line, from 1 on; None for the whole file
+    last: int | None = None  # None for the last of the file
+
+
+def attach(
+    text: str,
+    folder: Path,
+    chosen: Collection[str] = (),
+    window: int | None = None,
+    unfolded: Callable[[str], str] = str,
+) -> str:
     """The message as the model reads it: each file by its name, and its content at the end.
 
-    Files are relative to a folder; `chosen` were picked from a list. Reads files. Raises ChatError
-    if one that is meant is not there, is no text, or is too large for a context window of so many
-    tokens.
+    Files are relative to a folder; `chosen` were picked from a list. `unfolded` makes the message
+    itself whole, and is not for what is in files. Reads files. Raises ChatError if one that is
+    meant is not there, is no text, lacks the lines, or is too large for a context window of so
+    many tokens.
     """
-    files: dict[str, str] = {}
+    files: dict[_Part, tuple[str, str]] = {}
     parts, at = [], 0
     for found in _MENTION.finditer(text):
-        name = _name(found[1] or found[2], folder, chosen, quoted=found[1] is not None)
-        if name:
-            files[name] = files.get(name) or _block(name, folder, window)
-            parts += [text[at : found.start()], name]
-            at = found.end() if found[1] else found.start() + 1 + len(name)
-    whole = "\n\n".join(["".join([*parts, text[at:]]), *files.values()])
+        given = found[3] or found[1] + (found[2] or "")
+        part = _part(given, folder, chosen, quoted=found[1] is not None)
+        if part is not None:
+            if part not in files:
+                files[part] = _block(part, folder, window)
+            parts += [text[at : found.start()], files[part][0]]
+            at = found.end() if found[1] else found.start() + 1 + part.length
+    head = unfolded("".join([*parts, text[at:]]))
+    whole = "\n\n".join([head, *(block for _, block in files.values())])
     if files:
         _check_size(f"the message with {counted(len(files), 'file')}", len(whole), window)
     return whole
 
 
-def _name(given: str, folder: Path, chosen: Collection[str], *, quoted: bool) -> str:
-    """The file that is meant, without what may follow a name in a sentence; "" for usual text."""
+def _part(given: str, folder: Path, chosen: Collection[str], *, quoted: bool) -> _Part | None:
+    """What is meant, without what may follow a name in a sentence; None for usual text."""
     bare = given.rstrip(_AFTER_NAME)
     ends = () if quoted else range(len(given) - 1, len(bare) - 1, -1)
-    names = [given, *(given[:end] for end in ends)]
-    for name in names:
+    for name in (given, *(given[:end] for end in ends)):
         if name and _exists(folder, name):
-            return name
+            return _Part(name, len(name))
+    if lines := _LINES.fullmatch(bare):
+        first, last, bare = int(lines["first"]), lines["last"], lines["name"]
+        if _exists(folder, bare):
+            return _Part(bare, lines.end(), first, int(last) if last else None)
+        given = bare
     meant = quoted or given in chosen or Path(bare).suffix.lower() in _TEXTS
     above = bare.rpartition("/")[0]
     if meant or (above and _exists(folder, above, folder=True)):
@@ -87,7 +118,7 @@ def _name(given: str, folder: Path, chosen: Collection[str], *, quoted: bool) ->
         if _exists(folder, name, folder=True):
             raise ChatError(f"{name} is a folder; name a file in it, or write it without @")
         raise ChatError(f"no file {name} in {folder}; correct the name, or write it without @")
-    return ""
+    return None
 
 
 def _path(folder: Path, name: str) -> Path:
@@ -105,22 +136,32 @@ def _exists(base: Path, name: str, *, folder: bool = False) -> bool:
         return False
 
 
-def _block(name: str, folder: Path, window: int | None) -> str:
-    """A file's name and content in a fence that no line of it ends."""
-    text = _read(name, _path(folder, name), window).rstrip("\n")
+def _block(part: _Part, folder: Path, window: int | None) -> tuple[str, str]:
+    """The name with its lines, and name and content in a fence that no line of it ends."""
+    name, text = part.path, _read(part, _path(folder, part.path), window)
+    if part.first is not None:
+        name = f"{name}:{part.first}"
+        if part.last is not None:  # or as many as there are
+            name += f"-{part.first + text.removesuffix(chr(10)).count(chr(10))}"
+    text = text.rstrip("\n")
     longest = max(map(len, re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{name}:\n{fence}{Path(name).suffix[1:]}\n{text}\n{fence}"
+    return name, f"{name}:\n{fence}{Path(part.path).suffix[1:]}\n{text}\n{fence}"
 
 
-def _read(name: str, path: Path, window: int | None) -> str:
+def _read(part: _Part, path: Path, window: int | None) -> str:
+    name = part.path
     if path.suffix.lower() in _IMAGES:
         raise ChatError(f"{name} is an image; the models here read text only")
     if not path.is_file():
         raise ChatError(f"{name} is no regular file, so it cannot be attached")
+    data = b""
     try:
         size = path.stat().st_size
-        if size <= _MOST_BYTES:
+        if part.first is not None and size <= _MOST_READ:
+            data = _lines(part, path)
+            name, size = f"{name} from line {part.first} on", len(data)
+        elif size <= _MOST_BYTES:
             data = path.read_bytes()
     except OSError as error:
         raise ChatError(f"{name} cannot be read: {error.strerror or error}") from None
@@ -134,6 +175,21 @@ def _read(name: str, path: Path, window: int | None) -> str:
     if not text.strip():
         raise ChatError(f"{name} is empty; write it without @")
     return text
+
+
+def _lines(part: _Part, path: Path) -> bytes:
+    """The lines of a part, as the file has them."""
+    first, last = part.first or 0, part.last
+    if first < 1:
+        raise ChatError(f"{part.path}:{first}: lines count from 1")
+    if last is not None and last < first:
+        raise ChatError(f"{part.path}:{first}-{last}: the last line comes before the first")
+    with path.open("rb") as file:
+        before = sum(1 for _ in islice(file, first - 1))
+        data = b"".join(islice(file, None if last is None else last - first + 1))
+    if not data:
+        raise ChatError(f"{part.path} has {counted(before, 'line')}, so there is no line {first}")
+    return data
 
 
 def _check_size(name: str, size: int, window: int | None) -> None:
@@ -155,6 +211,10 @@ def refused_paste(text: str) -> str:
     return ""
 
 
+def as_shown(label: str) -> str:
+    return label.replace(_BLANK, " ")
+
+
 class Folds:
     """Long parts of messages, each of which is shown as one line until a person opens it."""
 
@@ -164,11 +224,20 @@ class Folds:
     def label(self, text: str, size: str = "") -> str:
         """What stands for a text in the prompt from now on."""
         size = size or f"pasted {counted(text.count(chr(10)) + 1, 'line')}"
+        size = size.replace(" ", _BLANK)
         label, number = f"[{size}]", 1
         while self._texts.setdefault(label, text) != text:
             number += 1
-            label = f"[{size} #{number}]"
+            label = f"[{size}{_BLANK}#{number}]"
         return label
+
+    def keep_only(self, held: Collection[str]) -> None:
+        """Forget each text of which neither the label nor the text itself is in one of these."""
+        self._texts = {
+            label: text
+            for label, text in self._texts.items()
+            if any(label in each or text in each for each in held)
+        }
 
     def labels(self, line: str) -> Iterator[re.Match[str]]:
         """Where a line of the prompt has labels."""
@@ -183,9 +252,12 @@ class Folds:
 
     def folded(self, text: str) -> str:
         """A message with labels in place of its attached files and of what was pasted."""
-        return "".join(label or part for part, label in self.parts(text))
+        return "".join(
+            self.label(part, label[1:-1]) if label and label not in self._texts else label or part
+            for part, label in self._parts(text)
+        )
 
-    def parts(self, text: str) -> list[tuple[str, str]]:
+    def _parts(self, text: str) -> list[tuple[str, str]]:
         """The parts of a message, in order, each with its label or ""."""
         parts: list[tuple[str, str]] = []
         at = 0
@@ -195,12 +267,15 @@ class Folds:
         return [(part, label) for part, label in [*parts, (text[at:], "")] if part]
 
     def shown(self, text: str) -> list[tuple[str, str]]:
-        """As `parts`, with the rest of any other long text folded: what was pasted elsewhere."""
+        """The parts of a message, in order, each with what is shown in its place, or "".
+
+        The rest of any other long text is folded: what was pasted elsewhere.
+        """
         shown: list[tuple[str, str]] = []
-        for part, label in self.parts(text):
+        for part, label in self._parts(text):
             lines = part.split("\n")
             if label or len(lines) <= 2 * MOST_LINES:
-                shown.append((part, label))
+                shown.append((part, as_shown(label)))
             else:
                 head, rest = lines[:MOST_LINES], lines[MOST_LINES:]
                 label = f"[{counted(len(rest), 'more line')}]"
@@ -222,5 +297,5 @@ class Folds:
             ):
                 lines = counted(found["body"].count("\n") + 1, "line")
                 size = f"{found['name'].translate(_BRACKETS)} ({lines})"
-                spans.append((start, end, self.label(found[0], size)))
+                spans.append((start, end, f"[{size}]"))
         return spans

@@ -1,7 +1,7 @@
 """The state of one chat, without widgets and threads."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from sequoia_core.chat.race import PLAIN_AND_CHOSEN, RaceSide
@@ -13,7 +13,7 @@ from ..config.settings import Settings
 from .answer import Answer
 from .history import Exchange, History, turns
 from .race_state import RaceState
-from .slash_commands import parse_race
+from .slash_commands import is_command, parse_race
 
 # Ids of actions in messages are shown as their keys.
 STILL_ANSWERING = "Press chat.stop to stop the answer first"
@@ -60,6 +60,16 @@ class MessageEdit:
     @property
     def original(self) -> str:
         return self.exchange.answer.text if self.of_answers else self.exchange.prompt
+
+    @property
+    def texts(self) -> Collection[str]:
+        """What comes back into the prompt later."""
+        return self.draft, *self._texts.values()
+
+    @property
+    def literal(self) -> bool:
+        """Whether the text is no command, whatever it begins with."""
+        return self.of_answers or is_command(self.original)
 
     @property
     def text(self) -> str:

@@ -60,6 +60,13 @@ class History:
         self._selected.setdefault(exchange.parent, exchange)
         self._branch = None
 
+    def copy(self) -> "History":
+        """The same exchanges, for another thread: none is added to it."""
+        copied = History()
+        copied.exchanges, copied._selected = dict(self.exchanges), dict(self._selected)
+        copied._children = {parent: [*children] for parent, children in self._children.items()}
+        return copied
+
     def siblings(self, exchange: Exchange) -> Sequence[Exchange]:
         """All exchanges with the same parent, itself among them, the oldest first."""
         return tuple(self._children[exchange.parent])

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -211,15 +211,25 @@ def parse_again(words: str, settings: Settings) -> tuple[dict[str, str], Setting
             raise SlashError(f"{part!r:.40} is no NAME=VALUE, such as temperature=0.9 or mode=ar")
         if name in CHAT_SETTINGS and name not in ANSWER_SETTINGS:
             raise SlashError(f"{name} is not of one answer; /set {name} changes it")
-        name, given = parse_set(f"{name} {value}", given)
-        if name == "growmap":
-            given = replace(given, show_tree=False)
+        given = with_settings({name: value}, given)
     changed = {
         name: shown(value) or setting.unset
         for name, setting in ANSWER_SETTINGS.items()
         if (value := getattr(given, name)) != getattr(settings, name)
     }
     return changed, given
+
+
+def with_settings(given: Mapping[str, str], settings: Settings) -> Settings:
+    """Settings with those of one answer, by name as they were typed.
+
+    Raises SlashError if there is no such setting, or its value cannot be used.
+    """
+    for name, value in given.items():
+        _, settings = parse_set(f"{name} {value}", settings)
+        if name == "growmap":
+            settings = replace(settings, show_tree=False)
+    return settings
 
 
 def _capitalized(text: str) -> str:

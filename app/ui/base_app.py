@@ -249,7 +249,19 @@ class BaseApp(App[None]):
     async def on_event(self, event: events.Event) -> None:
         if self.vim_keys and isinstance(event, events.Key) and not event.is_forwarded:
             self._move_by_letter(event)
+        if (
+            isinstance(event, events.Key | events.Paste)
+            and not event.is_forwarded
+            and self.screen_stack
+            and self.takes(event)
+        ):
+            return
         await super().on_event(event)
+
+    def takes(self, event: events.Key | events.Paste) -> bool:
+        """Whether a key or a paste went elsewhere than to the widget in focus."""
+        del event
+        return False
 
     def _move_by_letter(self, event: events.Key) -> None:
         """Make the key another one, unless it is text, or nothing has the focus that moves."""

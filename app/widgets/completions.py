@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from textwrap import wrap
 
 from rich.cells import cell_len
@@ -32,6 +33,7 @@ class Completions(Widget):
         super().__init__(id="completions")
         self.sources: Mapping[str, Source] = {}  # by name
         self.taken: set[str] = set()  # files
+        self.commands = True  # a line may be one
         self._area = area
         self._typing: Typing | None = None  # what the rows complete; None while they are not shown
         self._rows: Sequence[Suggestion] = ()
@@ -56,7 +58,7 @@ class Completions(Widget):
         if not area.selection.is_empty or not area.has_focus:
             return None
         before = area.document.get_line(row)[:column]
-        typing = typing_at(before, alone=area.document.line_count == 1)
+        typing = typing_at(before, alone=self.commands and area.document.line_count == 1)
         return typing if typing is not None and typing.source in self.sources else None
 
     def _look(self) -> None:
@@ -64,7 +66,7 @@ class Completions(Widget):
         if typing is None:
             self.close()
         elif not self._message and not (left is not None and _same_place(typing, left)):
-            self.run_worker(self._find(typing), exclusive=True, group="completions")
+            self.run_worker(partial(self._find, typing), exclusive=True, group="completions")
 
     async def _find(self, typing: Typing) -> None:
         known = (typing.source, typing.of)

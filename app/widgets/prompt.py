@@ -1,7 +1,6 @@
 """The prompt: several lines, history, hints, and keys that act on the steps while it is empty."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
 from typing import ClassVar
 
 from rich.cells import cell_len
@@ -11,14 +10,14 @@ from textual.binding import Binding
 from textual.content import Content
 from textual.document._document import EditResult, Location, Selection
 from textual.document._edit import Edit
-from textual.message import Message
 from textual.strip import Strip
 from textual.widgets import TextArea
 from typing_extensions import override
 
 from ..config.keymap import Keys
-from ..state.attachments import MOST_LINES, Folds, refused_paste
+from ..state.attachments import MOST_LINES, Folds, as_shown, refused_paste
 from ..state.sanitize import visible
+from ..state.slash_commands import is_command
 from .completions import Completions
 
 MOST_PASTED = 1_000_000  # characters; after more, each key would take seconds
@@ -48,16 +47,16 @@ class Prompt(TextArea):
     walks = False  # keys in the empty prompt walk through the steps; set while there are steps
     held = False  # an earlier step is on show, or decoding is paused: printable keys walk too
     edits = False  # it holds an earlier message: Up and Down choose another one
+    literal = False  # what it holds is sent as it is: no command, no block
 
-    @dataclass
-    class Submitted(Message):
-        """The text is sent; `typed`, the prompt's whole text, stays in it until `accept`."""
+    def __init__(self, submit: Callable[[str, str, bool], None]) -> None:
+        """`submit` gets a text, what was typed for it, and whether it is a command.
 
-        text: str
-        typed: str
-
-    def __init__(self) -> None:
+        What was typed stays until `accept`. This is a call and no message: the keys after Enter in
+        a burst come before a message, and their text would be sent with it.
+        """
         super().__init__(id="prompt", compact=True, highlight_cursor_line=False)
+        self._submit = submit
         self._history: list[str] = []
         self._at = 0
         self._draft = ""
@@ -67,6 +66,7 @@ class Prompt(TextArea):
         self._stepping = False
         self._hint = self._standing = ""
         self.folds = Folds()
+        self.elsewhere: Callable[[], Collection[str]] = tuple  # texts that may come back here
         self.completions = Completions(self)  # above it
         self._lasting = False  # the hint stays until the next key
 
@@ -119,8 +119,10 @@ class Prompt(TextArea):
         """The text with what is folded in it."""
         return self.folds.whole(self.text)
 
-    def put(self, text: str) -> None:
+    def put(self, text: str, *, literal: bool = False) -> None:
         """Hold another text, with the cursor at its end; long parts of it are folded."""
+        self.literal = literal
+        self.completions.commands = not literal
         self._at = len(self._history)
         self._replace(self.folds.folded(text))
 
@@ -140,8 +142,9 @@ class Prompt(TextArea):
 
     def _replace(self, text: str) -> None:
         self.completions.close()
-        self.text = text
+        self.text = text  # there is nothing to undo any more
         self.move_cursor(self.document.end)
+        self.folds.keep_only([text, self._draft, *self._history, *self.elsewhere()])
 
     @on(TextArea.Changed)
     def _grow(self) -> None:
@@ -228,6 +231,8 @@ class Prompt(TextArea):
     def get_line(self, line_index: int) -> Text:
         line = super().get_line(line_index)
         for found in self.folds.labels(line.plain):
+            start, end = found.span()
+            line.plain = line.plain[:start] + as_shown(found[0]) + line.plain[end:]
             line.stylize(self.get_component_rich_style("prompt--fold"), *found.span())
         return line
 
@@ -250,11 +255,6 @@ class Prompt(TextArea):
     def _recall(self, at: int) -> None:
         self._at = at
         self._replace([*self._history, self._draft][at])
-
-    async def take_early(self, event: events.Key) -> None:
-        """Send or begin a line by a key that was pressed before this had the focus."""
-        if self._actions.get(event.key) in _WRITES:
-            await self._on_key(event)
 
     async def _on_key(self, event: events.Key) -> None:
         if self._hint:
@@ -305,12 +305,12 @@ class Prompt(TextArea):
         self.insert("\n")
 
     def action_send(self) -> None:
-        text = self.text
-        if text.lstrip().startswith(_FENCE):
+        text, command = self.text, not self.literal and is_command(self.text.strip())
+        if not self.literal and text.lstrip().startswith(_FENCE):
             body = text.lstrip().removeprefix(_FENCE)
             if _FENCE not in body:
                 self.insert("\n")
                 self.hint(f"{_FENCE} ends the block")
                 return
             text = body.replace(_FENCE, "", 1)
-        self.post_message(self.Submitted(text, self.text))
+        self._submit(text, self.text, command)

@@ -60,8 +60,10 @@ class GrowMap:
         parents, level = [-1], range(1)
         for width in branches:
             start = len(parents)
-            if width < 0 or start + len(level) * width > MAX_NODES:
-                raise GrowMapError(f"more than {MAX_NODES:,} nodes, or a level below 0 children")
+            if width < 0:
+                raise GrowMapError(f"{width} children of a node; there are 0 or more")
+            if start + len(level) * width > MAX_NODES:
+                raise GrowMapError(f"more than {MAX_NODES:,} nodes")
             parents += [node for node in level for _ in range(width)]
             level = range(start, len(parents))
         return cls(tuple(parents), name=name or "x".join(map(str, branches)) or "root")

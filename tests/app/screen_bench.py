@@ -22,7 +22,6 @@ from app.config.load import load_settings
 from app.config.model_choice import build_chat
 from app.config.settings import Settings
 from app.store.recorder import DatabaseRecorder
-from app.widgets.prompt import Prompt
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.config import SamplingParams
 from sequoia_core.data.prompts import prompt_texts
@@ -89,7 +88,7 @@ class _ScriptedApp(SequoiaApp):
             return
         prompt = self._left.pop(0)
         (self._folder / _ASKED).touch()
-        self.chat.post_message(Prompt.Submitted(prompt, prompt))
+        self.chat.submit(prompt, "", command=False)
 
 
 def measure_screen(

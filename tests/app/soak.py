@@ -27,7 +27,6 @@ from app.commands.terminal import Terminal, TerminalError
 from app.config.settings import Settings
 from app.store.archive import Archive
 from app.store.recorder import DatabaseRecorder
-from app.widgets.prompt import Prompt
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.config import SamplingParams
 from sequoia_core.events import Event, Progress, Step
@@ -155,7 +154,7 @@ class SoakedChat(SequoiaApp):
                 self._order.done.touch()
                 return
         prompt = f"Question {self.engine.turns + 1}: why is the sky blue?"
-        self.chat.post_message(Prompt.Submitted(prompt, prompt))
+        self.chat.submit(prompt, "", command=False)
 
 
 def run_chat(order: Order) -> None:

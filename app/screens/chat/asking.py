@@ -12,7 +12,7 @@ from ...engine.decode_thread import DecodeThread
 from ...engine.messages import Ask, ContinueAnswer
 from ...state.chat_session import ChatError, ChatSession, MessageEdit
 from ...state.history import Exchange
-from ...state.slash_commands import parse_again
+from ...state.slash_commands import parse_again, with_settings
 from ...widgets.prompt import Prompt
 from ..settings import SettingsChanger
 from .branches import Branches
@@ -84,22 +84,37 @@ class Asking:
             raise ChatError("nothing was changed in this answer: chat.stop cancels")
         exchange = self.branches.begin(edit.exchange.prompt, edit.exchange)
         self.prompt.put(edit.draft)
-        self.reports.store(exchange, AnswerStart(text=text, edited=True))
+        start = AnswerStart(_own_settings(edit.exchange), text, edited=True)
+        self.reports.store(exchange, start)
         self.branches.catch_up()
 
     def go_on(self) -> None:
         """Let the model continue the last answer, or the edited one as it is now in the prompt."""
-        edit, text = self.session.edit, self.prompt.whole.rstrip()
+        edit = self.session.edit
         exchange = self.session.edited or self.session.last
-        if edit is not None and text and text != edit.original.rstrip():
-            if not edit.of_answers:
-                raise ChatError("the message was changed: prompt.send sends it, chat.stop cancels")
-            self.store_answer(edit, text)
+        if edit is not None and edit.of_answers and self._changed:
+            self.store_answer(edit, self.prompt.whole.rstrip())
             exchange = self.session.last
+        self.check_unchanged()
         self.continue_answer(exchange)
 
+    def check_unchanged(self) -> None:
+        """Raises `ChatError` if the edited text was changed: it is not to be lost."""
+        edit = self.session.edit
+        if edit is not None and self._changed:
+            what, does = ("answer", "keeps") if edit.of_answers else ("message", "sends")
+            raise ChatError(f"the {what} was changed: prompt.send {does} it, chat.stop cancels")
+
+    @property
+    def _changed(self) -> bool:
+        edit, text = self.session.edit, self.prompt.whole.rstrip()
+        return edit is not None and bool(text) and text != edit.original.rstrip()
+
     def continue_answer(self, exchange: Exchange | None) -> None:
-        """Begin another version of an answer: its text, and what the model adds to it."""
+        """Begin another version of an answer: its text, and what the model adds to it.
+
+        Settings that were for the answer alone hold for what is added.
+        """
         if exchange is None:
             raise ChatError("nothing to continue yet: send a message first")
         self.session.check_idle()
@@ -108,7 +123,17 @@ class Asking:
             raise ChatError("there is no text to continue: chat.again regenerates the answer")
         if answer.complete:
             raise ChatError("the model has ended this answer: chat.edit_answer edits it")
+        own, once = _own_settings(exchange), None
+        if own:
+            once = with_settings(own, self.session.settings)
+            tree_choice(once)  # an error comes before the editing ends
         edited = answer.start is not None and answer.start.edited
         self.branches.leave_editing()
-        start = AnswerStart(text=answer.verbatim, token_ids=answer.known_ids, edited=edited)
-        self.ask(exchange.prompt, exchange, start)
+        start = AnswerStart(own, answer.verbatim, answer.known_ids, edited)
+        self.ask(exchange.prompt, exchange, start, once)
+
+
+def _own_settings(exchange: Exchange) -> dict[str, str]:
+    """What the answer was decoded with, where that was for it alone."""
+    start = exchange.answer.start
+    return start.settings if start is not None else {}

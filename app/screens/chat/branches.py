@@ -227,7 +227,7 @@ class Branches:
 
     def _show_edit(self, edit: MessageEdit) -> None:
         self.prompt.edits = True
-        self.prompt.put(edit.text)
+        self.prompt.put(edit.text, literal=edit.literal)
         what = "answer" if edit.of_answers else "message"
         self.prompt.retitle(f"edit {what} {edit.at + 1} of {len(edit.branch)}")
         self.prompt.hint(EDITING_ANSWER if edit.of_answers else EDITING, passing=edit.of_answers)

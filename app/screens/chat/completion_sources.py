@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -33,6 +33,7 @@ from ...ui.base_app import BaseApp
 from ...widgets.completions import Source
 from ...widgets.line import sparkline
 from .export import ENDINGS
+from .scene_export import ENDINGS as TRACE_ENDINGS
 from .tree_export import ENDINGS as TREE_ENDINGS
 
 _IN_USE = "in use"
@@ -66,7 +67,7 @@ class CompletionSources:
             WORDS: self._words,
             VALUES: self._values,
             ANSWER_WORDS: self._answer_settings,
-            FILES: lambda _: _files(),
+            FILES: lambda _: [*files_below(working_folder())],
             "sessions": self._sessions,
             "presets": _presets,
             EXPORTS: _exports,
@@ -74,7 +75,7 @@ class CompletionSources:
                 Suggestion(each.name, f"{each.target.name} ← {each.draft.name}")
                 for each in catalogue()
             ],
-            "imports": lambda _: [each for each in _files() if _is_chat(each.text)],
+            "imports": lambda _: [*files_below(working_folder(), _is_chat)],
         }
 
     def _commands(self, _: Typing) -> Sequence[Suggestion]:
@@ -176,16 +177,16 @@ def _presets(_: Typing) -> Sequence[Suggestion]:
     ]
 
 
-def _files() -> Sequence[Suggestion]:
-    return [*files_below(working_folder())]
-
-
 def _is_chat(path: str) -> bool:
-    return Path(path).suffix in (".json", ".jsonl")
+    return path.endswith((".json", *TRACE_ENDINGS))
 
 
-def files_below(folder: Path) -> Iterator[Suggestion]:
-    """Files that may be text, the nearest first; of very large folders not all."""
+def _is_text(path: str) -> bool:
+    return Path(path).suffix.lower() not in BINARIES
+
+
+def files_below(folder: Path, wanted: Callable[[str], bool] = _is_text) -> Iterator[Suggestion]:
+    """Files that may be text, or others, the nearest first; of very large folders not all."""
     seen, left, folders = 0, _MOST_FILES, [""]
     while folders and left and seen < _MOST_SEEN:
         below: list[str] = []
@@ -196,7 +197,7 @@ def files_below(folder: Path) -> Iterator[Suggestion]:
                 path = f"{name}/{entry.name}".removeprefix("/")
                 if entry.is_dir(follow_symlinks=False):
                     below += [path] * (entry.name not in _NO_SOURCES)
-                elif left and Path(path).suffix.lower() not in BINARIES:
+                elif left and wanted(path):
                     left -= 1
                     yield Suggestion(path, _size(entry), goes_on=True)
         folders = below

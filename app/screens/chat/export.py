@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -74,8 +75,10 @@ async def export_chat(path: Path, session: ChatSession, read_steps: ReadSteps) -
                 exchanges = list(session.history.exchanges.values())
                 remark = await write_trace(session, exchanges, _entries, read_steps, file)
             else:
-                write = as_json if path.suffix == ".json" else as_markdown
-                await asyncio.to_thread(file.write, write(session, time.time()))
+                make = as_json if path.suffix == ".json" else as_markdown
+                # a copy: another exchange may begin meanwhile
+                chat = replace(session, history=session.history.copy())
+                await asyncio.to_thread(lambda: file.write(make(chat, time.time())))
     except OSError as error:
         raise ChatError(f"no export: {path}: {error.strerror}") from None
     return f"exported: {path}{remark}"

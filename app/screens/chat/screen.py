@@ -7,6 +7,7 @@ from functools import partial
 
 from textual import events, on
 from textual.widget import Widget
+from textual.worker import Worker
 from typing_extensions import override
 
 from ...config.actions import bindings
@@ -53,6 +54,7 @@ from .session_actions import SessionActions
 from .step_inspector import StepInspector
 
 DRAIN_SECONDS = 1 / 20
+KEPT = "this was kept as the answer; for a command, leave the editing first (chat.stop)"
 
 
 class ChatScreen(PromptedScreen):
@@ -73,7 +75,9 @@ class ChatScreen(PromptedScreen):
         self._preferences = preferences or Preferences()
         self._changer: SettingsChanger
         self._files: FileActions
+        self._reading: Worker[None] | None = None  # of files that a message names
         prompt = self.prompt
+        prompt.elsewhere = lambda: session.edit.texts if session.edit is not None else ()
         self.pages = pages = TranscriptPages(session, self.transcript, prompt.folds)
         self.branches = Branches(
             session, pages, prompt, recorder, decoder.submit, self._branch_shown
@@ -111,10 +115,10 @@ class ChatScreen(PromptedScreen):
         self.prompt.completions.sources = sources.table()
         self.header.status = "loading"
         self.set_class(not self.session.history.branch, "-empty")  # one may be opened already
-        self.prompt.focus()
         self.set_interval(DRAIN_SECONDS, self._take_reports)
         self.set_interval(DRAIN_SECONDS, self.redraw.go_on)
         self.sessions.start()
+        self.open_prompt()
 
     # Reports and drawing
 
@@ -160,11 +164,11 @@ class ChatScreen(PromptedScreen):
 
     # Prompts and commands
 
-    @on(Prompt.Submitted)
-    def _submit(self, message: Prompt.Submitted) -> None:
-        text = message.text.strip()
-        if is_command(text):
-            self.action_run_line(text, message.typed)
+    @override
+    def submit(self, text: str, typed: str, command: bool) -> None:
+        text = text.strip()
+        if command:
+            self.action_run_line(text, typed)
             return
         with errors_shown(self.prompt.hint):
             if not text:
@@ -172,8 +176,10 @@ class ChatScreen(PromptedScreen):
             self.session.check_idle()
             if self.session.edit is not None and self.session.edit.of_answers:
                 self.asking.store_answer(self.session.edit, self.prompt.whole.rstrip())
+                if is_command(text):
+                    self.prompt.hint(KEPT)
                 return
-            self._with_files(text, partial(self._send, message.typed))
+            self._with_files(text, partial(self._send, typed))
 
     @on(Prompt.Changed)
     def _typed(self) -> None:
@@ -189,10 +195,12 @@ class ChatScreen(PromptedScreen):
             pair, chosen = self.session.pair, self.prompt.completions.taken
             window = pair.context_window if pair is not None else None
             with errors_shown(self.prompt.hint):
-                attached = await asyncio.to_thread(attach, text, working_folder(), chosen, window)
-                then(self.prompt.folds.whole(attached))
+                whole = self.prompt.folds.whole
+                then(await asyncio.to_thread(attach, text, working_folder(), chosen, window, whole))
 
-        self.run_worker(read(), exclusive=True, group="attach")
+        if self._reading is not None and not self._reading.is_finished:
+            raise ChatError("the files of the message before are being read: chat.stop ends that")
+        self._reading = self.run_worker(read, group="attach")
 
     def _send(self, typed: str, text: str) -> None:
         self.session.check_idle()  # again, after files were read
@@ -209,7 +217,7 @@ class ChatScreen(PromptedScreen):
                 if typed:
                     self.prompt.accept(typed)
                     if self.session.edit is not None:  # what it was typed over comes back
-                        self.prompt.put(self.session.edit.text)
+                        self.prompt.put(self.session.edit.text, literal=self.session.edit.literal)
 
             if command.name == "race":
                 self._with_files(command.words, run)
@@ -305,6 +313,8 @@ class ChatScreen(PromptedScreen):
         """Close or end the first of: explanation, answer, editing, walk, the tree over the chat."""
         if self.explains:
             self.explain(False)
+        elif self._reading is not None and not self._reading.is_finished:
+            self._reading.cancel()
         elif self.session.busy:
             self.decoder.cancel()
         elif self.models.loading:
@@ -365,7 +375,8 @@ class ChatScreen(PromptedScreen):
 
     def action_race(self) -> None:
         words = self.prompt.text.strip()
-        self.action_run_line("/race" if is_command(words) else f"/race : {words}")
+        command = is_command(words) and not self.prompt.literal
+        self.action_run_line("/race" if command else f"/race : {words}")
 
     def action_unfold(self) -> None:
         """Open what is folded in the prompt, or open or close it in the transcript."""
@@ -387,6 +398,7 @@ class ChatScreen(PromptedScreen):
                 case "before" | "after":
                     self.branches.turn(-1 if what == "before" else 1)
                 case _:
+                    self.asking.check_unchanged()
                     self.asking.regenerate()
         self.prompt.focus()
         self.redraw.status()

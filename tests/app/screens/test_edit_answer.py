@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from typing_extensions import override
 
+from app.config.settings import Settings
 from app.screens.chat.export import as_json, as_markdown
 from app.state.chat_import import read_chat
 from app.store.archive import Archive
 from app.store.recorder import DatabaseRecorder
-from sequoia_core.config import SamplingParams
+from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.events import AnswerStart, Event, FinishReason, Step, TextDelta
 from sequoia_core.text.chat_template import Turn
 from tests.app.driving import Driver, driving
@@ -34,6 +35,8 @@ class Continuing(Remembering):
         self, turn: Turn, params: SamplingParams, should_stop: Callable[[], bool]
     ) -> Iterator[Event]:
         self.continued.append(turn)
+        self.params.append(params)
+        self.modes.append(self.tree_choice.mode)
         text, ids = turn.answer, turn.answer_ids
         for event in super(Remembering, self).reply(turn.prompt, params, should_stop):
             if isinstance(event, TextDelta):
@@ -154,6 +157,92 @@ async def test_a_changed_message_is_not_lost_to_the_key_that_continues() -> None
         await chat.pilot.press("backspace", "alt+c")
         await chat.finish()
         assert len(chat.session.history.exchanges) == 2
+
+
+async def test_a_changed_text_is_not_lost_to_the_key_that_regenerates() -> None:
+    engine = Continuing("One two", "Three.")
+    async with driving(engine) as chat:
+        await chat.ask("count")
+        for edit, typed, hint in (("ctrl+e", "counts", "sends"), ("alt+e", "One twos", "keeps")):
+            await chat.pilot.press(edit, "s", "ctrl+r")
+            assert f"was changed: enter {hint} it, esc cancels" in chat.hint
+            assert chat.prompt.text == typed
+            assert len(engine.asked) == 1
+            await chat.pilot.press("escape")
+        await chat.pilot.press("ctrl+e", "s", "backspace", "ctrl+r")
+        await chat.finish()
+        assert engine.asked[1:] == [("count",)]
+
+
+async def test_an_answer_that_begins_with_a_slash_is_kept_as_the_answer() -> None:
+    async with driving(Continuing("One two", reason=FinishReason.STOP)) as chat:
+        await chat.ask("count")
+        for text in ("/usr/bin/env", "/set mode ar", '"""Documentation.'):
+            await chat.pilot.press("alt+e")
+            chat.prompt.text = text
+            await chat.pilot.press("enter")
+            answer = chat.session.answer
+            assert answer is not None
+            assert answer.verbatim == text
+            assert ("kept as the answer" in chat.hint) == text.startswith("/")
+        assert chat.session.settings == Settings()
+        await chat.type("/set mode ar", "enter")
+        assert chat.session.settings.mode is Mode.AR
+
+
+async def test_while_an_answer_is_edited_a_slash_lists_no_commands() -> None:
+    async with driving(Continuing("One.", reason=FinishReason.STOP)) as chat:
+        await chat.ask("count")
+        await chat.pilot.press("alt+e", *["backspace"] * 4, "slash", "s")
+        await chat.pilot.pause(0.1)
+        assert not chat.prompt.completions.display
+        await chat.pilot.press("escape", "slash")
+        await chat.until(lambda: bool(chat.prompt.completions.display))
+
+
+async def test_a_message_that_begins_with_a_slash_is_edited_as_a_message() -> None:
+    engine = Continuing("One.", "Two.", "Three.", reason=FinishReason.STOP)
+    async with driving(engine) as chat:
+        await chat.ask('"""/usr/bin: what is it?"""')
+        assert engine.asked == [("/usr/bin: what is it?",)]
+        await chat.pilot.press("ctrl+e", "backspace", "!", "enter")
+        await chat.finish()
+        assert engine.asked[1:] == [("/usr/bin: what is it!",)]
+        await chat.ask("next")
+        await chat.pilot.press("ctrl+e")
+        chat.prompt.text = "/set mode ar"
+        await chat.pilot.press("enter")
+        assert chat.session.settings.mode is Mode.AR
+        assert chat.prompt.text == "next"
+
+
+async def test_an_answer_goes_on_with_its_own_settings_and_keeps_their_label(
+    tmp_path: Path,
+) -> None:
+    engine = Continuing("One", "One two", " three", " four")
+    recorder = DatabaseRecorder(tmp_path / "sessions.db")
+    async with driving(engine, recorder=recorder) as chat:
+        await chat.ask("count")
+        await chat.type("/again temperature=0.9 mode=ar", "enter")
+        await chat.finish()
+        await chat.pilot.press("alt+c")
+        await chat.finish()
+        answer = chat.session.answer
+        assert answer is not None
+        assert answer.verbatim == "One two three"
+        assert answer.footer().startswith("continued · temperature 0.9 · mode ar")
+        await chat.pilot.press("alt+e", "!", "alt+c")
+        await chat.finish()
+        answer = chat.session.answer
+        assert answer is not None
+        assert answer.verbatim == "One two three! four"
+        assert answer.footer().startswith("edited · continued · temperature 0.9 · mode ar")
+        assert [each.temperature for each in engine.params] == [0.6, 0.9, 0.9, 0.9]
+        assert engine.modes == [Mode.SEQUOIA, Mode.AR, Mode.AR, Mode.AR]
+        assert chat.session.settings == Settings()
+        await chat.type("/set mode chain", "enter")
+        await chat.ask("on")
+        assert engine.modes[-1] is Mode.CHAIN
 
 
 @pytest.mark.parametrize("key", ["alt+c", "alt+e"])

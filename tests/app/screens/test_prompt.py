@@ -10,6 +10,7 @@ from textual.events import Paste
 from typing_extensions import override
 
 from app.app import Settings
+from app.state.attachments import as_shown
 from app.store.recorder import DatabaseRecorder
 from app.widgets.transcript import Transcript
 from sequoia_core.config import SamplingParams
@@ -180,6 +181,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "notes.md").write_text("Remember.\n")
     (tmp_path / ".hidden").write_text("secret")
     (tmp_path / "photo.png").write_bytes(b"\x89PNG")
+    (tmp_path / "chat.jsonl.gz").write_bytes(b"")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -204,7 +206,7 @@ async def test_files_complete_and_the_model_reads_them(folder: Path) -> None:
         await chat.pilot.press("ctrl+g")
         assert "x = 1" not in chat.transcript
         await chat.pilot.press("ctrl+e")
-        assert chat.prompt.text == "look at src/my file.py\n\n[src/my file.py (2 lines)]"
+        assert as_shown(chat.prompt.text) == "look at src/my file.py\n\n[src/my file.py (2 lines)]"
         assert chat.prompt.whole == sent
 
 
@@ -238,6 +240,7 @@ async def test_in_a_folder_that_was_removed_no_file_is_found(folder: Path) -> No
     [
         ("see @nope.py", "no file nope.py"),
         ("@photo.png?", "photo.png is an image"),
+        ("see @notes.md:7", "notes.md has 1 line, so there is no line 7"),
         ("/race see @nope.py", "no file nope.py"),
     ],
 )
@@ -259,14 +262,14 @@ async def test_a_long_paste_is_one_line_that_is_sent_whole() -> None:
     async with driving(engine) as chat:
         await chat.pilot.press(*"see:", "space")
         await paste(chat, LONG + "\n")
-        assert chat.prompt.text == "see: [pasted 30 lines]"
+        assert as_shown(chat.prompt.text) == "see: [pasted 30 lines]"
         await chat.pilot.press("!", "enter")
         await chat.finish()
         assert engine.prompts == [f"see: {LONG}!"]
         assert "▸ pasted 30 lines" in chat.transcript
         assert "line 7" not in chat.transcript
         await chat.pilot.press("up")
-        assert chat.prompt.text == "see: [pasted 30 lines]!"
+        assert as_shown(chat.prompt.text) == "see: [pasted 30 lines]!"
 
 
 async def test_a_fold_opens_is_undone_and_goes_whole() -> None:
@@ -275,9 +278,9 @@ async def test_a_fold_opens_is_undone_and_goes_whole() -> None:
         await chat.pilot.press("ctrl+g")
         assert chat.prompt.text == LONG
         await chat.pilot.press("ctrl+z")
-        assert chat.prompt.text == "[pasted 30 lines]"
+        assert as_shown(chat.prompt.text) == "[pasted 30 lines]"
         await chat.pilot.press("a", "home", "right", "right", "b")
-        assert chat.prompt.text == "[pasted 30 lines]ba"
+        assert as_shown(chat.prompt.text) == "[pasted 30 lines]ba"
         await chat.pilot.press("left", "backspace")
         assert chat.prompt.text == "ba"
         await chat.pilot.press("ctrl+z")
@@ -309,6 +312,53 @@ async def test_pasted_images_and_binary_are_refused() -> None:
             assert error in chat.hint
             assert chat.prompt.text == "a"
             chat.prompt.hint("")
+
+
+async def test_what_reads_like_a_fold_and_is_none_stays(folder: Path) -> None:
+    (folder / "log.md").write_text("It said [pasted 30 lines] and [notes.md (1 line)].\n")
+    engine = Listener()
+    async with driving(engine) as chat:
+        await paste(chat, LONG)
+        await chat.pilot.press(*" or [pasted 30 lines] in @log.md", "enter")
+        await chat.finish()
+        assert engine.prompts == [
+            f"{LONG} or [pasted 30 lines] in log.md\n\n"
+            "log.md:\n```md\nIt said [pasted 30 lines] and [notes.md (1 line)].\n```"
+        ]
+        await chat.pilot.press("ctrl+e")
+        assert as_shown(chat.prompt.text) == (
+            "[pasted 30 lines] or [pasted 30 lines] in log.md\n\n[log.md (1 line)]"
+        )
+        assert chat.prompt.whole == engine.prompts[0]
+        assert "[pasted 30 lines] or [pasted 30 lines]" in chat.screen_text()
+
+
+async def test_pastes_that_nothing_refers_to_are_forgotten() -> None:
+    engine = Listener()
+    async with driving(engine) as chat:
+        kept, folds = LONG.replace("line", "kept"), chat.prompt.folds
+        await paste(chat, LONG)
+        await chat.pilot.press("backspace", "ctrl+z")
+        assert chat.prompt.whole == LONG
+        await chat.pilot.press("backspace")
+        await paste(chat, kept)
+        await chat.pilot.press("enter")
+        await chat.finish()
+        assert [*folds._texts.values()] == [kept]  # the history has it
+        await paste(chat, LONG)
+        await chat.pilot.press("ctrl+e")
+        assert sorted(folds._texts.values()) == sorted([kept, LONG])  # the draft comes back
+        await chat.pilot.press("escape")
+        assert chat.prompt.whole == LONG
+        chat.prompt.put("")
+        assert [*folds._texts.values()] == [kept]
+
+
+async def test_chats_that_can_be_imported_are_listed(folder: Path) -> None:
+    (folder / "chat.json").write_text("{}")
+    async with driving() as chat:
+        await typed(chat, "/import ", "chat.jsonl.gz")
+        assert [row[2:].split("  ")[0] for row in listed(chat)] == ["chat.json", "chat.jsonl.gz"]
 
 
 # Errors

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.state.attachments import Folds, attach, refused_paste
+from app.state.attachments import Folds, as_shown, attach, refused_paste
 from app.state.chat_session import ChatError
 
 
@@ -32,12 +32,49 @@ def test_the_model_reads_the_name_in_the_sentence_and_the_content_behind_it(fold
 
 
 @pytest.mark.parametrize(
+    ("text", "name", "lines"),
+    [
+        ("@n.py:2", "n.py:2", "2 3 4 5"),
+        ("@n.py:2-", "n.py:2", "2 3 4 5"),
+        ("@n.py:2-4", "n.py:2-4", "2 3 4"),
+        ("@n.py:2-4?", "n.py:2-4", "2 3 4"),
+        ("@n.py:4-99", "n.py:4-5", "4 5"),
+        ("@n.py:5:17", "n.py:5", "5"),
+        ("@n.py#L2-L3", "n.py:2-3", "2 3"),
+        ('@"my n.py:1-2"', "my n.py:1-2", "1 2"),
+        ('@"my n.py":1-2', "my n.py:1-2", "1 2"),
+        ("@n.py:9", "n.py:9", "another file"),
+    ],
+)
+def test_some_lines_of_a_file_are_attached(
+    tmp_path: Path, text: str, name: str, lines: str
+) -> None:
+    for file in ("n.py", "my n.py"):
+        (tmp_path / file).write_text("1\n2\n3\n4\n5\n")
+    (tmp_path / "n.py:9").write_text("another file")
+    fence = "py" if name != "n.py:9" else "py:9"
+    lines = lines if name == "n.py:9" else lines.replace(" ", "\n")
+    head, block = attach(f"See {text}", tmp_path).split("\n\n")
+    assert head == f"See {name}" + "?" * text.endswith("?")
+    assert block == f"{name}:\n```{fence}\n{lines}\n```"
+    assert Folds().shown(f"{head}\n\n{block}")[-1][1].startswith(f"[{name} (")
+
+
+def test_a_few_lines_of_a_large_file_are_attached(tmp_path: Path) -> None:
+    (tmp_path / "large.log").write_text("a line of text\n" * 100_000)
+    assert attach("@large.log:99999-100000", tmp_path, window=1000).count("a line of text") == 2
+    with pytest.raises(ChatError, match=r"large.log from line 3 on has .* the context window"):
+        attach("@large.log:3", tmp_path, window=1000)
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "me@a.md",
         "@property",
         "@app.route",
         "@org/team says",
+        "@host:80",
         "@x.setter\ndef f(): ...",
         "a @ b",
         "@",
@@ -54,6 +91,10 @@ def test_other_uses_of_the_sign_stay_text(folder: Path, text: str) -> None:
         ('@"no such"', "no file no such in"),
         ("@src/nope", "no file src/nope in"),
         ("@src/.", "src/ is a folder"),
+        ("@nope.py:12-40", "no file nope.py in"),
+        ("@a.md:4", "a.md has 3 lines, so there is no line 4"),
+        ("@a.md:0", "lines count from 1"),
+        ("@a.md:3-2", "the last line comes before the first"),
         ("@data.txt", "is no text in UTF-8"),
         ("@latin.txt", "is no text in UTF-8"),
         ("@photo.png", "is an image"),
@@ -88,9 +129,10 @@ def test_colours_of_a_terminal_are_pasted() -> None:
 def test_a_fold_is_its_text_again() -> None:
     folds, one, other = Folds(), "a\n" * 30 + "a", "b\n" * 30 + "b"
     labels = [folds.label(one), folds.label(other), folds.label(one)]
-    assert labels == ["[pasted 31 lines]", "[pasted 31 lines #2]", "[pasted 31 lines]"]
-    typed = f"see {labels[0]} and {labels[1]}, not [pasted 99 lines]"
-    assert folds.whole(typed) == f"see {one} and {other}, not [pasted 99 lines]"
+    shown = ["[pasted 31 lines]", "[pasted 31 lines #2]", "[pasted 31 lines]"]
+    assert [*map(as_shown, labels)] == shown
+    typed = f"see {labels[0]} and {labels[1]}, not {shown[0]}"
+    assert folds.whole(typed) == f"see {one} and {other}, not {shown[0]}"
     assert folds.folded(folds.whole(typed)) == typed
 
 
@@ -106,7 +148,7 @@ def test_what_was_pasted_elsewhere_is_folded_after_its_beginning() -> None:
 def test_attached_files_fold_and_code_that_was_typed_does_not(folder: Path) -> None:
     folds = Folds()
     sent = attach("See @a.md", folder)
-    assert folds.folded(sent) == "See a.md\n\n[a.md (3 lines)]"
+    assert as_shown(folds.folded(sent)) == "See a.md\n\n[a.md (3 lines)]"
     assert folds.whole(folds.folded(sent)) == sent
     typed = "Here it is:\n```\ncode\n```"
     assert folds.folded(typed) == typed

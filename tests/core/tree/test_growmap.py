@@ -130,9 +130,19 @@ def test_what_is_no_tree_is_refused_in_one_line(parents: tuple[int, ...], words:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("branches", [[300, 300], [10**5, 10**5], [2, -1]])
-def test_levels_that_make_no_tree_are_refused_before_they_are_listed(branches: list[int]) -> None:
-    with pytest.raises(GrowMapError, match="65,536"):
+@pytest.mark.parametrize(
+    ("branches", "error"),
+    [
+        ([300, 300], "more than 65,536 nodes"),
+        ([10**5, 10**5], "more than 65,536 nodes"),
+        ([2, -1], "-1 children of a node; there are 0 or more"),
+        ([10**5, -1], "more than 65,536 nodes"),
+    ],
+)
+def test_levels_that_make_no_tree_are_refused_before_they_are_listed(
+    branches: list[int], error: str
+) -> None:
+    with pytest.raises(GrowMapError, match=f"^{error}$"):
         GrowMap.k_ary(branches)
 
 
