@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from textwrap import wrap
 
 from rich.cells import cell_len
@@ -10,6 +9,7 @@ from textual import events
 from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import TextArea
+from textual.worker import Worker
 from typing_extensions import override
 
 from ..state.completion import FILES, Suggestion, Typing, matching, typing_at
@@ -66,7 +66,11 @@ class Completions(Widget):
         if typing is None:
             self.close()
         elif not self._message and not (left is not None and _same_place(typing, left)):
-            self.run_worker(partial(self._find, typing), exclusive=True, group="completions")
+
+            async def find() -> None:  # no coroutine: one that never starts would be warned of
+                await self._find(typing)
+
+            _: Worker[None] = self.run_worker(find, exclusive=True, group="completions")
 
     async def _find(self, typing: Typing) -> None:
         known = (typing.source, typing.of)

@@ -1,12 +1,15 @@
 """What is exported is what was said: nothing is lost, nothing obeyed, and a trace replays."""
 
+import asyncio
 import json
 from pathlib import Path
+from threading import Event
 
 import pytest
 from markdown_it import MarkdownIt
 
 from app.config.settings import Settings
+from app.screens.chat import export as exports
 from app.screens.chat.export import answer_events, as_json, as_markdown
 from app.state.answer import Answer
 from app.state.chat_session import ChatSession
@@ -35,6 +38,30 @@ def chat_of(*texts: str) -> ChatSession:
         answer = answer_of(make_answer(text), f"Question {number}?")
         chat.history.begin(answer.prompt, answer, WHEN + number)
     return chat
+
+
+@pytest.mark.parametrize("name", ["as_json", "as_markdown"])
+async def test_the_screen_goes_on_while_a_file_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    made, chat, during = getattr(exports, name), chat_of("One.", "Two."), Event()
+
+    def make(copy: ChatSession, when: float) -> str:
+        assert during.wait(10)  # the event loop, which sets it, is not held up
+        assert chat.history.exchanges.keys() > copy.history.exchanges.keys()
+        text: str = made(copy, when)
+        return text
+
+    async def go_on() -> None:
+        chat.history.begin("Another?", Answer("Another?"), WHEN)
+        during.set()
+
+    monkeypatch.setattr(exports, name, make)
+    file = tmp_path / ("chat.json" if name == "as_json" else "chat.md")
+    await asyncio.gather(exports.export_chat(file, chat, lambda _: ()), go_on())
+    text = file.read_text("utf-8")
+    assert "Two." in text
+    assert "Another" not in text
 
 
 def test_an_answer_gives_back_the_events_it_grew_from() -> None:
