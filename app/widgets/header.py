@@ -34,6 +34,7 @@ _LOOKUP = " + lookup"
 _TO_LOOK_AT = "tree to look at"  # before it is chosen
 _SHORT_NAMES = 14, 10
 _FEW_FIGURES = 36  # cells of tokens per pass and wall clock
+_NAMED = 80  # columns from which there is room for the models, so for where they run
 _LABELLED = 120  # columns from which the context meter is named
 _FILLED = 0.75, 0.9  # shares of the context window from which the meter has other colours
 _DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
@@ -94,9 +95,10 @@ class Header(Line):
             if self.pair.draft is not None:
                 names.insert(0, f"{target} ← {visible(self.pair.draft)}")
             yield [*names, "$foreground"]
-            number, *kernels = self.pair.dtype.split()
-            dtype = " ".join((_DTYPES.get(number, number), *kernels))
-            yield [f"{self.pair.device} {dtype}", "$notice"]
+            if self.size.width >= _NAMED:
+                number, *kernels = self.pair.dtype.split()
+                dtype = " ".join((_DTYPES.get(number, number), *kernels))
+                yield [f"{self.pair.device} {dtype}", "$notice"]
         yield [*self._tree_forms(), "$notice"]
         temperature = self.temperature if self._replayed else self.settings.temperature
         if temperature is not None:

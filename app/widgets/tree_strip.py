@@ -25,6 +25,7 @@ from .line import Line
 _HEADED = 6  # rows of a strip that has a heading
 _LEAST_PATH, _MOST_PATH = 14, 34  # cells
 _LEVEL = 2  # cells of a guide
+_GAP = "  "  # before the other guesses
 _PATH = NODE_STYLES[NodeVerdict.ACCEPTED]
 
 
@@ -43,7 +44,7 @@ class TreeStrip(Line):
         path = max(_LEAST_PATH, min(_MOST_PATH, width * 2 // 5))
         lines: list[Content] = []
         if height >= _HEADED:
-            columns = f"{FIGURES_HEADING}  other guesses, +n more"
+            columns = f"{FIGURES_HEADING}{_GAP}other guesses, +n more"
             lines.append(Content.styled(fit(f" {fit(title, path - 1)}{columns}", width), "$notice"))
         if step is None:
             lines.append(
@@ -73,10 +74,10 @@ def path_rows(step: Step, path: int, width: int, height: int) -> list[Content]:
     for level, row in enumerate(shown[joined:]):
         guide = " " + " " * (_LEVEL * level) + "┗━"
         label = fit(f" {row.label}", path - cell_len(guide))
-        beside = list(_beside(step, row.node, sizes, width - path - FIGURES_CELLS - 2))
+        beside = list(_beside(step, row.node, sizes, width - path - FIGURES_CELLS - len(_GAP)))
         rows.append(
             Content.assemble(
-                (guide, _PATH), (label + row.figures, NODE_STYLES[row.verdict]), "   ", *beside
+                (guide, _PATH), (label + row.figures, NODE_STYLES[row.verdict]), _GAP, *beside
             ).truncate(width)
         )
     return rows[:height]
@@ -96,5 +97,5 @@ def _beside(step: Step, node: int, sizes: list[int], room: int) -> Iterator[tupl
             break
         hidden, room = hidden - 1, room - cell_len(text)
         yield text, NODE_STYLES[row.verdict]
-    if hidden:
-        yield fit(f"+{hidden}", min(room, len(f"+{hidden}"))), "$notice"
+    if hidden and len(f"+{hidden}") <= room:
+        yield f"+{hidden}", "$notice"

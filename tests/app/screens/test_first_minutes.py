@@ -26,7 +26,7 @@ from sequoia_core.tree.choice import ADAPTIVE, SHOWN
 from tests.app.color_vision import contrast
 from tests.app.driving import Driver, driving
 from tests.app.screens.test_replay import replaying
-from tests.fakes import TREE_16, make_answer, replay, with_baseline
+from tests.fakes import PAIR, TREE_16, make_answer, replay, with_baseline
 
 SIZES = [(160, 50), (100, 30), (80, 24), (60, 20)]
 
@@ -41,6 +41,15 @@ async def test_an_empty_chat_offers_four_prompts_and_says_what_it_is(size: tuple
         assert all(prompt in shown for prompt in STARTERS.values())
         assert all(f"alt+{number}" in shown for number in (1, 2, 3, 4))
         assert "guesses" in shown
+
+
+async def test_the_header_names_no_device_without_the_models() -> None:
+    async with driving(size=(60, 20)) as chat:
+        await chat.ask()
+        for width in range(48, 100, 2):
+            await chat.pilot.resize_terminal(width, 20)
+            header = chat.screen_text().splitlines()[0]
+            assert "cpu" not in header or PAIR.target[:5] in header
 
 
 @asynccontextmanager

@@ -1,11 +1,15 @@
 """Trees that do not fit: folds, the minimap, and the strip where there is no room for a tree."""
 
+import re
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from app.config.settings import Settings
-from app.present.tree_rows import BONUS_NODE, fold_index
-from app.widgets.tree_strip import TreeStrip
+from app.present.tree_rows import BONUS_NODE, FIGURES_CELLS, fold_index, subtree_sizes
+from app.widgets.tree_strip import TreeStrip, path_rows
 from sequoia_core.events import Event, Origin, Step, TreeNode
 from sequoia_core.tree.growmap import GrowMap
 from tests.app.driving import Driver, driving
@@ -179,6 +183,20 @@ async def test_a_narrow_screen_has_the_path_below_the_chat(
         shown = "\n".join(strip_rows(chat))
         assert "➜" in shown
         assert all(len(row) <= size[0] for row in strip_rows(chat))
+
+
+@given(width=st.integers(50, 100), index=st.integers(0, 4))
+def test_the_guesses_beside_a_token_are_listed_or_counted(width: int, index: int) -> None:
+    steps = [event for event in large_answer() if isinstance(event, Step)]
+    step = steps[index % len(steps)]
+    sizes, path = subtree_sizes(step), width * 2 // 5
+    rows = path_rows(step, path, width, 8)
+    for row, node in zip(rows[1:], [*step.path[1:], BONUS_NODE], strict=True):
+        parent = step.path[-1] if node == BONUS_NODE else step.nodes[node].parent
+        others = sum(sizes[each] for each in step.children[parent] if each != node)
+        beside = row.plain[path + FIGURES_CELLS :].strip()
+        rest = re.search(r"\+(\d+)$", beside)
+        assert len(re.findall(r'[✘·] "', beside)) + int(rest[1] if rest else 0) == others
 
 
 async def test_the_strip_says_which_tokens_were_looked_up() -> None:
