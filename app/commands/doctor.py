@@ -175,7 +175,7 @@ def _forward(settings: Settings, *, models_there: bool) -> Iterator[Finding]:
         yield Finding("AMX", f"{name} takes it; no hardware has run it yet")
     if settings.offload is not Offload.NONE:
         where = settings.offload.value
-        yield Finding("offload", f"{where}: two layers at a time are in memory")
+        yield Finding("offload", f"{where}: layers come two at a time, but those that fit on a GPU")
     if models_there:
         yield from _memory(backend, known)
 

@@ -6,7 +6,6 @@ import torch
 
 from sequoia_core.model.interface import KVCache, LanguageModel
 
-CHUNK = 256  # most prompt tokens read between two chances to cancel; a model may want fewer
 KEPT = 256  # that stay when memory is returned: about a system prompt, which the next chat has too
 
 
@@ -90,6 +89,6 @@ class TokenCache:
             cache.truncate(min(cache.length, length))
 
     def _extend(self, model: LanguageModel, cache: KVCache, left: int) -> None:
-        end = cache.length + min(left, CHUNK, model.prompt_rows)
+        end = cache.length + min(left, model.prompt_rows)
         ids = torch.tensor(self.token_ids[cache.length : end], device=model.device)
         model.extend(ids, cache)

@@ -21,7 +21,6 @@ from sequoia_core.model.interface import KVCache, LanguageModel
 from sequoia_core.speculate.cost_model import StepCosts
 from sequoia_core.tree.growmap import GrowMap
 
-_CHUNK = 256  # tokens of context that are read in one slice
 KEPT = 31  # samples behind a median
 LEAST = 9  # samples below which there is no correction
 STALE_STEPS = 256  # steps after which the correction of a size expires that was not seen again
@@ -115,7 +114,8 @@ class ForwardTimer:
             caches.append([big, *(model.new_cache(big) for model in self._models[1:])])
             for model, cache in zip(self._models, caches[-1], strict=True):
                 while left := context - cache.length:
-                    chunk = torch.ones(min(left, _CHUNK), dtype=torch.int64, device=model.device)
+                    count = min(left, model.prompt_rows)
+                    chunk = torch.ones(count, dtype=torch.int64, device=model.device)
                     model.extend(chunk, cache)
                     yield 0.0
         spread = sorted(

@@ -85,7 +85,7 @@ class Llama:
     def _layer(self, index: int, get: Callable[[str], Tensor]) -> Layer:
         def product(kind: str) -> Product:
             modules = [names.layer_name(index, module) for module in names.PRODUCTS[kind]]
-            unbiased = self._product(kind, modules, get)
+            unbiased = self._product(index, kind, modules, get)
             if not self.config.has_bias(modules[0]):
                 return unbiased
             bias = torch.cat([get(f"{name}.bias") for name in modules])
@@ -98,7 +98,9 @@ class Llama:
         attention_norm, mlp_norm = norm(names.ATTENTION_NORM), norm(names.MLP_NORM)
         return Layer(attention_norm=attention_norm, mlp_norm=mlp_norm, **products)
 
-    def _product(self, _kind: str, modules: Sequence[str], get: Callable[[str], Tensor]) -> Product:
+    def _product(
+        self, _layer: int, _kind: str, modules: Sequence[str], get: Callable[[str], Tensor]
+    ) -> Product:
         """The product with the matrices of these modules, one above the other."""
         parts = [get(f"{module}.weight") for module in modules]
         return dense(parts[0] if len(parts) == 1 else torch.cat(parts))
@@ -190,24 +192,36 @@ class Llama:
         self, hidden: Tensor, position_ids: Tensor, attend: Attend, watch: Watch
     ) -> Tensor:
         """The first layer's input [n, hidden] -> the last one's output [n, hidden]."""
-        unrotated = self.config.num_kv_heads  # values
-        rotated = self.config.num_heads + self.config.num_kv_heads
         for stage, rotary in zip(self._stages, self._rotaries, strict=True):
             cos_sin = rotary(moved(position_ids, stage.device))
-            cos, sin = with_unrotated_heads(*cos_sin, rotated, unrotated)
             hidden = moved(hidden, stage.device)
-            for index, layer in self._layers_of(stage):
-                projected = layer.query_key_value(layer.attention_norm(hidden))
-                attended = attend(index, *self._heads(projected, cos, sin))
-                hidden = hidden + layer.attention_out(attended)
-                gate, up = layer.gate_up(layer.mlp_norm(hidden)).chunk(2, dim=-1)
-                hidden = hidden + layer.down(functional.silu(gate) * up)
-                watch(index, hidden)
+            hidden = self._through(self._layers_of(stage), hidden, cos_sin, attend, watch)
         return moved(hidden, self.device)
 
     def _layers_of(self, stage: Stage) -> Iterable[tuple[int, Layer]]:
         """Numbered; the weights of each are in place until the next is asked for."""
         return ((index, self._layers[index]) for index in stage.layers)
+
+    def _through(
+        self,
+        layers: Iterable[tuple[int, Layer]],
+        hidden: Tensor,
+        cos_sin: tuple[Tensor, Tensor],
+        attend: Attend,
+        watch: Watch,
+    ) -> Tensor:
+        """The output of consecutive layers of a stage, [n, hidden]."""
+        unrotated = self.config.num_kv_heads  # values
+        rotated = self.config.num_heads + self.config.num_kv_heads
+        cos, sin = with_unrotated_heads(*cos_sin, rotated, unrotated)
+        for index, layer in layers:
+            projected = layer.query_key_value(layer.attention_norm(hidden))
+            attended = attend(index, *self._heads(projected, cos, sin))
+            hidden = hidden + layer.attention_out(attended)
+            gate, up = layer.gate_up(layer.mlp_norm(hidden)).chunk(2, dim=-1)
+            hidden = hidden + layer.down(functional.silu(gate) * up)
+            watch(index, hidden)
+        return hidden
 
     def _hidden(
         self,
@@ -219,18 +233,24 @@ class Llama:
     ) -> Tensor:
         rows = token_ids.shape[0]
         cache.reserve(rows)
+        biases, span = self._biases(mask, rows, cache)
+        parent_slots = None if parents is None else parents + cache.length
+        first_input = self._first_input(token_ids, parent_slots, cache)
+        hidden = self._over_cache(first_input, position_ids, biases, cache, span)
+        cache.advance(rows)
+        return hidden
+
+    def _biases(
+        self, mask: Tensor | None, rows: int, cache: LayeredKVCache
+    ) -> tuple[list[Tensor | None], int]:
+        """The next rows' additive mask in each layer, and the tokens that attention spans."""
         biases = [
             bias
             for stage in self._stages
             for bias in [self._attention_bias(mask, rows, cache, stage.device)] * len(stage.layers)
         ]
         # without a mask only the keys of the text itself may be read
-        span = cache.length + rows if biases[0] is None else cache.span(rows)
-        parent_slots = None if parents is None else parents + cache.length
-        first_input = self._first_input(token_ids, parent_slots, cache)
-        hidden = self._over_cache(first_input, position_ids, biases, cache, span)
-        cache.advance(rows)
-        return hidden
+        return biases, cache.length + rows if biases[0] is None else cache.span(rows)
 
     def _over_cache(
         self,
@@ -242,7 +262,17 @@ class Llama:
         slots: Tensor | None = None,
     ) -> Tensor:
         """All layers, over rows that are written to the cache; see `LayeredKVCache.write`."""
+        return self.run_layers(
+            first_input, position_ids, *self._on_cache(biases, cache, span, slots)
+        )
 
+    def _on_cache(
+        self,
+        biases: Sequence[Tensor | None],
+        cache: LayeredKVCache,
+        span: int,
+        slots: Tensor | None = None,
+    ) -> tuple[Attend, Watch]:
         def attend_cached(index: int, queries: Tensor, keys_values: Tensor) -> Tensor:
             keys, values = cache.write(index, keys_values, span, slots)
             return attend(queries, keys, values, biases[index], self._groups)
@@ -251,7 +281,7 @@ class Llama:
             if (slot := self.feature_slots.get(index)) is not None:
                 cache.write_features(slot, hidden, slots)
 
-        return self.run_layers(first_input, position_ids, attend_cached, watch)
+        return attend_cached, watch
 
     def _first_input(
         self,

@@ -12,6 +12,7 @@ from torch import Tensor
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.interface import KVCache, LanguageModel
 from sequoia_core.model.llama import Llama
+from sequoia_core.model.loading.memory_plan import PREFILL_ROWS
 from sequoia_core.model.tensor_names import (
     ATTENTION_NORM,
     EMBEDDING,
@@ -53,13 +54,14 @@ class TableModel:
     its output.
     """
 
+    prompt_rows = PREFILL_ROWS
+
     def __init__(
         self, vocab_size: int, seed: int, *, order: int = 3, scale: float = 1.5, window: int = 512
     ) -> None:
         self.vocab_size = vocab_size
         self.context_window = window
         self.device = torch.device("cpu")
-        self.prompt_rows = 1 << 20
         self._seed, self._order, self._scale = seed, order, scale
         self.forwards = 0
         self.caches: list[RowCache] = []

@@ -33,7 +33,7 @@ from sequoia_core.model.loading.memory_plan import (
 )
 from sequoia_core.model.loading.weights import DTYPE_FORMATS, Weights
 from sequoia_core.model.native import library, matrices
-from sequoia_core.model.offload.model import resident_bytes
+from sequoia_core.model.offload.model import SLOTS, layer_bytes, resident_bytes
 from sequoia_core.model.tensor_names import weight_values
 
 if TYPE_CHECKING:
@@ -190,6 +190,7 @@ def pair_plans(
 def memory_plans(
     target: ModelConfig, draft: ModelConfig | None, dtype: torch.dtype, placement: Placement
 ) -> dict[torch.device, MemoryPlan]:
+    """Layers of an offloaded target stay on a GPU as far as they fit into what is free now."""
     size, first = dtype.itemsize, placement.device
     draft_values = weight_values(draft) if draft else 0
     layer_token = kv_token_bytes(target, size) // target.num_layers
@@ -198,9 +199,9 @@ def memory_plans(
     for stage in even_stages(target, placement.devices, draft_values):
         weights[stage.device] += size * stage.values
         token[stage.device] += layer_token * len(stage.layers)
-    whole = weights.total()
     if placement.offload is not Offload.NONE:
         weights[first] = resident_bytes(target, dtype)
+        token[first] += 2 * size * target.hidden_size  # a layer's input and output of a prompt
     columns = 0
     if draft:
         slots, columns = len(draft.feature_layers), draft.head_vocab_size
@@ -217,8 +218,12 @@ def memory_plans(
             on_gpu=device.type == "cuda",
         )
         plans[device] = plan if device == first else replace(plan, logits=0)
-    if placement.offload is Offload.CPU:
-        plans[torch.device("cpu")] = MemoryPlan(whole, 0, window=target.context_window)
+    if placement.offload is Offload.NONE or first.type == "cpu":
+        return plans
+    layer, layers = layer_bytes(target, dtype), target.num_layers
+    plan = plans[first] = plans[first].with_resident_layers(layer, layers, free_bytes(first))
+    locked = layers - plan.resident_layers if placement.offload is Offload.CPU else SLOTS
+    plans[torch.device("cpu")] = MemoryPlan(locked * layer, 0, window=target.context_window)
     return plans
 
 

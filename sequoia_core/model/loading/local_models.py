@@ -202,8 +202,11 @@ class RoomFinder:
         return max(rooms, key=lambda room: room.needed - room.free)
 
     def weights_of(self, target: Known, draft: Known | None) -> dict[torch.device, int]:
-        """Bytes that a loaded pair's weights take."""
-        return {device: plan.weights for device, plan in self._plans(target, draft).items()}
+        """Bytes that a loaded pair's weights take; on a GPU all that this process holds there."""
+        return {
+            place: torch.cuda.memory_reserved(place) if place.type == "cuda" else plan.weights
+            for place, plan in self._plans(target, draft).items()
+        }
 
     def _plans(self, target: Known, draft: Known | None) -> dict[torch.device, MemoryPlan]:
         placement = choose_placement(self.device, self.offload)

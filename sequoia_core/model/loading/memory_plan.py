@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sequoia_core.errors import MemoryFullError
 from sequoia_core.model.config import ModelConfig
@@ -29,9 +29,20 @@ class MemoryPlan:
     activations: int = 0  # of the rows of a prompt read at once
     runtime: int = 0  # CUDA's own
     window: int = 0  # most tokens of context
+    layer: int = 0  # of a layer that may be streamed or stay
+    resident_layers: int = 0  # that stay since there is room
 
     def needed(self, context: int) -> int:
-        return self._fixed + self.token * context
+        return self._fixed + self.layer * self.resident_layers + self.token * context
+
+    def with_resident_layers(self, layer: int, most: int, free: int) -> "MemoryPlan":
+        """With as many layers of so many bytes as fit into what is free, beside the whole window.
+
+        One more stays free: for caches that are copied as they grow, and for what an allocator
+        cannot use.
+        """
+        spare = free - self.needed(self.window) - layer
+        return replace(self, layer=layer, resident_layers=max(0, min(most, spare // layer)))
 
     @property
     def least_context(self) -> int:
@@ -41,15 +52,16 @@ class MemoryPlan:
     @property
     def least(self) -> int:
         """Bytes without which loading is refused."""
-        return self.needed(self.least_context)
+        return self._fixed + self.token * self.least_context
 
     def context_in(self, free: int) -> int:
         """Tokens of context that fit into so many bytes, at most the window."""
-        return max(min(self.window, (free - self._fixed) // max(self.token, 1)), 0)
+        return max(min(self.window, (free - self.needed(0)) // max(self.token, 1)), 0)
 
     def words(self, context: int) -> str:
         parts = {
             "weights": self.weights,
+            f"{self.resident_layers} resident layers": self.layer * self.resident_layers,
             f"KV cache and masks of {context:,} tokens": self.token * context,
             "logits": self.logits,
             "activations": self.activations,

@@ -8,7 +8,7 @@ from sequoia_core.config import Offload
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.device import even_stages
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.loading.backend import Backend
+from sequoia_core.model.loading.backend import Backend, pair_plans
 from sequoia_core.model.loading.fitted_draft import fit_draft
 from sequoia_core.model.loading.loader import Checkpoint
 from sequoia_core.model.native.library import shared_pool
@@ -28,8 +28,9 @@ def target_model(
     if backend.native:
         return load_native(target, backend, read_by_draft)
     assert backend.dtype is not None
-    if placement.offload is not Offload.NONE:
-        return load_offloaded(config, backend.dtype, weights, placement, read_by_draft)
+    resident = pair_plans(target, draft, backend)[placement.device].resident_layers
+    if placement.offload is not Offload.NONE and resident < config.num_layers:
+        return load_offloaded(config, backend.dtype, weights, placement, read_by_draft, resident)
     on_first = weight_values(draft.config) if draft else 0
     stages = even_stages(config, placement.devices, on_first)
     return Llama(config, weights, placement.device, backend.dtype, read_by_draft, stages)

@@ -1,25 +1,31 @@
 """A Llama whose layers stay on disk or in main memory and pass through two buffers.
 
-Embedding, norms, biases and output head stay on the device.
+Embedding, norms, biases, output head and, on a GPU, as many layers as fit stay on the device.
 """
 
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from math import prod
 from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from sequoia_core.config import Offload
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import Placement, Stage
+from sequoia_core.model.interface import KVCache
+from sequoia_core.model.kv_cache import LayeredKVCache
 from sequoia_core.model.layers import Product, dense
 from sequoia_core.model.llama import Layer, Llama
+from sequoia_core.model.loading.memory_plan import PREFILL_ROWS
 from sequoia_core.model.loading.weights import Weights
 from sequoia_core.model.offload.files import TensorFiles
+from sequoia_core.model.offload.pinned import PinnedMemory
 from sequoia_core.model.tensor_names import PRODUCTS, layer_name, matrix_shapes, weight_values
 
 Item = TypeVar("Item")
@@ -33,13 +39,33 @@ Buffer = dict[str, Tensor]
 
 
 def layer_buffer(
-    config: ModelConfig, dtype: torch.dtype, device: torch.device = CPU, *, pinned: bool = False
+    config: ModelConfig,
+    dtype: torch.dtype,
+    device: torch.device = CPU,
+    memory: PinnedMemory | None = None,
 ) -> Buffer:
-    shapes, buffer = matrix_shapes(config), {}
-    for kind, modules in PRODUCTS.items():
-        size = sum(shapes[module][0] for module in modules), shapes[modules[0]][1]
-        buffer[kind] = torch.empty(size, dtype=dtype, device=device, pin_memory=pinned)
-    return buffer
+    """On a device, or in page-locked memory."""
+    shapes = matrix_shapes(config)
+    sizes = {
+        kind: (sum(shapes[module][0] for module in modules), shapes[modules[0]][1])
+        for kind, modules in PRODUCTS.items()
+    }
+    if memory is None:
+        return {kind: torch.empty(size, dtype=dtype, device=device) for kind, size in sizes.items()}
+    block = memory.block(layer_bytes(config, dtype)).view(dtype)
+    parts = torch.split(block, list(map(prod, sizes.values())))
+    return {kind: part.view(size) for (kind, size), part in zip(sizes.items(), parts, strict=True)}
+
+
+def layer_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
+    """Bytes of a layer's matrices."""
+    return dtype.itemsize * sum(map(prod, matrix_shapes(config).values()))
+
+
+def resident_layers(layers: int, count: int) -> frozenset[int]:
+    """`count` of the layers, evenly spread, so that others arrive while they are computed."""
+    share = [layer * count // layers for layer in range(layers + 1)]
+    return frozenset(layer for layer in range(layers) if share[layer] < share[layer + 1])
 
 
 def layer_matrices(config: ModelConfig, buffer: Buffer, layer: int) -> Iterator[tuple[str, Tensor]]:
@@ -70,11 +96,16 @@ class LayerStream:
 
     The last layer is followed by the first, which is loaded during the last for the next forward.
     A failure to load a layer is raised when that layer is due, and the next forward starts over.
+    Resident layers are yielded too, and never loaded.
     """
 
-    def __init__(self, loader: LayerLoader, layers: int) -> None:
-        self.slot = 0  # buffer of the current layer
-        self.loader, self._layers = loader, layers
+    def __init__(
+        self, loader: LayerLoader, layers: int, resident: Collection[int] = frozenset()
+    ) -> None:
+        self.slot = 0  # buffer of the current layer, unless it is a resident one
+        self.loader = loader
+        self._streamed = [layer for layer in range(layers) if layer not in resident]
+        self._turns = {layer: turn for turn, layer in enumerate(self._streamed)}
         self._loads: deque[tuple[int, int, Future[None]]] = deque()  # layer, slot, when it is there
         self._thread = ThreadPoolExecutor(1, THREAD)
         # neither this nor the submitted work may refer to the stream, or it would never be garbage
@@ -84,22 +115,27 @@ class LayerStream:
     def iterate(self, items: Sequence[Item]) -> Iterator[Item]:
         """One item per layer; the layer's weights are in buffer `slot` until the next item."""
         for layer, item in enumerate(items):
-            self._wait_for(layer)
+            turn = self._turns.get(layer)
+            if turn is None:
+                yield item
+                continue
+            self._wait_for(turn)
             yield item
             self.loader.release(self.slot)
             self._loads.popleft()
-            self._submit((layer + SLOTS) % self._layers, self.slot)
+            self._submit(turn + SLOTS, self.slot)
 
     def close(self) -> None:
         """Wait for the thread to end; no layer can be read afterwards."""
         self._finalizer()
 
-    def _wait_for(self, layer: int) -> None:
-        if not self._loads or self._loads[0][0] != layer:  # at first, or after an abandoned pass
+    def _wait_for(self, turn: int) -> None:
+        # at first, or after an abandoned pass
+        if not self._loads or self._loads[0][0] != self._streamed[turn]:
             self._reset()
             for slot in range(SLOTS):
                 self.loader.release(slot)
-                self._submit((layer + slot) % self._layers, slot)
+                self._submit(turn + slot, slot)
         _, slot, load = self._loads[0]
         try:
             load.result()
@@ -113,7 +149,8 @@ class LayerStream:
         wait([load for *_, load in self._loads])
         self._loads.clear()
 
-    def _submit(self, layer: int, slot: int) -> None:
+    def _submit(self, turn: int, slot: int) -> None:
+        layer = self._streamed[turn % len(self._streamed)]
         self._loads.append((layer, slot, self._thread.submit(self.loader.load, layer, slot)))
 
 
@@ -185,7 +222,7 @@ def _events() -> list[torch.cuda.Event]:
 
 
 class OffloadedLlama(Llama):
-    """A `Llama` whose layers are loaded while it computes."""
+    """A `Llama` whose layers, but the resident ones, are loaded while it computes."""
 
     def __init__(
         self,
@@ -194,21 +231,51 @@ class OffloadedLlama(Llama):
         stream: LayerStream,
         buffers: Sequence[Buffer],  # which the stream fills
         feature_layers: Sequence[int] = (),
+        resident: Collection[int] = frozenset(),
     ) -> None:
-        self.layer_stream = stream
+        self.layer_stream, self.resident = stream, resident
         self._streamed = {
             kind: _streamed(stream, [dense(buffer[kind]) for buffer in buffers])
             for kind in PRODUCTS
         }
         like = buffers[0]["down"]
         super().__init__(config, weights, like.device, like.dtype, feature_layers)
+        self.prompt_rows = config.context_window  # each call reads the layers once
+
+    @torch.inference_mode()
+    @override
+    def extend(self, token_ids: Tensor, cache: KVCache) -> None:
+        """Every layer reads all tokens before the next one, in chunks as of a resident model.
+
+        So the layers are read once, and the results have the same bits.
+        """
+        assert isinstance(cache, LayeredKVCache)
+        cache.reserve(token_ids.shape[0])
+        first, (stage,), (rotary,) = cache.length, self._stages, self._rotaries
+        chunks = list(torch.split(self._first_input(token_ids, None, cache), PREFILL_ROWS))
+        try:
+            for numbered in self._layers_of(stage):
+                for at, hidden in enumerate(chunks):
+                    rows, length = hidden.shape[0], cache.length
+                    cos_sin = rotary(torch.arange(length, length + rows, device=self.device))
+                    biases, span = self._biases(None, rows, cache)
+                    uses = self._on_cache(biases, cache, span)
+                    chunks[at] = self._through([numbered], hidden, cos_sin, *uses)
+                    cache.advance(rows)
+                cache.truncate(first)
+        except BaseException:
+            cache.truncate(first)
+            raise
+        cache.advance(token_ids.shape[0])
 
     def _layers_of(self, _stage: Stage) -> Iterable[tuple[int, Layer]]:
         return enumerate(self.layer_stream.iterate(self._layers))
 
     def _product(
-        self, kind: str, _modules: Sequence[str], _get: Callable[[str], Tensor]
+        self, layer: int, kind: str, modules: Sequence[str], get: Callable[[str], Tensor]
     ) -> Product:
+        if layer in self.resident:
+            return super()._product(layer, kind, modules, get)
         return self._streamed[kind]
 
 
@@ -222,36 +289,55 @@ def load_offloaded(
     weights: Weights,
     placement: Placement,
     feature_layers: Sequence[int] = (),
+    resident: int = 0,
 ) -> OffloadedLlama:
-    """A model that leaves its layers where the placement says; on disk only as safetensors."""
-    device = placement.device
+    """A model that leaves its layers where the placement says; on disk only as safetensors.
+
+    So many of them are resident, fewer than all.
+    """
+    device, staying = placement.device, resident_layers(config.num_layers, resident)
+    assert len(staying) < config.num_layers
     buffers = [layer_buffer(config, dtype, device) for _ in range(SLOTS)]
     loader: LayerLoader
-    if placement.offload is Offload.CPU:
-        layers = list(_pinned_layers(config, dtype, weights))
-        loader = GpuLoader(lambda layer, _slot: layers[layer], buffers)
-    elif device.type == "cpu":
+    if device.type == "cpu":
         weights = files = TensorFiles(weights)
         loader = FileLoader(files, config, buffers)
     else:
-        weights = files = TensorFiles(weights)
-        host = [layer_buffer(config, dtype, pinned=True) for _ in range(SLOTS)]
-        reader = FileLoader(files, config, host)
-        loader = GpuLoader(reader.loaded, buffers, reader.close)
-    stream = LayerStream(loader, config.num_layers)
-    return OffloadedLlama(config, weights, stream, buffers, feature_layers)
+        if placement.offload is Offload.DISK:
+            weights = TensorFiles(weights)
+        loader = _gpu_loader(config, dtype, weights, buffers, staying)
+    stream = LayerStream(loader, config.num_layers, staying)
+    return OffloadedLlama(config, weights, stream, buffers, feature_layers, staying)
 
 
-def _pinned_layers(config: ModelConfig, dtype: torch.dtype, weights: Weights) -> Iterator[Buffer]:
-    for layer in range(config.num_layers):
-        buffer = layer_buffer(config, dtype, pinned=True)
-        for name, place in layer_matrices(config, buffer, layer):
-            place.copy_(weights[name])
-        yield buffer
+def _gpu_loader(
+    config: ModelConfig,
+    dtype: torch.dtype,
+    weights: Weights,
+    buffers: Sequence[Buffer],
+    resident: Collection[int],
+) -> GpuLoader:
+    """From page-locked memory: of all layers, or of two, which are filled from files."""
+    memory = PinnedMemory()
+    try:
+        if isinstance(weights, TensorFiles):
+            host = [layer_buffer(config, dtype, memory=memory) for _ in range(SLOTS)]
+            reader = FileLoader(weights, config, host)
+            return GpuLoader(reader.loaded, buffers, lambda: (memory.close(), reader.close()))
+        layers = {}
+        for layer in range(config.num_layers):
+            if layer not in resident:
+                layers[layer] = layer_buffer(config, dtype, memory=memory)
+                for name, place in layer_matrices(config, layers[layer], layer):
+                    place.copy_(weights[name])
+        return GpuLoader(lambda layer, _slot: layers[layer], buffers, memory.close)
+    except BaseException:
+        memory.close()
+        raise
 
 
 def resident_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
     """Bytes that an offloaded model keeps on the device: two layers, and all but the matrices."""
-    matrices = sum(rows * columns for rows, columns in matrix_shapes(config).values())
-    kept = weight_values(config) - config.num_layers * matrices
-    return dtype.itemsize * (SLOTS * matrices + kept)
+    matrices = layer_bytes(config, dtype)
+    others = dtype.itemsize * weight_values(config) - config.num_layers * matrices
+    return SLOTS * matrices + others

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from msgspec.structs import astuple
 
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.decode.token_cache import CHUNK
 from sequoia_core.events import (
     Outcome,
     PrefillDone,
@@ -162,10 +161,11 @@ def test_reading_the_prompt_is_no_part_of_a_step_for_either_model() -> None:
 
 def test_a_long_prompt_reports_its_progress() -> None:
     engine = make_engine(TableModel(11, 1, window=2048), TableModel(11, 1, window=2048))
-    prompt = [1, 2, 3] * CHUNK
+    rows = TableModel.prompt_rows
+    prompt = [1, 2, 3] * rows
     events = list(engine.generate(prompt, SamplingParams(temperature=0.0, max_new_tokens=1)))
     done = [event.done for event in events if isinstance(event, PrefillProgress)]
-    assert done == [0, CHUNK, 2 * CHUNK]
+    assert done == [0, rows, 2 * rows]
     assert {event.total for event in events if isinstance(event, PrefillProgress)} == {
         len(prompt) - 1
     }

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode import engine as engine_module
-from sequoia_core.decode import step, token_cache
+from sequoia_core.decode import step
 from sequoia_core.decode.engine import Engine
 from sequoia_core.events import Event, FinishReason, PrefillDone, Step
 from sequoia_core.model.interface import KVCache
+from sequoia_core.model.llama import Llama
 from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import (
@@ -26,7 +27,7 @@ from tests.core.engines import (
 )
 from tests.core.models import TableModel, tiny_llama
 
-CHUNK = 4
+ROWS = 4
 TREES = (GrowMap.chain(3), GrowMap.k_ary([3, 2]), GrowMap((-1, 0, 0, 1, 3)), None)
 LONGEST = tuple(at * 7 % 11 for at in range(24))
 
@@ -35,7 +36,8 @@ LONGEST = tuple(at * 7 % 11 for at in range(24))
 def _small_chunks() -> Iterator[None]:
     """So that prompts of a few tokens are read in several pieces."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(token_cache, "CHUNK", CHUNK)
+        for model in (TableModel, Llama):
+            patch.setattr(model, "prompt_rows", ROWS)
         patch.setattr(step, "MOST_PENDING", 3)
         patch.setattr(engine_module, "MOST_PENDING", 3)
         yield
@@ -133,7 +135,7 @@ def test_an_answered_prompt_is_found_in_the_cache_whole(mode: Mode) -> None:
     assert done.cached_tokens == len(longer) - 3 - 1
 
 
-@pytest.mark.parametrize("asked", range(1 + len(LONGEST) // CHUNK))
+@pytest.mark.parametrize("asked", range(1 + len(LONGEST) // ROWS))
 def test_a_cancel_while_the_prompt_is_read_emits_nothing(asked: int) -> None:
     target, draft = TableModel(11, 1), TableModel(11, 2)
     engine = make_engine(target, draft, GrowMap.chain(3))
@@ -141,7 +143,7 @@ def test_a_cancel_while_the_prompt_is_read_emits_nothing(asked: int) -> None:
     events = call.run(engine)
     assert finish_of(events).reason is FinishReason.CANCELLED
     assert not tokens_of(events)
-    assert target.caches[0].length == min(asked * CHUNK, len(LONGEST) - 1)
+    assert target.caches[0].length == min(asked * ROWS, len(LONGEST) - 1)
     check_laws(events)
 
 

@@ -3,10 +3,10 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sequoia_core.decode import token_cache
-from sequoia_core.decode.token_cache import CHUNK, TokenCache
+from sequoia_core.decode.token_cache import TokenCache
 from tests.core.models import RowCache, TableModel
 
+ROWS = TableModel.prompt_rows
 IDS = st.lists(st.integers(0, 3), min_size=1, max_size=12)
 
 
@@ -47,7 +47,7 @@ def test_a_prompt_reuses_exactly_the_common_prefix(
         before = prompt
 
 
-@given(length=st.integers(1, 3 * CHUNK), reads=st.integers(0, 4))
+@given(length=st.integers(1, 3 * ROWS), reads=st.integers(0, 4))
 @settings(deadline=None, max_examples=30)
 def test_reading_can_be_broken_off_and_taken_up_again(length: int, reads: int) -> None:
     tokens = TokenCache(TableModel(4, 1), None)
@@ -59,7 +59,7 @@ def test_reading_can_be_broken_off_and_taken_up_again(length: int, reads: int) -
     tokens.roll_back()
     assert tokens.target_cache.length == kept
     assert tokens.start(prompt) == kept
-    assert list(tokens.read_prompt()) == list(range(length - 1 - kept, 0, -CHUNK))
+    assert list(tokens.read_prompt()) == list(range(length - 1 - kept, 0, -ROWS))
     check(tokens)
 
 
@@ -81,13 +81,7 @@ def test_a_token_cache_without_a_draft_has_no_cache_for_it() -> None:
     check(tokens)
 
 
-def test_chunks_are_as_large_as_a_cancel_may_wait() -> None:
-    tokens = TokenCache(TableModel(4, 1), None)
-    tokens.start([0] * (2 * token_cache.CHUNK + 2))
-    assert list(tokens.read_prompt()) == [2 * CHUNK + 1, CHUNK + 1, 1]
-
-
-def test_a_slow_model_is_asked_for_fewer_rows_at_once() -> None:
+def test_a_prompt_is_read_in_as_many_rows_as_its_model_wants() -> None:
     target, draft = TableModel(4, 1), TableModel(4, 2)
     target.prompt_rows, draft.prompt_rows = 5, 4
     tokens = TokenCache(target, draft)

@@ -94,6 +94,22 @@ def test_a_plan_is_the_sum_of_its_parts() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("spare", "resident"), [(-5000, 0), (0, 0), (999, 0), (1000, 1), (2499, 3), (1 << 40, 80)]
+)
+def test_layers_stay_where_they_fit_beside_the_whole_window(spare: int, resident: int) -> None:
+    """With room for one more, which is not used."""
+    free = PLAN.needed(PLAN.window) + spare
+    plan = PLAN.with_resident_layers(500, 80, free)
+    assert plan.resident_layers == resident
+    assert plan.least == PLAN.least, "they are no reason to refuse a pair"
+    assert plan.needed(64) == PLAN.needed(64) + resident * 500
+    if resident:
+        assert plan.context_in(free) == PLAN.window
+        assert plan.needed(PLAN.window) <= free - 500
+        assert f", {resident} resident layers " in plan.words(100)
+
+
 @pytest.mark.parametrize("kind", ERRORS)
 def test_errors_of_full_memory_are_known(kind: str) -> None:
     assert is_out_of_memory(ERRORS[kind]())

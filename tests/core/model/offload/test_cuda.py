@@ -3,6 +3,7 @@
 The streams and events here keep a log, and the laws of the two buffers are checked in it.
 """
 
+import mmap
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
@@ -13,9 +14,11 @@ from typing import Any, ParamSpec, TypeVar
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sequoia_core.config import Offload
+from sequoia_core.errors import MemoryFullError
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import Placement
 from sequoia_core.model.loading.weights import SafetensorsWeights, Weights
@@ -24,9 +27,12 @@ from sequoia_core.model.offload.model import (
     Buffer,
     GpuLoader,
     OffloadedLlama,
+    layer_buffer,
+    layer_bytes,
     layer_matrices,
     load_offloaded,
 )
+from sequoia_core.model.offload.pinned import PinnedMemory
 from tests.core.model.test_cuda_fake import CUDA, WithoutGuards, check
 from tests.core.models import random_weights, tiny_config
 
@@ -168,43 +174,57 @@ def on_disk(tmp_path: Path) -> Weights:
 CONFIG = tiny_config(num_layers=LAYERS, context_window=1024)
 
 
+class PlainMemory:
+    """Blocks of ordinary memory: fake ones have no address that could be locked."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.closed = False
+
+    def block(self, size: int) -> Tensor:
+        assert not self.closed
+        self.sizes.append(size)
+        return torch.empty(size, dtype=torch.uint8)
+
+    def close(self) -> None:
+        self.closed = True
+
+
 @pytest.fixture
-def pinned(monkeypatch: pytest.MonkeyPatch) -> list[Buffer]:
-    """The pinned buffers, which a build without CUDA cannot make."""
-    made: list[Buffer] = []
-    plain = offload_model.layer_buffer
-
-    def layer_buffer(config: ModelConfig, dtype: torch.dtype, *place: Any, pinned: Any = 0) -> Any:
-        buffer = plain(config, dtype, *place)
-        if pinned:
-            made.append(buffer)
-        return buffer
-
-    monkeypatch.setattr(offload_model, "layer_buffer", layer_buffer)
-    return made
+def locked(monkeypatch: pytest.MonkeyPatch) -> PlainMemory:
+    """What a model takes of page-locked memory."""
+    memory = PlainMemory()
+    monkeypatch.setattr(offload_model, "PinnedMemory", lambda: memory)
+    return memory
 
 
-def offloaded(weights: Weights, offload: Offload, dtype: torch.dtype) -> OffloadedLlama:
-    return load_offloaded(CONFIG, dtype, weights, Placement((CUDA,), offload))
+def offloaded(
+    weights: Weights, offload: Offload, dtype: torch.dtype, resident: int = 0
+) -> OffloadedLlama:
+    placement = Placement((CUDA,), offload)
+    return load_offloaded(CONFIG, dtype, weights, placement, resident=resident)
 
 
+@pytest.mark.parametrize("resident", [0, 1, 2])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 def test_a_forward_passes_through_on_the_device(
-    dtype: torch.dtype, in_main_memory: Weights, log: Log, pinned: list[Buffer]
+    dtype: torch.dtype, resident: int, in_main_memory: Weights, log: Log, locked: PlainMemory
 ) -> None:
-    """With every layer in main memory: nothing is on a wrong device, and nothing is read back."""
+    """With layers in main memory: nothing is on a wrong device, and nothing is read back."""
     with FakeTensorMode(allow_non_fake_inputs=True), WithoutGuards():
-        model = offloaded(in_main_memory, Offload.CPU, dtype)
+        model = offloaded(in_main_memory, Offload.CPU, dtype, resident)
         cache = model.new_cache()
         model.extend(torch.ones(40, dtype=torch.int64, device=CUDA), cache)
         row = torch.ones(1, dtype=torch.int64, device=CUDA)
         check(model.forward(row, row * 40, None, cache), 1, 61)
-    assert len(pinned) == LAYERS
+    assert locked.sizes == [layer_bytes(CONFIG, dtype)] * (LAYERS - resident)
     assert ("compute", "wait", "arrived 0") in log.entries
+    model.layer_stream.close()
+    assert locked.closed
 
 
 def test_from_disk_two_buffers_of_main_memory_lie_between(
-    on_disk: Weights, log: Log, pinned: list[Buffer], monkeypatch: pytest.MonkeyPatch
+    on_disk: Weights, log: Log, locked: PlainMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What they hold reaches the buffers of the device, which stands on the CPU here."""
     made: dict[str, Any] = {}
@@ -217,12 +237,91 @@ def test_from_disk_two_buffers_of_main_memory_lie_between(
     monkeypatch.setattr(
         offload_model,
         "layer_buffer",
-        lambda config, dtype, _device=None, **pinned: anywhere(config, dtype, **pinned),
+        lambda config, dtype, _device=None, **memory: anywhere(config, dtype, **memory),
     )
     offloaded(on_disk, Offload.DISK, torch.float32)
-    assert len(pinned) == 2
+    assert locked.sizes == [layer_bytes(CONFIG, torch.float32)] * 2
     stream, buffers = made["stream"], made["buffers"]
     for layer in stream.iterate(range(LAYERS)):
         for name, place in layer_matrices(CONFIG, buffers[stream.slot], layer):
             assert torch.equal(place, on_disk[name])
     stream.close()
+    assert locked.closed
+
+
+class Runtime:
+    """Registers ranges of memory as CUDA does: by pages, none twice."""
+
+    def __init__(self, most: int = 1 << 30) -> None:
+        self.ranges: dict[int, int] = {}
+        self.most = most
+
+    def cudaHostRegister(self, address: int, size: int, flags: int) -> int:  # noqa: N802
+        assert flags == 1
+        assert address % mmap.PAGESIZE == size % mmap.PAGESIZE == 0
+        if sum(self.ranges.values()) + size > self.most:
+            return 2  # cudaErrorMemoryAllocation
+        assert all(
+            address + size <= first or first + length <= address
+            for first, length in self.ranges.items()
+        ), "a page is locked twice"
+        self.ranges[address] = size
+        return 0
+
+    def cudaHostUnregister(self, address: int) -> int:  # noqa: N802
+        del self.ranges[address]
+        return 0
+
+
+def with_runtime(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> PinnedMemory:
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
+    return PinnedMemory()
+
+
+@pytest.mark.parametrize("size", [1, mmap.PAGESIZE, 5 * mmap.PAGESIZE + 3, (1 << 20) + 8])
+def test_memory_is_locked_to_the_page(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not to the next power of two."""
+    runtime = Runtime()
+    memory = with_runtime(runtime, monkeypatch)
+    blocks = [memory.block(size) for _ in range(3)]
+    for at, block in enumerate(blocks):
+        block.fill_(at)
+        assert block.data_ptr() in runtime.ranges
+        assert len(block) == size <= runtime.ranges[block.data_ptr()] < size + mmap.PAGESIZE
+    assert [int(block[-1]) for block in blocks] == [0, 1, 2]
+    memory.close()
+    assert not runtime.ranges
+    memory.close()
+
+
+def test_a_layer_lies_in_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = with_runtime(Runtime(), monkeypatch)
+    buffer, like = (
+        layer_buffer(CONFIG, torch.bfloat16, memory=memory),
+        layer_buffer(CONFIG, torch.bfloat16),
+    )
+    assert {kind: part.shape for kind, part in buffer.items()} == {
+        kind: part.shape for kind, part in like.items()
+    }
+    for at, part in enumerate(buffer.values()):
+        part.fill_(at)
+    assert [float(part.mean()) for part in buffer.values()] == [0.0, 1.0, 2.0, 3.0]
+    memory.close()
+
+
+@pytest.mark.parametrize("offload", [Offload.CPU, Offload.DISK])
+def test_memory_that_cannot_be_locked_is_a_line_and_is_given_back(
+    offload: Offload, on_disk: Weights, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = Runtime(most=layer_bytes(CONFIG, torch.float32) + mmap.PAGESIZE)
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: runtime)
+    anywhere = offload_model.layer_buffer
+    monkeypatch.setattr(
+        offload_model,
+        "layer_buffer",
+        lambda config, dtype, _device=None, **memory: anywhere(config, dtype, **memory),
+    )
+    with pytest.raises(MemoryFullError, match=r"cannot be locked .* --offload disk") as caught:
+        offloaded(on_disk, offload, torch.float32)
+    assert "\n" not in str(caught.value)
+    assert not runtime.ranges

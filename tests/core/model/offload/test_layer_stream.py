@@ -7,9 +7,11 @@ import weakref
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.offload.model import SLOTS, THREAD, LayerStream
+from sequoia_core.model.offload.model import SLOTS, THREAD, LayerStream, resident_layers
 
 PATIENCE = 30.0
 """Seconds after which a thread that should have moved is taken to hang."""
@@ -57,6 +59,42 @@ def test_every_layer_comes_in_order_pass_after_pass(layers: int) -> None:
     stream.close()
     # the first layers are on their way again after each pass
     assert log.brought == [*range(layers)] * 4 + [at % layers for at in range(SLOTS)]
+
+
+@pytest.mark.parametrize("resident", [{0}, {2}, {4}, {0, 2, 4}, {1, 2, 3}, {0, 1, 2, 3}])
+def test_resident_layers_are_never_loaded(resident: set[int]) -> None:
+    log = Log()
+    stream = LayerStream(log, 5, resident)
+    streamed = [layer for layer in range(5) if layer not in resident]
+    for _ in range(3):
+        found = one_pass(stream, log, 5)
+        assert [found[layer] for layer in streamed] == streamed
+    stream.close()
+    coming = [streamed[at % len(streamed)] for at in range(SLOTS)]
+    assert log.brought == streamed * 3 + coming
+
+
+def test_a_buffer_is_filled_again_while_resident_layers_are_computed() -> None:
+    """Not only when the next streamed layer is due."""
+    third = threading.Event()
+    log = Log(lambda layer: third.set() if layer == 5 else None)
+    stream = LayerStream(log, 6, {1, 2, 4})
+    for layer in stream.iterate(range(6)):
+        if layer == 1:
+            assert third.wait(PATIENCE), "the buffer of layer 0 is free"
+    stream.close()
+
+
+@given(st.data())
+def test_resident_layers_are_spread_evenly(data: st.DataObject) -> None:
+    layers = data.draw(st.integers(1, 90))
+    count = data.draw(st.integers(0, layers))
+    resident = sorted(resident_layers(layers, count))
+    assert len(resident) == count
+    assert set(resident) <= set(range(layers))
+    around = [*resident, *(layer + layers for layer in resident[:1])]  # the next pass follows
+    gaps = {after - before for before, after in itertools.pairwise(around)}
+    assert not gaps or max(gaps) - min(gaps) <= 1
 
 
 @pytest.mark.parametrize("layers", [3, 4])

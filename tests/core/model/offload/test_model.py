@@ -22,13 +22,14 @@ from sequoia_core.model.offload.model import (
     THREAD,
     OffloadedLlama,
     layer_buffer,
+    layer_bytes,
     layer_matrices,
     load_offloaded,
     resident_bytes,
 )
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import make_engine, tokens_of
-from tests.core.models import random_weights, tiny_config
+from tests.core.models import fresh_logits, random_weights, tiny_config
 
 CPU = torch.device("cpu")
 ON_DISK = Placement((CPU,), Offload.DISK)
@@ -43,7 +44,9 @@ def offloaded(tmp_path: Path) -> Iterator[Offloaded]:
     """Makes models of random weights that lie in two files."""
     made: list[OffloadedLlama] = []
 
-    def make(config: ModelConfig, dtype: torch.dtype = torch.float32) -> OffloadedLlama:
+    def make(
+        config: ModelConfig, dtype: torch.dtype = torch.float32, resident: int = 0
+    ) -> OffloadedLlama:
         weights = random_weights(config, 0)
         if config.tie_word_embeddings:
             del weights["lm_head.weight"]
@@ -52,7 +55,7 @@ def offloaded(tmp_path: Path) -> Iterator[Offloaded]:
             shard = {name: weights[name] for name in names[part::2]}
             save_file(shard, tmp_path / f"{part}.safetensors")
         files = SafetensorsWeights([tmp_path / "0.safetensors", tmp_path / "1.safetensors"])
-        made.append(load_offloaded(config, dtype, files, ON_DISK, (0,)))
+        made.append(load_offloaded(config, dtype, files, ON_DISK, (0,), resident))
         return made[-1]
 
     yield make
@@ -60,7 +63,7 @@ def offloaded(tmp_path: Path) -> Iterator[Offloaded]:
         each.layer_stream.close()
 
 
-def resident(config: ModelConfig, dtype: torch.dtype = torch.float32) -> Llama:
+def resident_model(config: ModelConfig, dtype: torch.dtype = torch.float32) -> Llama:
     return Llama(config, random_weights(config, 0), CPU, dtype, (0,))
 
 
@@ -92,6 +95,74 @@ def test_logits_are_those_of_the_resident_model_bit_for_bit(
         assert torch.equal(expected, found)
 
 
+@pytest.mark.parametrize("resident", [1, 2, 3])
+def test_resident_layers_change_no_bit(resident: int, offloaded: Offloaded) -> None:
+    config = tiny_config(num_layers=4)
+    streamed = offloaded(config, resident=resident)
+    assert len(streamed.resident) == resident
+    models = resident_model(config), streamed
+    for expected, found in zip(*map(three_passes, models), strict=True):
+        assert torch.equal(expected, found)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("length", [1, 256, 257, 700])
+def test_a_prompt_is_read_by_one_pass_over_the_layers(
+    length: int, dtype: torch.dtype, offloaded: Offloaded
+) -> None:
+    """With the bits of a resident model, also after what is cached; in the layers' order."""
+    config = tiny_config(num_layers=3, context_window=1024)
+    streamed, whole = offloaded(config, dtype), resident_model(config, dtype)
+    ids = torch.arange(length + 40) * 7 % 61
+    passes: list[int] = []
+    iterate = streamed.layer_stream.iterate
+    streamed.layer_stream.iterate = lambda items: passes.append(1) or iterate(items)  # type: ignore[method-assign,func-returns-value]
+    rows = []
+    for model in (whole, streamed):
+        cache = model.new_cache()
+        model.extend(ids[:40], cache)
+        model.extend(ids[40:], cache)
+        assert cache.length == length + 40
+        last = model.forward(torch.tensor([5]), torch.tensor([cache.length]), None, cache)
+        rows.append((last, cache.features(0, cache.length)))
+    for expected, found in zip(*rows, strict=True):
+        assert torch.equal(expected, found)
+    assert len(passes) == 3, "two prompts and a row"
+
+
+def test_an_engine_reads_a_prompt_by_one_pass(offloaded: Offloaded) -> None:
+    model = offloaded(tiny_config(num_layers=3, context_window=1024))
+    lengths: list[int] = []
+    extend = model.extend
+    model.extend = lambda ids, cache: lengths.append(len(ids)) or extend(ids, cache)  # type: ignore[method-assign,func-returns-value]
+    prompt = [at % 61 for at in range(600)]
+    list(make_engine(model, None, mode=Mode.AR).generate(prompt, SamplingParams(max_new_tokens=2)))
+    assert lengths == [599]
+
+
+def test_a_prompt_that_fails_leaves_the_cache_as_it_was(
+    offloaded: Offloaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(num_layers=3, context_window=1024)
+    model, expected = offloaded(config), fresh_logits(resident_model(config), TOKENS)
+    cache = model.new_cache()
+    model.extend(TOKENS[:8], cache)
+    load = model.layer_stream.loader.load
+
+    def broken(layer: int, slot: int) -> None:
+        if layer == 2:
+            raise ModelLoadError("the disk is gone")
+        load(layer, slot)
+
+    monkeypatch.setattr(model.layer_stream.loader, "load", broken)
+    with pytest.raises(ModelLoadError, match="the disk is gone"):
+        model.extend(torch.arange(600) % 61, cache)
+    assert cache.length == 8
+    monkeypatch.undo()
+    found = model.forward(TOKENS[8:], torch.arange(8, 17), None, cache)
+    torch.testing.assert_close(found, expected[8:])
+
+
 @pytest.mark.parametrize("mode", list(Mode))
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_answers_are_those_of_the_resident_model(
@@ -99,7 +170,7 @@ def test_answers_are_those_of_the_resident_model(
 ) -> None:
     config = tiny_config(num_layers=3)
     params = SamplingParams(temperature, seed=3, max_new_tokens=40)
-    draft = resident(tiny_config(num_layers=1))
+    draft = resident_model(tiny_config(num_layers=1))
     answers = [
         tokens_of(
             list(
@@ -108,7 +179,7 @@ def test_answers_are_those_of_the_resident_model(
                 )
             )
         )
-        for target in (resident(config), offloaded(config))
+        for target in (resident_model(config), offloaded(config))
     ]
     assert len(answers[0]) == 40
     assert answers[0] == answers[1]
@@ -154,12 +225,9 @@ def test_what_stays_is_all_that_is_no_layers_matrix() -> None:
     assert len(matrices) == 5 * 7
     weights = random_weights(config, 0)
     kept = sum(4 * tensor.numel() for name, tensor in weights.items() if name not in matrices)
+    assert layer_bytes(config, torch.float32) == sum(each.nbytes for each in buffer.values())
     two_layers = SLOTS * layer_bytes(config, torch.float32)
     assert resident_bytes(config, torch.float32) == kept + two_layers
-
-
-def layer_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
-    return sum(each.nbytes for each in layer_buffer(config, dtype).values())
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -185,7 +253,7 @@ def test_a_file_that_is_damaged_while_decoding_is_one_error_and_then_heals(
     offloaded: Offloaded, tmp_path: Path
 ) -> None:
     config = tiny_config(num_layers=4)
-    model, expected = offloaded(config), three_passes(resident(config))
+    model, expected = offloaded(config), three_passes(resident_model(config))
     files = [tmp_path / "0.safetensors", tmp_path / "1.safetensors"]
     whole = [file.read_bytes() for file in files]
     for file, content in zip(files, whole, strict=True):

@@ -13,19 +13,19 @@ from sequoia_core.config import Offload, WeightFormat
 from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.model import device as device_module
 from sequoia_core.model.device import Placement
-from sequoia_core.model.loading import loader
+from sequoia_core.model.loading import loader, models
 from sequoia_core.model.loading import pair as pair_module
-from sequoia_core.model.loading.backend import memory_plans
+from sequoia_core.model.loading.backend import Backend, memory_plans, pair_plans
 from sequoia_core.model.loading.loader import open_directory
 from sequoia_core.model.loading.pair import Pair, load_pair
-from sequoia_core.model.offload.model import OffloadedLlama, layer_buffer, resident_bytes
+from sequoia_core.model.offload.model import OffloadedLlama, layer_bytes, resident_bytes
 from tests.core.checkpoints import save_gguf, save_model, tiny_llama
 from tests.core.checkpoints import tiny_tokenizer as tokenizer_of
 from tests.core.models import fresh_logits
 
 TOKENS = torch.arange(3, 40)
 LAYERS = 6
-OVERHEAD = 64 * 3072 + 147_456 + 409_600 + (512 << 20)
+OVERHEAD = 64 * (3072 + 2 * 4 * 32) + 147_456 + 409_600 + (512 << 20)
 """Bytes in addition to the weights: caches of 64 tokens, logits, activations, CUDA itself."""
 
 
@@ -122,6 +122,28 @@ def test_only_what_stays_must_fit_into_the_memory(
         load(target)
 
 
+@pytest.mark.parametrize("resident", [0, 1, 5, LAYERS])
+@pytest.mark.parametrize("offload", [Offload.CPU, Offload.DISK])
+def test_as_many_layers_stay_on_a_gpu_as_fit(
+    offload: Offload, resident: int, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan counts them, and they are loaded; main memory holds the others, or two."""
+    model, gpu, main = open_directory(Path(target)), torch.device("cuda", 0), torch.device("cpu")
+    layer = layer_bytes(model.config, torch.float32)
+    kept = resident_bytes(model.config, torch.float32) + OVERHEAD
+    free = kept + (resident + 1) * layer + layer // 2
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 0))
+    backend = Backend(Placement((gpu,), offload), WeightFormat.TORCH, torch.float32)
+    plans = pair_plans(model, None, backend)
+    assert plans[gpu].resident_layers == resident
+    assert plans[gpu].needed(64) == kept + resident * layer
+    locked = LAYERS - resident if offload is Offload.CPU else 2
+    assert plans[main].weights == locked * layer
+    monkeypatch.setattr(models, "load_offloaded", lambda *given: given[-1])
+    monkeypatch.setattr(models, "Llama", lambda *_: LAYERS)
+    assert models.target_model(model, None, backend) == resident
+
+
 @pytest.mark.parametrize(
     ("offload", "on_gpu", "in_main", "message"),
     [
@@ -130,7 +152,8 @@ def test_only_what_stays_must_fit_into_the_memory(
         (Offload.CPU, OVERHEAD + 100_000, 1 << 40, None),
         (Offload.CPU, OVERHEAD + 100_000, 100_000, "free on cpu"),
         (Offload.CPU, OVERHEAD + 10_000, 1 << 40, "free on cuda:0"),
-        (Offload.DISK, OVERHEAD + 200_000, 0, None),
+        (Offload.DISK, OVERHEAD + 100_000, 100_000, None),
+        (Offload.DISK, OVERHEAD + 100_000, 20_000, "free on cpu"),
     ],
 )
 def test_a_gpu_needs_room_for_two_layers_and_main_memory_for_all(
@@ -153,7 +176,7 @@ def test_a_gpu_needs_room_for_two_layers_and_main_memory_for_all(
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=in_main))
     monkeypatch.setattr(pair_module, "pair_tokenizer", enough)
     config = open_directory(Path(target)).config
-    layer = sum(each.nbytes for each in layer_buffer(config, torch.float32).values())
+    layer = layer_bytes(config, torch.float32)
     placement = Placement((torch.device("cuda", 0),), Offload.CPU)
     plan = memory_plans(config, None, torch.float32, placement)[placement.device]
     assert plan.least - plan.weights == OVERHEAD
