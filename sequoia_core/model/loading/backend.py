@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING
@@ -164,16 +164,21 @@ def _check_int8(own_format: bool, models: Sequence[Checkpoint]) -> None:
 
 
 def pair_plans(
-    target: Checkpoint | ModelConfig, draft: Checkpoint | ModelConfig | None, backend: Backend
+    target: Checkpoint | ModelConfig,
+    draft: Checkpoint | ModelConfig | None,
+    backend: Backend,
+    free: Callable[[torch.device], int] = free_bytes,
 ) -> dict[torch.device, MemoryPlan]:
     """What each device must have room for; the draft is on the first.
+
+    Layers of an offloaded target stay on a GPU as far as they fit into what is `free` there.
 
     Natively, a model that is not opened is assumed to have 16 bits per number.
     """
     shape, draft_shape = _config(target), _config(draft) if draft else None
     if not backend.native:
         assert backend.dtype is not None
-        return memory_plans(shape, draft_shape, backend.dtype, backend.placement)
+        return memory_plans(shape, draft_shape, backend.dtype, backend.placement, free)
     slots = len(draft_shape.feature_layers) if draft_shape else 0
     weights, token = _native_held(target, backend.target_format, slots)
     if draft:
@@ -188,9 +193,13 @@ def pair_plans(
 
 
 def memory_plans(
-    target: ModelConfig, draft: ModelConfig | None, dtype: torch.dtype, placement: Placement
+    target: ModelConfig,
+    draft: ModelConfig | None,
+    dtype: torch.dtype,
+    placement: Placement,
+    free: Callable[[torch.device], int] = free_bytes,
 ) -> dict[torch.device, MemoryPlan]:
-    """Layers of an offloaded target stay on a GPU as far as they fit into what is free now."""
+    """As `pair_plans`, of models that PyTorch computes."""
     size, first = dtype.itemsize, placement.device
     draft_values = weight_values(draft) if draft else 0
     layer_token = kv_token_bytes(target, size) // target.num_layers
@@ -221,7 +230,7 @@ def memory_plans(
     if placement.offload is Offload.NONE or first.type == "cpu":
         return plans
     layer, layers = layer_bytes(target, dtype), target.num_layers
-    plan = plans[first] = plans[first].with_resident_layers(layer, layers, free_bytes(first))
+    plan = plans[first] = plans[first].with_resident_layers(layer, layers, free(first))
     locked = layers - plan.resident_layers if placement.offload is Offload.CPU else SLOTS
     plans[torch.device("cpu")] = MemoryPlan(locked * layer, 0, window=target.context_window)
     return plans

@@ -4,7 +4,7 @@ No weights are read.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -202,14 +202,23 @@ class RoomFinder:
         return max(rooms, key=lambda room: room.needed - room.free)
 
     def weights_of(self, target: Known, draft: Known | None) -> dict[torch.device, int]:
-        """Bytes that a loaded pair's weights take; on a GPU all that this process holds there."""
-        return {
-            place: torch.cuda.memory_reserved(place) if place.type == "cuda" else plan.weights
-            for place, plan in self._plans(target, draft).items()
-        }
+        """Bytes that a loaded pair's weights take."""
+        plans = self._plans(target, draft, _free_before_loading)
+        return {device: plan.weights + plan.resident for device, plan in plans.items()}
 
-    def _plans(self, target: Known, draft: Known | None) -> dict[torch.device, MemoryPlan]:
+    def _plans(
+        self,
+        target: Known,
+        draft: Known | None,
+        free: Callable[[torch.device], int] = free_bytes,
+    ) -> dict[torch.device, MemoryPlan]:
         placement = choose_placement(self.device, self.offload)
         opened = [each for each in (target, draft) if isinstance(each, Checkpoint)]
         backend = choose_backend(self.weights, self.dtype, placement, opened)
-        return pair_plans(target, draft, backend)
+        return pair_plans(target, draft, backend, free)
+
+
+def _free_before_loading(device: torch.device) -> int:
+    """Bytes, if this process has loaded one pair."""
+    held = torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
+    return free_bytes(device) + held

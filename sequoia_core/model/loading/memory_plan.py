@@ -33,7 +33,12 @@ class MemoryPlan:
     resident_layers: int = 0  # that stay since there is room
 
     def needed(self, context: int) -> int:
-        return self._fixed + self.layer * self.resident_layers + self.token * context
+        return self._fixed + self.resident + self.token * context
+
+    @property
+    def resident(self) -> int:
+        """Bytes of the layers that stay."""
+        return self.layer * self.resident_layers
 
     def with_resident_layers(self, layer: int, most: int, free: int) -> "MemoryPlan":
         """With as many layers of so many bytes as fit into what is free, beside the whole window.
@@ -61,7 +66,7 @@ class MemoryPlan:
     def words(self, context: int) -> str:
         parts = {
             "weights": self.weights,
-            f"{self.resident_layers} resident layers": self.layer * self.resident_layers,
+            f"{self.resident_layers} resident layers": self.resident,
             f"KV cache and masks of {context:,} tokens": self.token * context,
             "logits": self.logits,
             "activations": self.activations,

@@ -189,9 +189,9 @@ class GpuLoader:
         self,
         host: Callable[[int, int], Buffer],  # a layer, valid until the slot's next call
         buffers: Sequence[Buffer],
-        close: Callable[[], None] = lambda: None,
+        closes: Sequence[Callable[[], None]] = (),  # free the host's memory and files
     ) -> None:
-        self._host, self._buffers, self._close = host, buffers, close
+        self._host, self._buffers, self._closes = host, buffers, closes
         self._device = buffers[0]["down"].device
         self._copies = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._arrived, self._free = _events(), _events()
@@ -214,7 +214,8 @@ class GpuLoader:
 
     def close(self) -> None:
         self._copies.synchronize()
-        self._close()
+        for close in self._closes:
+            close()
 
 
 def _events() -> list[torch.cuda.Event]:
@@ -323,14 +324,14 @@ def _gpu_loader(
         if isinstance(weights, TensorFiles):
             host = [layer_buffer(config, dtype, memory=memory) for _ in range(SLOTS)]
             reader = FileLoader(weights, config, host)
-            return GpuLoader(reader.loaded, buffers, lambda: (memory.close(), reader.close()))
+            return GpuLoader(reader.loaded, buffers, (memory.close, reader.close))
         layers = {}
         for layer in range(config.num_layers):
             if layer not in resident:
                 layers[layer] = layer_buffer(config, dtype, memory=memory)
                 for name, place in layer_matrices(config, layers[layer], layer):
                     place.copy_(weights[name])
-        return GpuLoader(lambda layer, _slot: layers[layer], buffers, memory.close)
+        return GpuLoader(lambda layer, _slot: layers[layer], buffers, (memory.close,))
     except BaseException:
         memory.close()
         raise

@@ -128,7 +128,7 @@ class Host:
 
 def test_a_copy_waits_for_the_computation_and_the_computation_for_the_copy(log: Log) -> None:
     host, buffers = Host(log), [{"down": torch.ones(2, 4)} for _ in range(2)]
-    loader = GpuLoader(host.host, buffers, host.close)
+    loader = GpuLoader(host.host, buffers, (host.close,))
     stream = offload_model.LayerStream(loader, LAYERS)
     for _ in range(2):
         for layer in stream.iterate(range(LAYERS)):

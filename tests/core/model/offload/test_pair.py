@@ -141,7 +141,8 @@ def test_as_many_layers_stay_on_a_gpu_as_fit(
     assert plans[main].weights == locked * layer
     monkeypatch.setattr(models, "load_offloaded", lambda *given: given[-1])
     monkeypatch.setattr(models, "Llama", lambda *_: LAYERS)
-    assert models.target_model(model, None, backend) == resident
+    loaded: object = models.target_model(model, None, backend)
+    assert loaded == resident
 
 
 @pytest.mark.parametrize(
