@@ -13,6 +13,7 @@ from tests.app.picturing import SIZES, Stage
 def config_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty configuration folder, none of the user's settings, and a terminal of all colours."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("OLLAMA_MODELS", str(tmp_path / "ollama"))
     for name in [name for name in os.environ if name.upper().startswith("SEQUOIA_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("COLORTERM", "truecolor")

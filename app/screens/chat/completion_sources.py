@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sequoia_core.errors import SequoiaError, counted
 from sequoia_core.model.loading.catalogue import catalogue
+from sequoia_core.model.loading.ollama import pulled_models
 from sequoia_core.tree.files import find_growmap, growmap_names
 
 from ...config.paths import working_folder
@@ -72,8 +73,11 @@ class CompletionSources:
             "presets": _presets,
             EXPORTS: _exports,
             "pairs": lambda _: [
-                Suggestion(each.name, f"{each.target.name} ← {each.draft.name}")
-                for each in catalogue()
+                *(
+                    Suggestion(each.name, f"{each.target.name} ← {each.draft.name}")
+                    for each in catalogue()
+                ),
+                *(Suggestion(name, "of ollama") for name in pulled_models()),
             ],
             "imports": lambda _: [*files_below(working_folder(), _is_chat)],
         }

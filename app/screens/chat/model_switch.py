@@ -19,8 +19,8 @@ from ..models import ChosenModels, ModelsScreen
 from .branches import TranscriptPages
 
 SHARED = (
-    "a browser's windows share these models: start `sequoia web --target MODEL` for others, "
-    "or `sequoia` in a terminal"
+    "windows share their models: `sequoia web --target MODEL` starts with others, "
+    "and so does `sequoia` in a terminal"
 )
 STILL_LOADING = "the models are still loading: choose others in a moment"
 IN_USE = "these models are in use already"

@@ -100,6 +100,16 @@ async def test_words_of_a_command_each_say_what_they_do() -> None:
         assert "the draft of this target" in default
 
 
+async def test_what_ollama_has_pulled_completes_as_a_model(tmp_path: Path) -> None:
+    manifest = tmp_path / "ollama/manifests/registry.ollama.ai/library/tiny/1b"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text("{}")
+    async with driving() as chat:
+        await typed(chat, "/model tiny", "tiny")
+        await chat.until(lambda: any("tiny:1b" in each for each in listed(chat)))
+        assert "of ollama" in " ".join(listed(chat))
+
+
 async def test_up_and_down_go_round_and_escape_leaves_what_was_typed() -> None:
     async with driving(settings=Settings(mode="chain")) as chat:  # type: ignore[arg-type]
         await typed(chat, "/set mode ", "sequoia")
