@@ -16,6 +16,7 @@ from sequoia_core.events import (
     Event,
     Finished,
     FinishReason,
+    Origin,
     Outcome,
     PairDescription,
     Piece,
@@ -184,6 +185,17 @@ def answer_events(
         yield TextDelta(index, "".join(taken), pieces)
         yield step
     yield Finished(reason, totals)
+
+
+def with_lookups(events: Iterable[Event]) -> tuple[Event, ...]:
+    """The answer with the second node of each tree looked up in place of drafted."""
+    return tuple(
+        replace(event, nodes=tuple(
+            replace(node, origin=Origin.LOOKUP, draft_prob=None) if at == 2 else node
+            for at, node in enumerate(event.nodes)
+        )) if isinstance(event, Step) else event
+        for event in events
+    )  # fmt: skip
 
 
 def with_baseline(events: Iterable[Event], at: int) -> tuple[Event, ...]:

@@ -10,6 +10,7 @@ from ..config.settings import CHAT_SETTINGS, Settings, shown
 from ..state.answer import Answer
 from ..state.figures import figures, per_pass, request_lines, speed_words, tree_size
 
+VALUE_COLUMN = 16  # of the text of `/show`
 _TITLE_CHARACTERS = 60
 _FENCED = re.compile(r"^(```|~~~).*?(^\1|\Z)", re.MULTILINE | re.DOTALL)
 _COURTESY = re.compile(
@@ -106,7 +107,7 @@ def describe(
             ("context window", f"{pair.context_window} tokens"),
         ]
     rows += [*_tree_rows(tree), *_answer_rows(answer)]
-    return "\n".join(f"{name:<15} {value}" for name, value in rows)
+    return "\n".join(f"{name:<{VALUE_COLUMN}}{value}" for name, value in rows)
 
 
 def _tree_rows(tree: TreeChosen | None) -> list[tuple[str, str]]:

@@ -27,7 +27,7 @@ GLOSSARY: dict[str, str] = _TABLES["glossary"]
 """Words of the screens, each in a sentence."""
 CLOSES, SCROLLS = "any key closes this", "up, down scroll; others close"
 AGAIN = "; a second ? is typed"  # where it was that key
-_OF_CHAT = re.compile(r"\bchat\.[a-z_]+")  # an action that a replay does not have
+_ACTION = re.compile(r"\bchat(\.[a-z_]+)")  # an action, which another screen may have as well
 _MARKS = {"up": "▲", "down": "▼", "right": " ", "": " "}
 _SCROLLS = {"up": -1, "down": 1, "pageup": -2, "pagedown": 2}  # half a panel each
 _LONGEST_SIGN = 42
@@ -91,14 +91,17 @@ def placed(wanted: Sequence[Sequence[int]], heights: Sequence[int], room: int) -
 class ExplainScreen(ModalScreen[None]):
     """Explains what is on the screen below; any key closes it, and is typed into its prompt.
 
-    Sentences are drawn over the transcript, if possible in the rows of what they explain.
+    Sentences are drawn over the transcript, if possible in the rows of what they explain. Their
+    actions are those of a `context`; a sentence that names another is left out.
     """
 
     app: BaseApp
 
-    def __init__(self, below: Screen[None], prompt: Prompt | None = None) -> None:
+    def __init__(
+        self, below: Screen[None], prompt: Prompt | None = None, context: str = "chat"
+    ) -> None:
         super().__init__()
-        self._below, self._prompt = below, prompt
+        self._below, self._prompt, self._of = below, prompt, context
         self._typed_before = prompt.text if prompt is not None else ""
 
     def compose(self) -> ComposeResult:
@@ -122,15 +125,13 @@ class ExplainScreen(ModalScreen[None]):
         return self._prompt is not None and "question_mark" in self.app.keys.of("chat.explain")
 
     def _explain(self) -> None:
-        texts = self.app.keys.shown
-        every = (each._replace(text=texts(each.text)) for each in parts_on_show(self._below))
-        parts = [each for each in every if not _OF_CHAT.search(each.text)]
-        panel, over = self.query_one("#explained"), self._below.query_one("#transcript").region
-        labels = None
-        if over.width >= _LEAST_WIDTH and self._below.has_class("-wide"):
+        parts = list(self._parts())
+        panel, labels = self.query_one("#explained"), None
+        over = next((each.region for each in self._below.query("#transcript")), None)
+        if over is not None and over.width >= _LEAST_WIDTH and self._below.has_class("-wide"):
             labels = _labels(parts, over.width - _FRAME, over.height - 2, over.y + 1)
         self.set_class(labels is None, "-list")
-        if labels is not None:
+        if over is not None and labels is not None:
             panel.styles.offset = over.offset
             panel.styles.width, panel.styles.height = over.size
         else:
@@ -140,6 +141,14 @@ class ExplainScreen(ModalScreen[None]):
         scrolls = len(labels.plain.splitlines()) > self.size.height - _AROUND
         panel.border_subtitle = (SCROLLS if scrolls else CLOSES) + AGAIN * self._is_typed
         self.query_one(Static).update(labels)
+
+    def _parts(self) -> Iterator[Part]:
+        """What is on show, with the keys of the screen below."""
+        for part in parts_on_show(self._below):
+            own = _ACTION.sub(rf"{self._of}\1", part.text)
+            text = self.app.keys.shown(own)
+            if not re.search(rf"\b{self._of}\.[a-z_]", text):
+                yield part._replace(text=text)
 
     async def on_key(self, event: events.Key) -> None:
         event.stop()

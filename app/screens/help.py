@@ -1,4 +1,4 @@
-"""The help of the chat and of the replay: keys, commands, and what the figures mean."""
+"""The help of the chat, the replay and the race: keys, commands, and what the figures mean."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -23,11 +23,21 @@ _REPLAY_TIME = (
     "At 1x every step takes the time it took when it was recorded, reading the prompt included. "
     "The time between an answer and the next prompt is cut to a second and a half."
 )
+_RACE = (
+    "Both lanes answer the same prompt with the same target. They take turns on the machine, and "
+    "each clock counts only its own work, from the first token on: reading the prompt is not "
+    "counted.",
+    "The speeds are compared while both run. At temperature 0 both texts are the target's own, so "
+    "they are compared token by token; above it each lane draws its own text at random.",
+    "/race A vs B races two modes, tree shapes or drafts; chat.race races what stands in the "
+    "prompt, or the last message. The chat is not changed.",
+)
 _TINTS = (
     ("bold $bonus", "written by the target itself"),
     ("$rank-1", "the draft's 1st guess"),
     ("underline $rank-2", "its 2nd guess"),
     ("underline italic $rank-3", "its 3rd or a later guess"),
+    ("italic $foreground", "looked up: copied from an earlier place in the chat"),
 )
 _WIDEST = 120  # columns, as in the style sheet
 _FRAME_CELLS = 8  # frame, padding and scroll bar
@@ -50,10 +60,9 @@ class HelpScreen(ModalScreen[None]):
     def _sections(self, width: int) -> Iterable[Content]:
         shown = self.app.keys.shown
         commands = [(usage, shown(text)) for usage, text in USAGE]
-        tints = (Content.assemble("  ", (text, style)) for style, text in _TINTS)
         yield _section("Keys", _table(self._keys("chat"), width))
         yield _section("Commands", _table(commands, width))
-        yield _section(shown("Tints, chat.tint"), tints)
+        yield _section(shown("Tints, chat.tint"), _tints())
         yield from _meanings(width)
 
     def _keys(self, where: str) -> Sequence[tuple[str, str]]:
@@ -82,6 +91,19 @@ class ReplayHelp(HelpScreen):
         yield _section("Keys", _table(self._keys(self._of), width))
         yield _section("Time", _paragraph(_REPLAY_TIME, width))
         yield from _meanings(width)
+
+
+class RaceHelp(HelpScreen):
+    def _sections(self, width: int) -> Iterable[Content]:
+        shown = self.app.keys.shown
+        yield _section("Keys", _table(self._keys("race"), width))
+        yield _section("The race", _paragraphs(map(shown, _RACE), width))
+        yield _section(shown("Tints, race.tint"), _tints())
+        yield from _meanings(width)
+
+
+def _tints() -> Iterable[Content]:
+    return (Content.assemble("  ", (text, style)) for style, text in _TINTS)
 
 
 def _meanings(width: int) -> Iterable[Content]:

@@ -31,10 +31,11 @@ from ..widgets.key_bar import KeyBar
 from ..widgets.lane_text import LanePanel
 from ..widgets.line import Line, first_fitting, speed_text
 from .chat.redraw import FramePacer
-from .step_screen import LEGEND
+from .explain import ExplainScreen
+from .help import RaceHelp
+from .step_screen import legend
 
 _DRAW_SECONDS = 1 / 20
-_LEGEND = Content.assemble(LEGEND, ", ", ("looked up", "italic $foreground"))
 _TERMS = "The two take turns; each clock counts only its own work."
 _MORE_TERMS = "Reading the prompt is not counted."
 
@@ -108,7 +109,7 @@ class RaceScreen(Screen[None]):
         self._bars.show_race(run)
         self._title.show(self._title_text())
         self._show_verdict()
-        self._legend.show(_LEGEND if self._tinted else "")
+        self._legend.show(legend(self.size.width - 2, looked_up=True) if self._tinted else "")
         terms = Content.styled(f"{_TERMS} {_MORE_TERMS}", "$notice")
         self._terms.show(first_fitting([terms, terms[: len(_TERMS)]], self._terms.size.width))
         running = "race paused" if self._decoder.paused else "race"
@@ -158,6 +159,12 @@ class RaceScreen(Screen[None]):
     def action_tint(self) -> None:
         self._tinted = not self._tinted
         self._draw()
+
+    def action_explain_screen(self) -> None:
+        self.app.push_screen(ExplainScreen(self, context="race"))
+
+    def action_help(self) -> None:
+        self.app.push_screen(RaceHelp())
 
     def action_scroll(self, lines: int) -> None:
         for panel in self._panels.values():

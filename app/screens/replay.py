@@ -14,6 +14,7 @@ from ..present.words import origin
 from ..state.attachments import Folds
 from ..state.player import Player, TraceLoader
 from ..state.step_cursor import StepCursor
+from ..state.summary import summary_of
 from ..state.timeline import Item, ItemKind, Moment, View
 from ..ui.base_app import BaseApp
 from ..widgets.bars import PlayerPosition, SeekBar
@@ -33,7 +34,7 @@ class ReplayScreen(StepScreen):
     """Plays the timeline of a recording that is being read, with captions and a seek bar."""
 
     BINDINGS = bindings("replay")
-    KEY_ROW = "replay"
+    CONTEXT = KEY_ROW = "replay"
     AUTO_FOCUS = "#transcript"
 
     def __init__(self, loading: TraceLoader, player: Player) -> None:
@@ -132,7 +133,8 @@ class ReplayScreen(StepScreen):
 
     def _draw_step(self, view: View, *, still: bool) -> None:
         whole, steps = view.recorded.exchange.answer, len(view.answer.steps)
-        cursor = StepCursor(whole, steps - 1) if steps else StepCursor(view.answer)
+        walked = steps > 0 and not view.answer.done  # an answer that has ended is summed up
+        cursor = StepCursor(whole, steps - 1) if walked else StepCursor(view.answer)
         title = cursor.title(paused=False)
         self.draw_tree(cursor, title, still=still)
         self.draw_figures(cursor, cursor.chosen, cursor.context_tokens)
@@ -197,6 +199,13 @@ class ReplayScreen(StepScreen):
         self.player.go(where)
         self._draw()
 
+    def action_best_step(self) -> None:
+        """Go to the step of the answer on show that gave the most tokens; pauses."""
+        summary = summary_of(self.view.recorded.exchange.answer)
+        if summary is not None:
+            self.player.go_to_step(self.view.moment.answer, summary.best + 1)
+            self._draw()
+
     def action_faster(self, steps: int) -> None:
         self.player.faster(steps)
         self._draw()
@@ -218,7 +227,7 @@ class ReplayScreen(StepScreen):
     def action_explain_screen(self) -> None:
         self.player.playing = False
         self._draw()
-        self.app.push_screen(ExplainScreen(self))
+        self.app.push_screen(ExplainScreen(self, context=self.CONTEXT))
 
     def action_help(self) -> None:
         self.app.push_screen(ReplayHelp(self.KEY_ROW))

@@ -21,10 +21,11 @@ from ..widgets.acceptance_map import AcceptanceView
 from ..widgets.bars import StepBar
 from ..widgets.header import Header
 from ..widgets.key_bar import KeyBar
+from ..widgets.line import first_fitting
 from ..widgets.prompt import Prompt
 from ..widgets.statistics_panel import StatisticsPanel
 from ..widgets.transcript import Transcript
-from ..widgets.tree_strip import TreeStrip
+from ..widgets.tree_strip import StripShown, TreeStrip
 from ..widgets.tree_view import TreeView
 from ..widgets.welcome import ExampleTree
 from ..widgets.why_panel import WhyPanel
@@ -34,17 +35,29 @@ _NOT_NODES = 2  # rows of the tree with the headings of its columns and the targ
 _LABEL_CELLS = 28  # of a row without its guides: a token and two probabilities
 _LEAST_DEPTH = 3
 _BESIDE_TITLE = 4  # cells of the border next to a title
-LEGEND = Content.assemble(
-    "Written by: ", ("target", "bold $bonus"), ", draft's ", ("1st", "$rank-1"), ", ",
-    ("2nd", "underline $rank-2"), ", ", ("3rd+", "underline italic $rank-3"), " guess",
+_GUESSES = Content.assemble(
+    ("1st", "$rank-1"), ", ", ("2nd", "underline $rank-2"), ", ",
+    ("3rd+", "underline italic $rank-3"), " guess",
 )  # fmt: skip
-"""On the border of the transcript while its tokens are tinted."""
+
+
+def legend(room: int, *, looked_up: bool) -> Content:
+    """What the tints mean, on the border of the transcript; the longest form that fits."""
+    target = ("target", "bold $bonus")
+    copied = (", ", ("looked up", "italic $foreground")) if looked_up else ()
+    forms = (
+        ("Written by: ", target, ", draft's ", _GUESSES, *copied),
+        (target, ", draft's ", _GUESSES, *copied),
+        (target, ", ", _GUESSES, *copied),
+    )
+    return first_fitting((Content.assemble(*form) for form in forms), room)
 
 
 class StepScreen(Screen[None]):
     """Header, transcript and tree or map, other widgets, keys; its classes say what is shown."""
 
     app: BaseApp
+    CONTEXT = "chat"  # of its actions
 
     def __init__(self, header: Header, *below: Widget) -> None:
         super().__init__()
@@ -57,6 +70,8 @@ class StepScreen(Screen[None]):
         self._bar, self._strip = StepBar(id="step"), StepBar(id="strip")  # of which one is shown
         self.why_panel = WhyPanel()
         self.key_bar = KeyBar()
+        self._chat_title = Content("Chat")
+        self._looked_up = False  # an answer that was on show has tokens that were looked up
 
     def compose(self) -> ComposeResult:
         yield self.header
@@ -76,16 +91,19 @@ class StepScreen(Screen[None]):
     def draw_tree(self, cursor: StepCursor, title: str, *, still: bool) -> None:
         """Draw a step's tree; `still` if the next step does not follow at once: it may scroll."""
         tree = cursor.chosen.tree if cursor.chosen is not None else None
-        strip_title = title
+        strip_title, strip_why = title, ""
         if tree is not None and (why := shown_why(tree)):
             number = title.partition(",")[0]
-            strip_title = f"{number}, {shown_why(tree, brief=True)}"
+            strip_why = shown_why(tree, brief=True)
+            strip_title = f"{number}, {strip_why}"
             room = self.token_tree.size.width - _BESIDE_TITLE
             title = f"{title}: {why}" if len(f"{title}: {why}") <= room else f"{number}: {why}"
         if str(self.token_tree.border_title or "") != title:
             self.token_tree.border_title = Content(title)
         self.token_tree.show(cursor.step, scroll=still)
-        self._tree_strip.shown = cursor.step, strip_title
+        self._tree_strip.shown = StripShown(cursor.step, strip_title, strip_why)
+        self._looked_up |= cursor.answer is not None and bool(cursor.answer.lookups)
+        self._entitle_chat()
         if cursor.answer is None or tree is not None:  # else it is not yet known
             drafts = tree is not None and (tree.nodes > 1 or tree.lookup != Lookup.OFF)
             self.set_class(drafts, "-drafts")
@@ -108,7 +126,7 @@ class StepScreen(Screen[None]):
         """
         step, statistics = cursor.step, cursor.statistics
         summary = summary_of(cursor.answer) if cursor.at is None else None
-        key = self.app.keys.shown("chat.best_step")
+        key = self.app.keys.shown(f"{self.CONTEXT}.best_step")
         for bar in (self._bar, self._strip):
             bar.best_key, bar.shown, bar.summary = key, (step, statistics, waiting), summary
         self._statistics.best_key, self._statistics.summary = key, summary
@@ -171,7 +189,18 @@ class StepScreen(Screen[None]):
 
     def action_tint(self) -> None:
         self.transcript.tint(not self.transcript.tinted)
-        self.transcript.border_title = LEGEND if self.transcript.tinted else "Chat"
+        self._entitle_chat()
+
+    @on(events.Resize)
+    def _resized(self) -> None:
+        self.call_after_refresh(self._entitle_chat)
+
+    def _entitle_chat(self) -> None:
+        chat, title = self.transcript, Content("Chat")
+        if chat.tinted:
+            title = legend(chat.outer_size.width - _BESIDE_TITLE, looked_up=self._looked_up)
+        if not title.is_same(self._chat_title):
+            chat.border_title = self._chat_title = title
 
 
 class PromptedScreen(StepScreen):

@@ -1,6 +1,7 @@
 """One answer as the screen holds it: its text, its steps, and the statistics after each of them."""
 
 from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -125,6 +126,10 @@ class Span:
     step: int
 
 
+def _step_of(span: Span) -> int:
+    return span.step
+
+
 class PackedSpans(Sequence[Span]):
     """Spans that do not change any more: each takes a dozen bytes and its text."""
 
@@ -161,6 +166,7 @@ class Answer:
     trees: list[Chosen] = field(default_factory=list)
     prefill: events.PrefillProgress | events.PrefillDone | None = None
     spans: Sequence[Span] = field(default_factory=list)  # control characters made visible
+    lookups: list[int] = field(default_factory=list)  # indices of those that were looked up
     deltas: list[events.TextDelta] = field(default_factory=list)  # the text as the model wrote it
     token_ids: MutableSequence[int] = field(default_factory=list)
     steps: list[events.Step] = field(default_factory=list)
@@ -188,10 +194,29 @@ class Answer:
                 self.steps.append(event)
                 self.token_ids.extend(event.token_ids)
                 self.statistics.append(before.plus(event))
+                self._note_lookups(event)
             case events.Finished():
                 self.finished = event
             case events.Failed(message):
                 self.failure = message
+
+    def _note_lookups(self, step: events.Step) -> None:
+        """Note which of the step's tokens were looked up; their text came before it."""
+        places = step.path[1 : 1 + len(step.token_ids)]
+        looked_up = [step.nodes[at].origin is events.Origin.LOOKUP for at in places]
+        if any(looked_up):
+            first = bisect_left(self.spans, step.index, key=_step_of)
+            last = bisect_right(self.spans, step.index, key=_step_of)
+            spans = zip(range(first, last), looked_up, strict=False)
+            self.lookups += [at for at, found in spans if found]
+
+    def recall(self, steps: Sequence[tuple[events.Step, Statistics]]) -> None:
+        """Take back the steps that were forgotten, each with the statistics after it."""
+        self.steps[:] = [step for step, _ in steps]
+        self.statistics[:] = [statistics for _, statistics in steps]
+        self.lookups.clear()
+        for step, _ in steps:
+            self._note_lookups(step)
 
     def tree_at(self, step: int) -> Chosen | None:
         return next((each for each in reversed(self.trees) if each.since <= step), None)

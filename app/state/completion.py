@@ -8,11 +8,12 @@ from .attachments import mention
 from .slash_commands import COMPLETED, command_name, is_command
 
 COMMANDS, WORDS, VALUES, FILES, EXPORTS = "commands", "words", "values", "files", "exports"
-ANSWER_WORDS = "settings of one answer"
+ANSWER_WORDS, SIDES = "settings of one answer", "sides"
 """Sources of suggestions; those of other arguments are in `slash_commands.toml`."""
 MOST = 50  # suggestions that one can move to
 _SEEN = 300  # characters before the cursor in which a file's name is looked for
 _MENTION = re.compile(r'(?:^|[\s(\[{])(@(?:"([^"\n]*)|([^\s"@]*)))$')
+_PROMPT = re.compile(r":(?:\s|$)")  # a colon that one follows in `/race`
 _SEPARATORS = "/-_. "
 
 
@@ -43,16 +44,18 @@ def typing_at(before: str, *, alone: bool) -> Typing | None:
 
     Only a line that is `alone` in the prompt can be a command.
     """
-    if alone and is_command(before):
-        return _typed_command(before)
+    command = _typed_command(before) if alone and is_command(before) else None
+    if command is not None and command.source != SIDES:
+        return command
     found = _MENTION.search(before[-_SEEN:])
     if found is None:
-        return None
+        return command
     name = found[3] if found[2] is None else found[2]
     return Typing(FILES, name, len(found[1]))
 
 
 def _typed_command(before: str) -> Typing | None:
+    """Of a command, and its argument; None where that is a prompt."""
     word, space, words = before.partition(" ")
     if not space:
         return Typing(COMMANDS, word, len(word))
@@ -68,20 +71,27 @@ def _typed_command(before: str) -> Typing | None:
             return Typing(VALUES, value, len(value), name)
         return Typing(ANSWER_WORDS, word, len(word), command)
     source = COMPLETED.get(command, WORDS)
+    if source == SIDES:  # the last of their words
+        sides, space, word = argument.rpartition(" ")
+        prompt = _PROMPT.search(argument)
+        return None if prompt else Typing(source, word, len(word), sides + space)
     return Typing(source, argument, len(argument), argument if source == EXPORTS else command)
 
 
-def matching(typed: str, suggestions: Iterable[Suggestion]) -> list[Suggestion]:
+def matching(
+    typed: str, suggestions: Iterable[Suggestion], *, begins: bool = False
+) -> list[Suggestion]:
     """Those that begin with the text, then those with it elsewhere, then with its letters in order.
 
-    Within each group they keep their order. (`textual.fuzzy` tries every way to match the letters,
-    whose number explodes with the length of a path.)
+    Only the first where it `begins` them. Within each group they keep their order.
+    (`textual.fuzzy` tries every way to match the letters, whose number explodes with the length of
+    a path.)
     """
     wanted = typed.casefold()
     ranked = [
         (rank, at, each)
         for at, each in enumerate(suggestions)
-        if (rank := _rank(wanted, each.text.casefold())) is not None
+        if (rank := _rank(wanted, each.text.casefold())) is not None and (rank < 2 or not begins)
     ]
     return [each for _, _, each in sorted(ranked)[:MOST]]
 

@@ -70,6 +70,13 @@ class Player:
         playing = self.playing or where == "on"
         self.playing = playing and where not in ("back", "forward") and not self.ended
 
+    def go_to_step(self, answer: int, steps: int) -> None:
+        """Show an answer, by its index, after so many steps; pauses."""
+        moments = enumerate(self.timeline.moments)
+        wanted = (answer, steps)
+        self._show(next(at for at, each in moments if (each.answer, each.steps) == wanted))
+        self.playing = False
+
     def seek(self, seconds: float) -> None:
         self.seconds = max(0.0, min(seconds, self.timeline.seconds))
         self.at = self.timeline.at(self.seconds)

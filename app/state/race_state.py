@@ -9,9 +9,7 @@ from sequoia_core.events import (
     Event,
     FinishReason,
     Notice,
-    Origin,
     PrefillDone,
-    Step,
     TextDelta,
     TreeChosen,
 )
@@ -45,20 +43,16 @@ class LaneState:
     raced_tokens: int = 0
     raced_seconds: float = 0.0
     parts: list[LanePart] = field(default_factory=list)  # the text
-    _delta: tuple[int, int] = (0, 0)  # step of the last text, and index of its first part
 
     def add(self, event: Event) -> None:
+        known = len(self.answer.lookups)
         self.answer.add(event)
         if isinstance(event, TextDelta):
-            self._delta = event.step, len(self.parts)
             self.parts += [
                 LanePart(visible(piece.text), min(piece.rank, LATE_GUESS)) for piece in event.pieces
             ]
-        elif isinstance(event, Step) and self._delta[0] == event.index:
-            first = self._delta[1]
-            for at, node in enumerate(event.path[1 : 1 + len(event.token_ids)], first):
-                if event.nodes[node].origin is Origin.LOOKUP:
-                    self.parts[at] = self.parts[at]._replace(writer=LOOKED_UP)
+        for at in self.answer.lookups[known:]:
+            self.parts[at] = self.parts[at]._replace(writer=LOOKED_UP)
 
     @property
     def tree(self) -> TreeChosen | None:

@@ -2,15 +2,16 @@
 
 import re
 import shlex
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sequoia_core.chat.race import PLAIN, PLAIN_AND_CHOSEN, RaceSide
-from sequoia_core.config import Lookup, Mode
-from sequoia_core.errors import ParameterError, SequoiaError, suggest
+from sequoia_core.config import NON_SEQUOIA_MODES, Lookup, Mode
+from sequoia_core.errors import ParameterError, SequoiaError, close_names, suggest
 from sequoia_core.files import parse_toml, path_exists
+from sequoia_core.tree.choice import ADAPTIVE
 from sequoia_core.tree.files import growmap_names
 
 from ..config.load import read_value
@@ -113,23 +114,25 @@ def parse_set(words: str, settings: Settings) -> tuple[str, Settings]:
         raise SlashError(f"{value!r} is no value for {name}: {setting.usage}") from None
 
 
-_AGAINST = ("vs", "vs.", "versus", "against")
+AGAINST = ("vs", "vs.", "versus", "against")
 _LOOKUPS = {"lookup": Lookup.ON, "no-lookup": Lookup.OFF}
 _KINDS = {"mode": "mode", "growmap": "growmap", "tree": "growmap", "draft": "draft"}
-_CURRENT = "current"  # the draft that is in use
+CURRENT_DRAFT = "current"  # the draft that is in use
 _NONE = "none"  # no draft: plain decoding
+_MOST_WORDS = 3  # of a side: mode, growmap, lookup
 
 
 def parse_race(words: str, settings: Settings) -> tuple[tuple[RaceSide, RaceSide], str]:
     """Read the argument of `/race`: both sides, and the prompt or "".
 
     `A vs B` and `A vs B: PROMPT` name sides where A and B are names; all else is a prompt, and so
-    is what comes after a colon at the beginning. Raises SlashError for a side that cannot be.
+    is what comes after a colon at the beginning. Raises SlashError for a side that cannot be, or
+    that is misspelt before a colon.
     """
     colon = re.search(r":(?=\s|$)", words)
     head, prompt = (words[: colon.start()], words[colon.end() :].strip()) if colon else (words, "")
     named = head.split()
-    between = [at for at, word in enumerate(named) if word.lower() in _AGAINST]
+    between = [at for at, word in enumerate(named) if word.lower() in AGAINST]
     if colon and not named:
         return PLAIN_AND_CHOSEN, prompt
     if len(between) != 1 or between[0] in (0, len(named) - 1):
@@ -142,6 +145,8 @@ def parse_race(words: str, settings: Settings) -> tuple[tuple[RaceSide, RaceSide
     known = [all(_is_name(word, shapes) for word in text) for text in texts]
     single = max(map(len, texts)) == 1
     if not all(known) and not (single and (kind is not None or any(known))):
+        if colon and kind != "draft" and max(map(len, texts)) <= _MOST_WORDS:
+            _check_spelling([word for text in texts for word in text], shapes)
         return PLAIN_AND_CHOSEN, words
     labels = [" ".join(word.rpartition("/")[2] for word in text) for text in texts]
     if labels[0] == labels[1]:  # of shapes in several folders
@@ -154,8 +159,51 @@ def parse_race(words: str, settings: Settings) -> tuple[tuple[RaceSide, RaceSide
             for text, label in zip(texts, labels, strict=True)
         )
     except SequoiaError as error:
-        raise SlashError(f"{error}; if this is a prompt: /race : PROMPT") from None
+        raise _no_side(str(error)) from None
     return (first, second), prompt
+
+
+def _no_side(text: str) -> SlashError:
+    way_out = "If this is a prompt: /race : PROMPT"
+    asks = text.endswith("?")
+    return SlashError(f"{text} {way_out}" if asks else f"{text}; {way_out[0].lower()}{way_out[1:]}")
+
+
+def _check_spelling(words: Sequence[str], shapes: Collection[str]) -> None:
+    """Raises SlashError if one of these words is nearly a name."""
+    names = [PLAIN.label, *Mode, *_LOOKUPS, *shapes]
+    for word in words:
+        if not _is_name(word, shapes) and close_names(word, names):
+            raise _no_side(f"{word!r:.60} is no mode or growmap; {suggest(word, names)}")
+
+
+def race_words(before: Sequence[str]) -> Sequence[str]:
+    """The words that can follow those of the sides of a race; none where it is a prompt."""
+    between = [at for at, word in enumerate(before) if word.lower() in AGAINST]
+    first, second = [*before], list[str]()
+    if between:
+        first, second = first[: between[0]], first[between[0] + 1 :]
+    shapes = [*SHAPES, *growmap_names()]
+    drafts = first[:1] == ["draft"]
+    if drafts:
+        first, second = first[1:], second[second[:1] == ["draft"] :]
+    if len(between) > 1 or not (drafts or all(_is_name(each, shapes) for each in first + second)):
+        return ()
+    side = second if between else first
+    ends = ([":"] if between else [AGAINST[0]]) if side else []
+    if drafts:
+        return ends if len(side) == 1 else [] if side else [CURRENT_DRAFT, _NONE]
+    if {PLAIN.label, Mode.AR.value}.intersection(side):
+        return ends
+    parts = ([*map(str, Mode)], [*_LOOKUPS], shapes)
+    unfit = {Mode.AR} if side else set[str]()
+    if ADAPTIVE in side:
+        unfit |= NON_SEQUOIA_MODES
+    elif NON_SEQUOIA_MODES.intersection(side):
+        unfit |= {ADAPTIVE}
+    names = [name for part in parts if not {*part}.intersection(side) for name in part]
+    alone = [] if side else [PLAIN.label] if before else [PLAIN.label, "draft"]
+    return [*ends, *alone, *(name for name in names if name not in unfit)]
 
 
 def _is_name(word: str, shapes: Container[str]) -> bool:
@@ -172,9 +220,9 @@ def _side(words: Sequence[str], label: str, kind: str | None, settings: Settings
         (draft,) = words
         if draft == _NONE:
             return PLAIN
-        if draft != _CURRENT and not {"/", ":"} & set(draft) and not path_exists(draft):
+        if draft != CURRENT_DRAFT and not {"/", ":"} & set(draft) and not path_exists(draft):
             raise SlashError(f"draft {draft}: no such file or folder, and no hub id (owner/name)")
-        return RaceSide(label, draft=None if draft == _CURRENT else draft)
+        return RaceSide(label, draft=None if draft == CURRENT_DRAFT else draft)
     if settings.mode is Mode.AR:
         settings = replace(settings, mode=Mode.SEQUOIA)
     for word in words:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import NamedTuple
 
+from rich.cells import cell_len
 from textual.color import Color
 from textual.content import Content
 from textual.geometry import Size
@@ -148,19 +149,23 @@ class AcceptanceView(ScrollView, can_focus=True, inherit_bindings=False):
             return self._row(self._rows[at], width)
         text = ""
         if y == 0:
-            text = f" {self._title()}"
+            text = f" {self._title(width - 1)}"
         elif y == 1 and not is_accessible(self):
             text = fit(" guess", max(0, width - _FIGURES - 2)) + f"{'actual':>7} {'expected':>9}   "
         return Content.styled(fit(text, width) or " ", "$notice")
 
-    def _title(self) -> str:
+    def _title(self, room: int) -> str:
+        """What is counted, with as much of the tree's name as fits."""
         counted = self._map
-        if not counted.steps:
-            return "here you see how often each place of the tree is accepted"
-        one = counted.steps == 1
-        steps = f"step {counted.last}" if one else f"steps {counted.first} to {counted.last}"
-        name = counted.chosen.tree.growmap if counted.chosen is not None else ""
-        return f"accepted in {steps}, {name or 'this tree'}"
+        what = "how often each place of the tree is accepted"
+        forms = [f"here you see {what}", what]
+        if counted.steps:
+            one = counted.steps == 1
+            steps = f"step {counted.last}" if one else f"steps {counted.first} to {counted.last}"
+            name = (counted.chosen.tree.growmap if counted.chosen else "") or "this tree"
+            brief = f"{steps}, {name.rpartition('/')[2]}"
+            forms = [f"accepted in {steps}, {name}", f"accepted in {brief}", brief, steps]
+        return next((form for form in forms if cell_len(form) <= room), forms[-1])
 
     def _row(self, row: AcceptanceRow, width: int) -> Content:
         rate, expected = row.rate.value or 0.0, row.expected

@@ -62,7 +62,8 @@ class StepBar(Line):
     @property
     def _has_panel(self) -> bool:
         """Whether a panel of statistics is below."""
-        return self.id != "strip" and any(map(self.screen.has_class, ("-tall", "-roomy")))
+        has = self.screen.has_class
+        return self.id != "strip" and (has("-roomy") or (has("-tall") and not has("-captioned")))
 
     def _summed_up(self, summary: Summary) -> Content:
         width, height = self.size
@@ -77,7 +78,7 @@ class StepBar(Line):
 
 def _outcome(step: Step, width: int) -> Content:
     """What a step gave, in what time, and its speed-up; less where there is no room."""
-    count = len(step.token_ids)
+    count, own = len(step.token_ids), " target's own"
     tokens = (counted(count, "token"), "bold $foreground")
     time = (f" in {step.timings.total_ms:.1f} ms", "$notice")
     if step.baseline:
@@ -88,14 +89,16 @@ def _outcome(step: Step, width: int) -> Content:
             (f" {step.accepted}", "bold $accepted"), (" accepted + ", "$notice"),
             ("1", "bold $bonus"),
         ]  # fmt: skip
-        own = " target's own"
         gives = [f"{own} = " if count == step.accepted + 1 else f"{own}, cut to "]
     ends = [[(text, "$notice"), tokens, time] for text in gives]
-    between = (gives[-1], "$notice")
-    ends += [[between, (str(count), "bold $foreground"), time], [between, tokens]]
+    between, number = (gives[-1], "$notice"), (str(count), "bold $foreground")
+    ends += [[between, number, time], [between, tokens], [between, number]]
+    if not step.baseline:
+        ends.append([(gives[-1].removeprefix(own), "$notice"), tokens])
     forms = (Content.assemble(*start, *end) for end in ends)
-    left, speedup = first_fitting(forms, width), step_speedup(step)
-    return spread(left, speed_text(speedup, short=True) if speedup else Content(""), width)
+    speedup = step_speedup(step)
+    right = speed_text(speedup, short=True) if speedup else Content("")
+    return spread(first_fitting(forms, width - right.cell_length - 2), right, width)
 
 
 def _time_bar(step: Step, width: int) -> Content:

@@ -55,11 +55,24 @@ def estimate_height(text: str, width: int) -> int:
     return 1 + sum(1 + len(line) // room for line in text.split("\n"))
 
 
-def wrap(text: Text, width: int) -> Lines:
-    """The text's lines, none wider than `width` cells."""
+def wrap(text: Text, width: int, hang: int = 0) -> Lines:
+    """The text's lines, none wider than `width` cells.
+
+    What is wrapped goes on at the column `hang`, where there is room for as much again.
+    """
     text.expand_tabs(4)
+    if hang and width >= 2 * hang:
+        return [
+            row for line in text.split("\n", allow_blank=True) for row in _hung(line, width, hang)
+        ]
     lines = text.wrap(_CONSOLE, max(1, width), overflow="fold", no_wrap=False)
     return [list(line.render(_CONSOLE)) for line in lines]
+
+
+def _hung(line: Text, width: int, hang: int) -> Lines:
+    first, *others = wrap(line[hang:], width - hang) or [[]]
+    before = list(line[:hang].render(_CONSOLE, end=""))
+    return [[*before, *first], *([Segment(" " * hang), *row] for row in others)]
 
 
 def indent(lines: Lines, mark: str, style: Style) -> Lines:

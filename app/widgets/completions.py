@@ -12,7 +12,7 @@ from textual.widgets import TextArea
 from textual.worker import Worker
 from typing_extensions import override
 
-from ..state.completion import FILES, Suggestion, Typing, matching, typing_at
+from ..state.completion import FILES, SIDES, Suggestion, Typing, matching, typing_at
 from ..state.sanitize import fit, one_line
 
 Source = Callable[[Typing], Sequence[Suggestion]]
@@ -77,7 +77,8 @@ class Completions(Widget):
         if known != self._known:
             self._all = await asyncio.to_thread(self.sources[typing.source], typing)
             self._known = known
-        rows = await asyncio.to_thread(matching, typing.typed, self._all)
+        begins = typing.source == SIDES  # other words are of a prompt
+        rows = await asyncio.to_thread(matching, typing.typed, self._all, begins=begins)
         if typing != self._current() or self._message:
             return  # another key was typed, which looks again; or it led to an error
         if rows:

@@ -1,6 +1,7 @@
 """The entries of the transcript: messages, answers and notes, each as blocks of lines."""
 
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
@@ -74,7 +75,10 @@ class Entry(ABC):
 class TextEntry(Entry):
     """Plain text, with or without a name above it: a person's message, or a note."""
 
-    def __init__(self, text: str, style: str, *, name: str = "", mark: str = _INDENT) -> None:
+    def __init__(
+        self, text: str, style: str, *, name: str = "", mark: str = _INDENT, hang: int = 0
+    ) -> None:
+        self._hang = hang
         self._text = visible(text).expandtabs(4)
         self._style, self._name, self._mark = style, name, mark
         self._heads = int(bool(name))
@@ -115,7 +119,7 @@ class TextEntry(Entry):
 
     def _draw(self, text: str, width: int, look: Look) -> Lines:
         style = look.styles[self._style]
-        body = wrap(Text(text, style=style), width - len(self._mark))
+        body = wrap(Text(text, style=style), width - len(self._mark), self._hang)
         return indent(self._highlighted(body, look), self._mark, style)
 
 
@@ -182,8 +186,9 @@ class MessageEntry(TextEntry):
         return indent(lines, _INDENT, look.styles["text"])
 
 
-def note_entry(text: str, *, error: bool = False) -> TextEntry:
-    return TextEntry(text, "error" if error else "note", mark="▌ ")
+def note_entry(text: str, *, error: bool = False, hang: int = 0) -> TextEntry:
+    """A note; what is wrapped goes on at the column `hang`."""
+    return TextEntry(text, "error" if error else "note", mark="▌ ", hang=hang)
 
 
 class _Stretch(NamedTuple):
@@ -194,6 +199,7 @@ class _Stretch(NamedTuple):
     tinted: bool
     walked: int | None
     last: bool
+    lookups: tuple[int, ...]  # of its tokens, those that were looked up
 
 
 class AnswerEntry(Entry):
@@ -279,22 +285,28 @@ class AnswerEntry(Entry):
                 break  # the last one, which has no tokens yet
             here = range(spans[start].step, spans[end - 1].step + 1)
             walked = self.walked_step if self.walked_step in here else None
-            stretch = _Stretch(start, end, self.tinted, walked, end == len(spans))
+            lookups = self._lookups(start, end) if self.tinted else ()
+            stretch = _Stretch(start, end, self.tinted, walked, end == len(spans), lookups)
             draw = partial(self._draw_tokens, stretch)
             known = before.get(stretch) or Block(text_of(spans[start:end]), draw)
             self._marked[stretch] = known
         return [*self._marked.values()]
 
+    def _lookups(self, start: int, end: int) -> tuple[int, ...]:
+        known = self.answer.lookups
+        return tuple(known[bisect_left(known, start) : bisect_left(known, end)])
+
     def _draw_tokens(self, stretch: _Stretch, _text: str, width: int, look: Look) -> Lines:
-        text = Text(style=look.styles["text"])
-        for token in self.answer.spans[stretch.start : stretch.end]:
+        text, lookups = Text(style=look.styles["text"]), set(stretch.lookups)
+        for at, token in enumerate(self.answer.spans[stretch.start : stretch.end], stretch.start):
             word = token.text.lstrip()
             if token.step == self.walked_step:
                 text.append(token.text, look.styles["walked" if token.rank else "walked-bonus"])
             elif self.tinted and token.rank >= 0:
                 # Blanks stay as they are, since an underlined one reads as a character.
                 text.append(token.text[: len(token.text) - len(word)])
-                text.append(word, look.styles[f"rank-{min(token.rank, 3)}"])
+                writer = "looked-up" if at in lookups else f"rank-{min(token.rank, 3)}"
+                text.append(word, look.styles[writer])
             else:
                 text.append(token.text)
         if stretch.last:

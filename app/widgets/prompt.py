@@ -209,7 +209,8 @@ class Prompt(TextArea):
     def unfold(self, at: Location | None = None) -> bool:
         """Put a folded text in the place of its label: the one at a place, by default the last.
 
-        Without a place, the one at the cursor comes first. Returns whether there is one.
+        Without a place, the one at the cursor comes first, and if all are open, they are folded
+        again. Returns whether there is one.
         """
         folds = [fold for row in range(self.document.line_count) for fold in self._folds_in(row)]
         place = at or self.cursor_location
@@ -220,7 +221,16 @@ class Prompt(TextArea):
             self.history.checkpoint()
             text = self.folds.whole(self.get_text_range(start, end))
             self.replace(text, start, end, maintain_selection_offset=False)
-        return bool(here)
+        return bool(here) or (at is None and self._fold())
+
+    def _fold(self) -> bool:
+        """Fold what was opened; whether there is anything."""
+        folded = self.folds.folded(self.text)
+        if folded == self.text:
+            return False
+        self.history.checkpoint()
+        self.replace(folded, (0, 0), self.document.end, maintain_selection_offset=False)
+        return True
 
     def on_click(self, event: events.Click) -> None:
         self.completions.close()

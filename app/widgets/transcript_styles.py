@@ -13,7 +13,7 @@ from ..present.markdown import MarkdownRenderer
 
 STYLES = (
     "text", "user", "name", "heading", "note", "figures", "quiet", "error", "code", "fence", "fold",
-    "walked", "walked-bonus", "match", "rank-0", "rank-1", "rank-2", "rank-3",
+    "walked", "walked-bonus", "match", "rank-0", "rank-1", "rank-2", "rank-3", "looked-up",
 )  # fmt: skip
 """The classes `transcript--NAME` of the style sheet."""
 CODE_STYLES = {True: "lightbulb", False: "xcode"}

@@ -1,6 +1,7 @@
 """The accepted path of a step in a few rows, for screens without room for the whole tree."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from rich.cells import cell_len
 from textual import events
@@ -20,13 +21,20 @@ from ..present.tree_rows import (
     tree_row,
 )
 from ..state.sanitize import fit
-from .line import Line
+from .line import Line, spread
 
 _HEADED = 6  # rows of a strip that has a heading
 _LEAST_PATH, _MOST_PATH = 14, 34  # cells
 _LEVEL = 2  # cells of a guide
 _GAP = "  "  # before the other guesses
+_BEFORE_WHY = 3  # cells in front of what stands at the right
 _PATH = NODE_STYLES[NodeVerdict.ACCEPTED]
+
+
+class StripShown(NamedTuple):
+    step: Step | None = None
+    title: str = ""
+    why: str = ""  # what is said of a tree that was chosen to be looked at
 
 
 class TreeStrip(Line):
@@ -36,11 +44,11 @@ class TreeStrip(Line):
     """
 
     ID = "tree-strip"
-    shown: reactive[tuple[Step | None, str]] = reactive((None, ""))  # a step and its title
+    shown: reactive[StripShown] = reactive(StripShown())
 
     @override
     def render(self) -> Content:
-        (step, title), (width, height) = self.shown, self.size
+        (step, title, why), (width, height) = self.shown, self.size
         path = max(_LEAST_PATH, min(_MOST_PATH, width * 2 // 5))
         lines: list[Content] = []
         if height >= _HEADED:
@@ -51,7 +59,11 @@ class TreeStrip(Line):
                 Content.styled(fit("  the tree of each step appears here", width), "$notice")
             )
         else:
-            lines += path_rows(step, path, width, height - len(lines))
+            rows = path_rows(step, path, width, height - len(lines))
+            if why and not lines:  # there is no title
+                first = rows[0].truncate(max(0, width - len(why) - _BEFORE_WHY), ellipsis=True)
+                rows[0] = spread(first, Content.styled(why, "$notice"), width)
+            lines += rows
         return Content("\n").join(lines)
 
     async def on_click(self, event: events.Click) -> None:

@@ -7,7 +7,7 @@ from sequoia_core.config import NON_SEQUOIA_MODES, Lookup, Mode
 from sequoia_core.events import Notice, NoticeKind, Step, TreeChosen
 from sequoia_core.speculate.adaptive_policy import IDLE_STEPS
 from sequoia_core.speculate.tree_advisor import TRYING, Advice, TreeAdvisor
-from sequoia_core.tree.choice import ADAPTIVE, ROOT, SHOWN, AdaptiveTree, Tree, TreeChoice
+from sequoia_core.tree.choice import ADAPTIVE, CHOSEN, ROOT, SHOWN, AdaptiveTree, Tree, TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 
 
@@ -20,7 +20,7 @@ def tree_for(
 ) -> tuple[Tree, TreeChosen]:
     """The tree to decode with, one node for plain decoding, and the event that says so."""
     if choice.mode is Mode.AR:
-        return _as_chosen(choice, Advice(None, (), None, "plain decoding, chosen by you"))
+        return _as_chosen(choice, Advice(None, (), None, f"plain decoding, {CHOSEN}"))
     if not drafts:
         reason, lookup = "plain decoding: this target has no draft", lookup_for(choice).value
         return ROOT, TreeChosen(Mode.AR.value, "", 1, 0, reason=reason, lookup=lookup)
@@ -40,9 +40,7 @@ def tree_for(
     if (growmap := choice.growmap) is not None:
         if chain and growmap.branching > 1:  # the path of first children, as long as it is deep
             growmap = GrowMap.chain(growmap.depth)
-        reason = (
-            "chosen by you" if growmap.size > 1 else "plain decoding: the chosen tree has one node"
-        )
+        reason = CHOSEN if growmap.size > 1 else "plain decoding: the chosen tree has one node"
         advice = Advice(growmap, growmap.acceptance_rates, None, reason)
         if choice.shown:
             advice = _as_shown(growmap, advisor.advise(temperature, context_length, chain))

@@ -42,6 +42,7 @@ class TreeChoice:
 
 ROOT = GrowMap((-1,), name="root")  # the tree of plain decoding: nothing is drafted
 ADAPTIVE = "adaptive"  # name of a tree whose shape is decided each step
+CHOSEN = "chosen by you"  # in the reason of a `TreeChosen`
 SHOWN = ("shown larger than pays here", "shown to fit the panel")
 """How the reason of a `TreeChosen` begins whose tree was chosen to be looked at."""
 

@@ -51,9 +51,9 @@ class TranscriptPages:
             if answer.name == UNNAMED:
                 answer.name = self._session.answer_name
 
-    def note(self, text: str, *, error: bool = False, topic: str = "") -> None:
+    def note(self, text: str, *, error: bool = False, topic: str = "", hang: int = 0) -> None:
         """Add a line that is no message of the chat; of each `topic` only the last one stays."""
-        entry = note_entry(text, error=error)
+        entry = note_entry(text, error=error, hang=hang)
         if topic:
             if (before := self._by_topic.get(topic)) is not None:
                 for notes in self._notes.values():

@@ -23,12 +23,20 @@ from ...state.completion import (
     COMMANDS,
     EXPORTS,
     FILES,
+    SIDES,
     VALUES,
     WORDS,
     Suggestion,
     Typing,
 )
-from ...state.slash_commands import USAGE, WITH_WORDS, WORD_HELP
+from ...state.slash_commands import (
+    AGAINST,
+    CURRENT_DRAFT,
+    USAGE,
+    WITH_WORDS,
+    WORD_HELP,
+    race_words,
+)
 from ...store.recorder import DatabaseRecorder, Recorder
 from ...ui.base_app import BaseApp
 from ...widgets.completions import Source
@@ -72,6 +80,7 @@ class CompletionSources:
             "sessions": self._sessions,
             "presets": _presets,
             EXPORTS: _exports,
+            SIDES: self._sides,
             "pairs": lambda _: [
                 *(
                     Suggestion(each.name, f"{each.target.name} ← {each.draft.name}")
@@ -114,10 +123,7 @@ class CompletionSources:
             return ()
         helps = dict.fromkeys(setting.choices, "")
         if setting.name == "growmap":
-            shapes = growmaps(bars=not self.app.accessible)
-            target = "" if self.session.pair is None else self.session.pair.target.lower()
-            made_for = (name for name in shapes if name.partition("/")[0] in target)
-            helps = _GROWMAPS | {name: shapes[name] for name in made_for} | shapes
+            helps = self._shapes()
         elif setting.name == "theme":
             themes = sorted(self.app.own_themes.items())
             helps = {name: "dark" if theme.dark else "light" for name, theme in themes}
@@ -128,6 +134,34 @@ class CompletionSources:
             Suggestion(value, ", ".join(filter(None, (text, _IN_USE if value == now else ""))))
             for value, text in helps.items()
         ]
+
+    def _shapes(self) -> dict[str, str]:
+        """What growmaps there are, those made for the target first."""
+        shapes = growmaps(bars=not self.app.accessible)
+        target = "" if self.session.pair is None else self.session.pair.target.lower()
+        made_for = (name for name in shapes if name.partition("/")[0] in target)
+        return _GROWMAPS | {name: shapes[name] for name in made_for} | shapes
+
+    def _sides(self, typing: Typing) -> Sequence[Suggestion]:
+        """What can follow in the sides of a race; nothing need follow the second one."""
+        before, shapes = typing.of.split(), self._shapes()
+        words = race_words(before)
+        helps = {name: WORD_HELP[f"race {name}"] for name in words if name not in shapes}
+        helps |= {name: text for name, text in shapes.items() if name in words}
+        if CURRENT_DRAFT in words:
+            helps |= self._known_drafts()
+        second = any(each.lower() in AGAINST for each in before)
+        return [Suggestion(name, text, name == ":" or not second) for name, text in helps.items()]
+
+    def _known_drafts(self) -> Mapping[str, str]:
+        """Those of the catalogue for the target, besides the embedded one."""
+        pair = self.session.pair
+        target = "" if pair is None else pair.target.lower()
+        return {
+            each.draft.name: f"a draft of {each.target.name}"
+            for each in catalogue()
+            if not each.embedded and each.target.name.lower().endswith(target)
+        }
 
     def _sessions(self, _: Typing) -> Sequence[Suggestion]:
         if not isinstance(self.recorder, DatabaseRecorder):

@@ -18,7 +18,7 @@ from ...config.preferences import Preferences
 from ...config.settings import Settings
 from ...engine.decode_thread import DecodeThread
 from ...engine.messages import LoadFailed
-from ...present.words import describe, value_text
+from ...present.words import VALUE_COLUMN, describe, value_text
 from ...state.attachments import attach
 from ...state.chat_session import ChatError, ChatSession
 from ...state.sanitize import one_line
@@ -242,7 +242,7 @@ class ChatScreen(PromptedScreen):
                     self.view_changed()
             case "show":
                 shown = session.settings, session.pair, session.tree, session.answer
-                self.pages.note(describe(*shown), topic="show")
+                self.pages.note(describe(*shown), topic="show", hang=VALUE_COLUMN)
             case "clear":
                 session.check_idle()
                 self.branches.clear()

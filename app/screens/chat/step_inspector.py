@@ -155,8 +155,7 @@ class StepInspector:
         steps = await asyncio.to_thread(self._recorded, exchange.id, reader)
         self.reader = None
         if steps:
-            exchange.answer.steps[:] = [step for step, _ in steps]
-            exchange.answer.statistics[:] = [statistics for _, statistics in steps]
+            exchange.answer.recall(steps)
             self._read.append(exchange)
         else:
             self._missing.add(exchange.id)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from rich.cells import cell_len
 from textual import events
 from textual.color import Color
 from textual.widgets import Static
@@ -17,16 +18,28 @@ from textual.widgets import Static
 from app.app import SequoiaApp, Settings
 from app.config.model_choice import TreeRoom, tree_choice
 from app.config.themes import least_contrast
+from app.screens.chat.screen import ChatScreen
 from app.screens.explain import _TABLES, GLOSSARY, ExplainScreen, parts_on_show, placed
+from app.screens.race import RaceScreen
+from app.widgets.tree_strip import TreeStrip
 from app.widgets.welcome import STARTERS, ExampleTree
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.config import Mode
-from sequoia_core.events import Event, Origin, Progress, Step
+from sequoia_core.events import Event, Progress
 from sequoia_core.tree.choice import ADAPTIVE, SHOWN
 from tests.app.color_vision import contrast
 from tests.app.driving import Driver, driving
 from tests.app.screens.test_replay import replaying
-from tests.fakes import PAIR, TREE_16, make_answer, replay, with_baseline
+from tests.fakes import (
+    ANSWER,
+    PAIR,
+    TREE_16,
+    RacingEngine,
+    make_answer,
+    replay,
+    with_baseline,
+    with_lookups,
+)
 
 SIZES = [(160, 50), (100, 30), (80, 24), (60, 20)]
 
@@ -180,15 +193,22 @@ async def test_every_part_of_the_table_is_found_on_some_screen() -> None:
 
     async def look(chat: Driver) -> None:
         await chat.pilot.pause()
-        found.update(part.text for part in parts_on_show(chat.app.chat))
+        screen = chat.app.screen
+        assert isinstance(screen, ChatScreen | RaceScreen)
+        found.update(part.text for part in parts_on_show(screen))
 
-    looked_up = [
-        replace(event, nodes=tuple(
-            replace(node, origin=Origin.LOOKUP, draft_prob=None) if at == 2 else node
-            for at, node in enumerate(event.nodes)
-        )) if isinstance(event, Step) else event
-        for event in make_answer()
-    ]  # fmt: skip
+    async def race(engine: RacingEngine, temperature: float = 0.0, words: str = "why?") -> None:
+        settings = Settings(temperature=temperature)
+        async with driving(engine, settings, size=(160, 50)) as chat:
+            await chat.pilot.press("f2")
+            await chat.type(f"/race {words}", "enter")
+            await chat.until(lambda: "paused" in chat.screen_text())
+            await look(chat)
+            await chat.pilot.press("f2")
+            await chat.until(lambda: "race again" in chat.screen_text())
+            await look(chat)
+
+    looked_up = with_lookups(make_answer())
     async with driving(replay(looked_up, make_answer()), size=(200, 60)) as chat:
         await look(chat)
         await chat.ask()
@@ -215,6 +235,10 @@ async def test_every_part_of_the_table_is_found_on_some_screen() -> None:
     async with driving(size=(80, 24)) as chat:
         await chat.ask()
         await look(chat)
+    await race(RacingEngine())
+    await race(RacingEngine(ANSWER.replace("Sun", "Day")))
+    await race(RacingEngine(), 0.7)
+    await race(RacingEngine(), words="greedy vs topk: why?")
     wanted = {GLOSSARY.get(text, text) for place in _TABLES["places"] for _, text in place["parts"]}
     assert wanted - found == set()
 
@@ -434,3 +458,14 @@ async def test_every_word_on_the_screen_can_be_read(theme: str) -> None:
                         )
                         assert contrast(ink, ground) >= least, text
             await chat.ask()
+
+
+async def test_at_60x20_the_strip_names_a_tree_to_look_at_beside_its_first_row() -> None:
+    async with driving(replay(shown_answer()), Settings(show_tree=True), size=(60, 20)) as chat:
+        await chat.ask()
+        strip = chat.app.chat.query_one(TreeStrip)
+        first, *others = strip.render().plain.splitlines()
+        assert first.startswith(" ●")
+        assert first.rstrip().endswith("larger than pays")
+        assert cell_len(first) <= strip.size.width
+        assert len(others) == strip.size.height - 1

@@ -17,7 +17,7 @@ from sequoia_core.config import SamplingParams
 from sequoia_core.events import Event, StopCheck
 from tests.app.driving import Driver, driving
 from tests.app.records import record_chats
-from tests.fakes import PAIR, make_answer
+from tests.fakes import PAIR, RacingEngine, make_answer
 from tests.replay_engine import ReplayEngine, Trace
 
 LONG = "\n".join(f"line {at}" for at in range(30))
@@ -145,6 +145,35 @@ async def test_recalled_lines_list_nothing() -> None:
         await chat.pilot.pause(0.1)
         assert chat.prompt.text == "/set mode chain"
         assert not listed(chat)
+
+
+async def test_the_sides_of_a_race_complete_word_by_word_and_a_prompt_does_not() -> None:
+    engine = RacingEngine()
+    async with driving(engine) as chat:
+        await typed(chat, "/race ", "plain")
+        assert "one token for each pass" in listed(chat)[0]
+        await chat.pilot.press(*"greedy-24", "tab")
+        assert chat.prompt.text == "/race smollm2-135m/greedy-24x4 "
+        await chat.until(lambda: any(row[2:].startswith("vs") for row in listed(chat)))
+        await chat.pilot.press("tab")
+        await typed(chat, "spec", "specinfer")
+        await chat.pilot.press("enter")
+        assert chat.prompt.text == "/race smollm2-135m/greedy-24x4 vs specinfer"
+        await chat.pilot.press("colon", "space", "h", "i")
+        assert not listed(chat)
+        await chat.pilot.press("enter")
+        await chat.until(lambda: bool(engine.asked))
+        assert [side.label for side in engine.asked[0].sides] == ["greedy-24x4", "specinfer"]
+        assert engine.asked[0].prompt == "hi"
+
+
+async def test_one_word_to_race_is_sent_as_it_is_typed() -> None:
+    engine = RacingEngine()
+    async with driving(engine) as chat:
+        await typed(chat, "/race ", "plain")
+        await chat.pilot.press("h", "i", "enter")  # the letters are in "chain", in this order
+        await chat.until(lambda: bool(engine.asked))
+        assert engine.asked[0].prompt == "hi"
 
 
 async def test_sessions_complete_by_their_names(tmp_path: Path) -> None:
@@ -285,6 +314,10 @@ async def test_a_long_paste_is_one_line_that_is_sent_whole() -> None:
 async def test_a_fold_opens_is_undone_and_goes_whole() -> None:
     async with driving() as chat:
         await paste(chat, LONG)
+        await chat.pilot.press("ctrl+g")
+        assert chat.prompt.text == LONG
+        await chat.pilot.press("ctrl+g")
+        assert chat.prompt.text == "[pasted 30 lines]"
         await chat.pilot.press("ctrl+g")
         assert chat.prompt.text == LONG
         await chat.pilot.press("ctrl+z")

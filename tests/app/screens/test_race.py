@@ -5,8 +5,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from textual.widgets import Static
 
 from app.app import Settings
+from app.screens.explain import ExplainScreen
+from app.screens.help import HelpScreen
 from app.screens.race import RaceScreen
 from app.state.history import Exchange
 from app.state.race_result import Agreement, RaceResult
@@ -379,3 +382,31 @@ async def test_an_error_in_the_middle_is_one_line() -> None:
         await chat.type("why?", "f3")
         await over(chat)
         assert "unexpected RuntimeError: out of memory" in chat.screen_text()
+
+
+@pytest.mark.parametrize("size", [(160, 50), (100, 30), (80, 24), (60, 20)])
+async def test_a_race_has_the_help_and_explains_what_is_on_show(size: tuple[int, int]) -> None:
+    engine = NoticingEngine()
+    async with driving(engine, GREEDY, size=size) as chat:
+        await chat.type("why?", "f3")
+        await chat.until(lambda: isinstance(chat.app.screen, RaceScreen))
+        await chat.pilot.press("f1")
+        await chat.until(lambda: isinstance(chat.app.screen, HelpScreen))
+        await chat.pilot.pause()
+        words = str(chat.app.screen.query_one(Static).content)
+        assert "race again, when it is over" in " ".join(words.split())
+        assert "take turns" in " ".join(words.split())
+        assert "race." not in words.replace("the race. ", "")
+        await chat.pilot.press("f1")
+        engine.go_on.set()
+        await over(chat)
+        await chat.pilot.press("question_mark")
+        await chat.until(lambda: isinstance(chat.app.screen, ExplainScreen))
+        await chat.pilot.pause()
+        words = " ".join(str(chat.app.screen.query_one(Static).content).split())
+        for part in ("The two take turns", "Tokens that each pass of the target", "Keys that work"):
+            assert part in words
+        assert ("this lane against that of plain" in words) == (size[0] > 60)  # where it is shown
+        assert "chat." not in words
+        await chat.pilot.press("down", "x")
+        await chat.until(lambda: isinstance(chat.app.screen, RaceScreen))

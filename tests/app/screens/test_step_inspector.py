@@ -6,9 +6,11 @@ import pytest
 from rich.cells import cell_len
 
 from app.present.tree_rows import tree_rows
-from app.screens.step_screen import LEGEND
+from app.screens.step_screen import legend
 from app.state.answer import Answer
+from app.state.figures import speed_words
 from app.store.database import DamagedError
+from app.widgets.bars import StepBar
 from app.widgets.tree_strip import TreeStrip
 from app.widgets.why_panel import explain_node
 from sequoia_core.events import (
@@ -18,7 +20,7 @@ from sequoia_core.events import (
 )
 from tests.app.driving import Driver, driving
 from tests.app.insights import MemoryRecord, explained_answer
-from tests.fakes import make_answer, replay
+from tests.fakes import make_answer, replay, with_lookups
 from tests.replay_engine import ReplayEngine
 
 
@@ -296,6 +298,40 @@ async def test_a_tint_comes_with_its_legend() -> None:
     async with driving(recorded(), size=(120, 44)) as chat:
         await chat.ask()
         await chat.pilot.press("f6")
-        assert LEGEND.plain in chat.screen_text()
+        assert legend(80, looked_up=False).plain in chat.screen_text()
         await chat.pilot.press("f6")
-        assert LEGEND.plain not in chat.screen_text()
+        assert legend(80, looked_up=False).plain not in chat.screen_text()
+
+
+@pytest.mark.parametrize("size", [(160, 50), (100, 30), (60, 20)])
+async def test_what_was_looked_up_has_a_tint_and_a_word_of_its_own(size: tuple[int, int]) -> None:
+    async with driving(replay(with_lookups(make_answer())), size=size) as chat:
+        await chat.pilot.press("f6")
+        await chat.ask()
+        answer = chat.session.answer
+        assert answer is not None
+        words = [answer.spans[at].text.strip() for at in answer.lookups]
+        transcript = chat.app.chat.transcript
+        style = transcript.look.styles["looked-up"]
+        drawn = [
+            segment.text.strip()
+            for block in chat.entry.blocks()
+            for line in block.lines(size[0] - 4, transcript.look)
+            for segment in line
+            if segment.style is not None and segment.style == transcript.look.styles["text"] + style
+        ]
+        assert drawn == [word for word in words if word]
+        assert "guess, looked up" in chat.screen_text()
+
+
+@pytest.mark.parametrize("size", [(160, 50), (100, 30), (80, 24), (60, 20)])
+async def test_the_step_bar_keeps_the_speed_of_the_step(size: tuple[int, int]) -> None:
+    async with driving(size=size) as chat:
+        await chat.ask()
+        await chat.pilot.press("home")
+        bar = next(each for each in chat.app.chat.query(StepBar) if each.region)
+        outcome, *_ = bar.render().plain.splitlines()
+        step = chat.app.chat.inspector.cursor.step
+        assert step is not None
+        assert outcome.rstrip().endswith(speed_words(step.speedup, short=True))
+        assert f"{step.accepted} accepted + 1 target's own = {len(step.token_ids)}" in outcome

@@ -1,12 +1,20 @@
 """The panels rest on the summary of a finished answer, and go on when there are steps again."""
 
+from pathlib import Path
+
 import pytest
+from msgspec.structs import replace
 from textual.content import Content
 
 from app.config.settings import Settings
+from app.screens.demo import DemoScreen
+from app.screens.replay import ReplayApp
+from app.state import scenes
 from app.state.summary import summary_of
 from app.widgets.statistics_panel import StatisticsPanel
+from sequoia_core.recording.trace_file import SceneInfo
 from tests.app.driving import Driver, driving
+from tests.app.screens.test_replay import FIRST, captioned, replaying, written
 from tests.fakes import TREE_16, make_answer, replay
 
 
@@ -90,3 +98,67 @@ async def test_accessible_mode_says_the_summary_in_sentences() -> None:
         told = " ".join(chat.screen_text().split())
         assert f"the draft wrote {summary.drafted}, the target " in told
         assert f"best step {summary.best_step}: {max(summary.tokens)} tokens" in told
+
+
+@pytest.mark.parametrize("size", [(160, 50), (100, 30), (80, 24), (60, 20)])
+async def test_a_replayed_answer_that_has_ended_is_summed_up_until_one_steps_back(
+    size: tuple[int, int], tmp_path: Path
+) -> None:
+    async with replaying(tmp_path, size=size) as replay:
+        player, screen = replay.player, replay.app.replay
+        summary = summary_of(player.timeline.recorded[0].exchange.answer)
+        assert summary is not None
+        named = f"{summary.best_step}: {max(summary.tokens)} tokens"
+        ends = player.timeline.recorded[1].first - 1  # the last moment of the first answer
+        player.at = ends - 1
+        screen._draw()
+        assert "best step" not in replay.screen_text()
+        await replay.press("right")
+        assert player.at == ends
+        assert "best step" in replay.screen_text()
+        assert named in replay.screen_text()
+        await replay.press("left")
+        assert "best step" not in replay.screen_text()
+        await replay.press("right", "alt+up")
+        assert replay.step is not None
+        assert replay.step.index == summary.best_step
+        assert player.timeline.moments[player.at].answer == 0
+        assert not player.playing
+        assert "best step" not in replay.screen_text()
+        await replay.press("end")
+        assert "best step" in replay.screen_text()
+        assert "replay.best_step" not in replay.screen_text()
+
+
+@pytest.mark.parametrize("size", [(160, 50), (100, 30), (80, 24), (60, 20)])
+async def test_a_scene_of_the_demo_ends_with_the_summary_beside_its_last_caption(
+    size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "1-name.jsonl"
+    path.write_text(written(captioned(), SceneInfo("A scene")), encoding="utf-8")
+    monkeypatch.setattr(scenes, "FILES", (path,))
+    screen = DemoScreen(0, scenes.open_scene(0))
+    app = ReplayApp(screen, Settings())
+    async with app.run_test(size=size) as pilot:
+        await pilot.press("space", "end", "enter")
+        await pilot.pause()
+        shown = "\n".join(strip.text for strip in app.screen._compositor.render_strips())
+        assert "best step" in shown
+        assert "That was the tour" in shown
+        await pilot.press("left", "left")
+        await pilot.pause()
+        shown = "\n".join(strip.text for strip in app.screen._compositor.render_strips())
+        assert "best step" not in shown
+
+
+async def test_a_recording_says_why_its_tree_was_there_as_is_true_later(tmp_path: Path) -> None:
+    reasons = {
+        "chosen by you": "chosen when this was recorded",
+        "fitted to this machine (264 steps)": "fitted to the recording's machine (264 steps)",
+    }
+    for told, shown in reasons.items():
+        answer = make_answer(tree=replace(TREE_16, reason=told))
+        async with replaying(tmp_path, [FIRST, *answer], size=(160, 50)) as replay:
+            await replay.press("right")
+            assert shown in replay.screen_text()
+            assert told not in replay.screen_text()

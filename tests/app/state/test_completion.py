@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.state.completion import ANSWER_WORDS, FILES, Suggestion, Typing, matching, typing_at
+from app.state.completion import ANSWER_WORDS, FILES, SIDES, Suggestion, Typing, matching, typing_at
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,9 @@ from app.state.completion import ANSWER_WORDS, FILES, Suggestion, Typing, matchi
         ("/again mode=ar growmap=sm", Typing("values", "sm", 2, "growmap")),
         ("/load my  chat", Typing("sessions", "my  chat", 8, "load")),
         ("/export a", Typing("exports", "a", 1, "a")),
+        ("/race greedy vs pl", Typing(SIDES, "pl", 2, "greedy vs ")),
+        ("/race greedy vs plain: why", None),
+        ("/race look at @src/a", Typing(FILES, "src/a", 6)),
         ("see @src/a", Typing(FILES, "src/a", 6)),
         ('see (@"my fi', Typing(FILES, "my fi", 7)),
         ("me@example", None),
@@ -36,6 +39,8 @@ def test_beginnings_come_before_words_before_letters_in_order() -> None:
     names = ["xray", "b/raw", "array", "ra", "my-rate", "roar", "none"]
     found = matching("Ra", map(Suggestion, names))
     assert [each.text for each in found] == ["ra", "b/raw", "my-rate", "xray", "array", "roar"]
+    found = matching("Ra", map(Suggestion, names), begins=True)
+    assert [each.text for each in found] == ["ra", "b/raw"]
 
 
 def test_a_file_is_written_so_that_it_is_read_again() -> None:

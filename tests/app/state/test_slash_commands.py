@@ -3,6 +3,7 @@
 import contextlib
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from app.state.slash_commands import (
     parse_command,
     parse_race,
     parse_set,
+    race_words,
 )
 from sequoia_core.chat.race import PLAIN, PLAIN_AND_CHOSEN, RaceSide
 from sequoia_core.config import Lookup, Mode
@@ -183,6 +185,7 @@ def test_chat_settings_are_checked_like_sampling_params() -> None:
 # Races
 
 SHAPE = "smollm2-135m/greedy-24x4"
+TOO_DEEP = "paths/1x128"  # a growmap that no step can decode with
 PLAIN_SIDE = ("plain", Mode.AR, None, None)
 
 
@@ -246,6 +249,43 @@ def test_a_side_that_cannot_be_is_refused_with_a_way_out(words: str, told: str) 
     with pytest.raises(SlashError, match=told) as caught:
         parse_race(words, Settings())
     assert "/race : PROMPT" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("foo vs sequoiaa: hello", "'sequoiaa' is no mode or growmap; did you mean sequoia?"),
+        ("chain greedy-24x vs plain: hello", "did you mean smollm2-135m/greedy-24x4?"),
+        ("sequoia lokup vs sequoia: hello", "did you mean lookup?"),
+        ("adaptve vs plain: hello", "did you mean adaptive?"),
+    ],
+)
+def test_a_misspelt_side_before_a_colon_is_no_prompt(words: str, told: str) -> None:
+    with pytest.raises(SlashError) as caught:
+        parse_race(words, Settings())
+    assert told in str(caught.value)
+    assert str(caught.value).endswith("? If this is a prompt: /race : PROMPT")
+    assert parse_race(f": {words}", Settings()) == (PLAIN_AND_CHOSEN, words)
+
+
+@given(st.lists(st.sampled_from(["", "draft"]), max_size=1), st.randoms(use_true_random=False))
+def test_whatever_is_completed_in_turn_names_the_sides_of_a_race(
+    first: list[str], random: Random
+) -> None:
+    words = list(filter(None, first))
+    while ":" not in words:
+        words.append(random.choice([each for each in race_words(words) if each != TOO_DEEP]))
+    line = " ".join(words).replace(" :", ":")
+    read, prompt = parse_race(f"{line} why?", Settings())
+    assert prompt == "why?"
+    assert all(side.label for side in read)
+
+
+def test_nothing_is_completed_in_what_names_no_sides() -> None:
+    assert all(not race_words(words.split()) for words in ("why", "plain vs why", "a vs b vs c"))
+    assert race_words(["plain"]) == ["vs"]
+    assert race_words(["draft"]) == ["current", "none"]
+    assert not {"ar", "auto"} & {*race_words(["greedy", "vs", "topk", "adaptive"])}
 
 
 def test_two_drafts_are_named_by_folder_file_or_hub_id(

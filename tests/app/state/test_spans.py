@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.state.answer import Answer, PackedSpans, Span
-from tests.fakes import make_answer
+from sequoia_core.events import Origin
+from tests.fakes import make_answer, with_lookups
 
 
 @settings(deadline=None, max_examples=40)
@@ -41,3 +42,26 @@ def test_a_forgotten_answer_keeps_all_that_was_said() -> None:
     assert list(answer.token_ids) == list(kept.token_ids)
     assert list(answer.spans) == list(kept.spans)
     assert answer.steps == []
+
+
+def test_the_tokens_that_were_looked_up_are_known_while_it_grows_and_from_its_steps() -> None:
+    answer = Answer("?")
+    for event in with_lookups(make_answer()):
+        answer.add(event)
+    known = answer.lookups
+    texts = [
+        step.nodes[at].text
+        for step in answer.steps
+        for at in step.path[1 : 1 + len(step.token_ids)]
+        if step.nodes[at].origin is Origin.LOOKUP
+    ]
+    assert texts
+    assert [answer.spans[at].text for at in known] == texts
+    assert all(answer.spans[at].rank > 0 for at in known)
+    steps = list(zip(answer.steps, answer.statistics, strict=True))
+    answer.forget_steps()
+    assert answer.lookups == known
+    answer.lookups = []  # as it is read from the record
+    answer.recall(steps)
+    assert answer.lookups == known
+    assert answer.steps == [step for step, _ in steps]

@@ -18,7 +18,7 @@ from sequoia_core.events import (
 )
 from tests.app.driving import driving
 from tests.app.insights import explained_answer
-from tests.fakes import PARENTS_16, TREE_16
+from tests.fakes import PARENTS_16, TREE_16, make_answer, replay
 
 STEPS = [event for event in explained_answer() if isinstance(event, Step)]
 
@@ -103,3 +103,17 @@ async def test_the_figures_of_deep_places_stay_in_their_columns() -> None:
         view.show(deep, None, Chosen(TREE_16))
         rows = [view.render_line(y).text for y in range(2, 11)]
     assert len({row.rindex(".") for row in rows}) == 1, rows
+
+
+@pytest.mark.parametrize("width", [160, 100, 80, 60])
+async def test_the_title_says_which_steps_are_counted_at_every_width(width: int) -> None:
+    tree = replace(TREE_16, growmap="smollm2-135m/greedy-24x4")
+    async with driving(replay((tree, *make_answer()[1:])), size=(width, 30)) as chat:
+        await chat.ask()
+        await chat.pilot.press("f4")
+        if width < 100:
+            await chat.pilot.press("f4")
+        view = chat.app.chat.query_one(AcceptanceView)
+        title = view.render_line(0).text
+        assert f"steps 1 to {chat.steps}, " in title
+        assert title.rstrip().endswith("greedy-24x4")

@@ -2,6 +2,7 @@
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
@@ -72,3 +73,22 @@ def test_what_is_not_drawn_is_about_where_it_was_written() -> None:
     assert match_line(lines, terms("python"), 0.0) == 0
     assert match_line(lines, terms("python"), 0.5) == 4
     assert match_line(lines, terms("python"), 1.0) == 7
+
+
+@settings(deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(st.sampled_from(["name", "", "long name"]), st.text("ab 日", max_size=60)),
+        min_size=1,
+    ),
+    width=st.integers(8, 60),
+)
+def test_what_is_wrapped_goes_on_below_the_value(rows: list[tuple[str, str]], width: int) -> None:
+    hang = 10
+    text = Text("\n".join(f"{name:<{hang}}{value}" for name, value in rows))
+    lines = ["".join(segment.text for segment in line) for line in wrap(text, width, hang)]
+    assert all(cell_len(line) <= max(width, 1) for line in lines)
+    assert "".join(" ".join(lines).split()) == "".join(text.plain.split())
+    if width >= 2 * hang:
+        labels = [line[:hang].rstrip() for line in lines]
+        assert [each for each in labels if each] == [name for name, _ in rows if name]
