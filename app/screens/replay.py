@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from time import monotonic
 
+from msgspec.structs import replace
 from textual import on
 from textual.screen import Screen
 from typing_extensions import override
@@ -11,6 +12,7 @@ from ..config.actions import bindings
 from ..config.settings import Settings
 from ..present.accessible import is_accessible
 from ..present.words import origin
+from ..state.answer import Chosen
 from ..state.attachments import Folds
 from ..state.player import Player, TraceLoader
 from ..state.step_cursor import StepCursor
@@ -137,7 +139,7 @@ class ReplayScreen(StepScreen):
         cursor = StepCursor(whole, steps - 1) if walked else StepCursor(view.answer)
         title = cursor.title(paused=False)
         self.draw_tree(cursor, title, still=still)
-        self.draw_figures(cursor, cursor.chosen, cursor.context_tokens)
+        self.draw_figures(cursor, _as_recorded(cursor.chosen), cursor.context_tokens)
         self.draw_views(cursor, title)
         asked = view.recorded.asked
         self.header.temperature = asked.temperature if asked else None
@@ -231,6 +233,14 @@ class ReplayScreen(StepScreen):
 
     def action_help(self) -> None:
         self.app.push_screen(ReplayHelp(self.KEY_ROW))
+
+
+def _as_recorded(chosen: Chosen | None) -> Chosen | None:
+    """Not chosen by who looks at it."""
+    if chosen is None:
+        return None
+    reason = chosen.tree.reason.replace("chosen by you", "chosen for this recording")
+    return Chosen(replace(chosen.tree, reason=reason), chosen.since)
 
 
 class ReplayApp(BaseApp):

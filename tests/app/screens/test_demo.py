@@ -194,6 +194,15 @@ async def test_where_room_is_short_the_tree_and_the_caption_have_it(size: tuple[
         assert screen.query_one(CaptionBar).size.height > 0
 
 
+async def test_who_looks_at_a_scene_did_not_choose_its_tree() -> None:
+    async with demo((160, 50)) as (screen, pilot):
+        await pilot.press("end")
+        await pilot.press("left")
+        shown = "\n".join(strip.text for strip in screen._compositor.render_strips())
+        assert "chosen for this recording" in shown
+        assert "by you" not in shown
+
+
 @pytest.mark.usefixtures("own_scenes")
 async def test_tab_leads_to_the_nodes_and_every_key_is_named() -> None:
     async with demo((160, 50)) as (screen, pilot):
