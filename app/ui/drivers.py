@@ -1,9 +1,12 @@
 """Textual's drivers, but bad input does not end the app, and a lost terminal ends it in order."""
 
 import asyncio
+import fcntl
 import os
 import select
 import signal
+import struct
+import termios
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from typing import Any, TextIO
@@ -51,6 +54,10 @@ class TerminalDriver(LinuxDriver):
     def run_input_thread(self) -> None:
         reader = TerminalInput()
         with _errors_end(self._app):
+            if early := _waiting(self.fileno):
+                # typed before the app had the terminal, which made a newline of each Enter
+                data = os.read(self.fileno, early)
+                _process(self, reader.feed(data.replace(b"\n", b"\r")))
             while not self.exit_event.is_set():
                 if not select.select([self.fileno], [], [], _LOOK_SECONDS)[0]:
                     _process(self, reader.tick())
@@ -117,6 +124,14 @@ class _Output:
 def _process(driver: Driver, messages: Iterable[Message]) -> None:
     for message in messages:
         driver.process_message(message)
+
+
+def _waiting(terminal: int) -> int:
+    """How many bytes can be read at once."""
+    with suppress(OSError):
+        (count,) = struct.unpack("i", fcntl.ioctl(terminal, termios.FIONREAD, bytes(4)))
+        return int(count)
+    return 0
 
 
 def _leave_on_signals(app: Any) -> None:

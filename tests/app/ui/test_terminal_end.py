@@ -69,6 +69,13 @@ def test_nothing_that_is_typed_ends_the_chat(data: Path) -> None:
     assert not (data / "sequoia" / "unsent.txt").exists()
 
 
+def test_what_is_typed_before_the_chat_has_the_terminal_is_sent(data: Path) -> None:
+    with Chat(data) as chat:
+        chat.shows(" target's own = ", "/set temperature 0\rWhy?\r")
+        chat.type("\x11")
+        assert chat.wait(PATIENCE) == 0
+
+
 def test_a_process_that_was_stopped_goes_on_with_one_reader(data: Path) -> None:
     with Chat(data) as chat:
         chat.shows("message, or")
