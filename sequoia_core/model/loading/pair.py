@@ -94,7 +94,7 @@ def load_pair(
     """Load a target and a draft.
 
     Args:
-        target: a directory, a GGUF file or a hub id; None is the embedded one.
+        target: a directory, a GGUF file, ollama's NAME:TAG or a hub id; None is the embedded one.
         draft: the same; None is the bundled one for the embedded target, else none.
         dtype: natively, what all matrices are converted to; `auto` leaves them as they are stored.
             For PyTorch see `choose_dtype`.

@@ -1,5 +1,7 @@
 """A chat goes on with another draft: the target and what it has read stay, and so does the text."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,6 +86,19 @@ def test_each_draft_guesses_as_in_a_chat_of_its_own(start: Start, tmp_path: Path
     assert len(first.nodes) > 1
     guesses = [[(node.token_id, node.parent) for node in step.nodes] for step in (first, same)]
     assert guesses[0] == guesses[1]
+
+
+def test_the_draft_before_is_freed_at_once(start: Start, tmp_path: Path) -> None:
+    chat = start("one")
+    ask(chat, ASKED[0])
+    assert chat._pair.draft is not None
+    before = weakref.ref(chat._pair.draft)
+    gc.disable()
+    try:
+        chat = chat.with_draft(str(tmp_path / "two"), silent)
+        assert before() is None
+    finally:
+        gc.enable()
 
 
 def test_a_draft_that_is_refused_leaves_the_chat_as_it_is(start: Start, tmp_path: Path) -> None:
