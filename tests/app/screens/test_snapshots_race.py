@@ -66,3 +66,10 @@ async def test_two_trees(stage: Stage) -> None:
         assert run is not None
         await chat.until(lambda: sum(len(each.answer.steps) for each in run.lanes.values()) == 24)
         await chat.until(lambda: "so far" in chat.screen_text())
+
+
+@pytest.mark.parametrize("key", ["question_mark", "f1"], ids=["explained", "help"])
+async def test_what_a_race_says_of_itself(stage: Stage, key: str) -> None:
+    async with stage.chat(RacingEngine(), GREEDY) as chat:
+        await end(chat)
+        await chat.pilot.press(key)
