@@ -13,6 +13,7 @@ from app.config.themes import TERMINAL_THEME
 from app.present.accessible import PlainFrames, row_in_words
 from app.present.tree_rows import NodeVerdict, TreeRow
 from app.ui.base_app import BaseApp
+from tests.app.color_vision import contrast
 from tests.app.driving import Driver, driving
 from tests.fakes import replay
 
@@ -134,6 +135,29 @@ async def test_the_cursor_is_seen_where_the_colours_are_not_the_apps_own(
         default = all(c is None or c.is_default for c in (cursor.color, cursor.bgcolor))
         assert default == (theme == "terminal" or no_color)
         assert bool(cursor.reverse) == default
+
+
+@pytest.mark.parametrize("theme", ["sequoia", "graphite", "high-contrast", "sequoia-light"])
+async def test_selected_text_can_be_read(theme: str) -> None:
+    async with driving(settings=Settings(theme=theme)) as driver:
+        await driver.ask()
+        await driver.pilot.mouse_down("#transcript", offset=(3, 2))
+        await driver.pilot.hover("#transcript", offset=(30, 12))
+        await driver.pilot.mouse_up("#transcript", offset=(30, 12))
+        selected = driver.app.screen.get_component_rich_style("screen--selection").bgcolor
+        found = [
+            each.style
+            for each in segments(driver)
+            if each.style is not None and each.style.bgcolor == selected and each.text.strip()
+        ]
+        assert len(found) > 5
+        assert selected is not None
+        for style in found:
+            assert style.color is not None
+            ink, ground = Color.from_rich_color(style.color), Color.from_rich_color(selected)
+            assert contrast(ink, ground) >= 3.4
+        plain = Color.parse(driver.app.current_theme.foreground or "")
+        assert contrast(plain, Color.from_rich_color(selected)) >= 6.0
 
 
 def segments(driver: Driver) -> list[Segment]:
