@@ -131,6 +131,9 @@ class Transcript(LineView[list[Segment]], can_focus=True):
 
     def on_click(self, event: events.Click) -> None:
         """Open or close a part of a message by its line."""
+        if self.text_selection is not None:  # what ends here selected text
+            event.prevent_default()
+            return
         place = event.get_content_offset(self)
         found = self._layout.place_at(place.y + self.scroll_offset.y) if place is not None else None
         entry, block = found or (None, 0)

@@ -56,6 +56,21 @@ async def test_an_empty_chat_offers_four_prompts_and_says_what_it_is(size: tuple
         assert "guesses" in shown
 
 
+async def test_to_select_over_a_starter_does_not_send_it() -> None:
+    async with driving(size=(100, 30)) as chat:
+        rows = chat.screen_text().splitlines()
+        first = next(at for at, row in enumerate(rows) if "alt+1" in row)
+        third = first + 2
+        await chat.pilot.mouse_down(offset=(12, first))
+        await chat.pilot.hover(offset=(20, third))
+        await chat.pilot.mouse_up(offset=(20, third))
+        assert chat.app.chat.get_selected_text()
+        assert not chat.session.history.branch
+        await chat.pilot.click(offset=(12, first))
+        await chat.finish()
+        assert chat.session.history.branch[0].prompt == STARTERS["code"]
+
+
 async def test_the_header_names_no_device_without_the_models() -> None:
     async with driving(size=(60, 20)) as chat:
         await chat.ask()
