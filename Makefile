@@ -20,7 +20,7 @@ define COMPILE
 @touch $(NATIVE)
 endef
 
-.PHONY: help setup chat demo test lint native native-arm sanitize wheel format coverage bench bench-screen soak lossless offload-proof pictures growmaps robustness clean
+.PHONY: help setup chat demo test lint native native-arm sanitize wheel format coverage bench bench-screen soak lossless offload-proof pictures growmaps robustness gpu-day clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -144,6 +144,11 @@ robustness: setup  ## rules over temperature and top-p, an hour; goes on where i
 	$(BIN)/sequoia reproduce robustness $(if $(PROMPTS),--dataset $(PROMPTS)) \
 		$(if $(COUNT),--end $(COUNT)) --dst build/robustness.jsonl \
 		--picture $(or $(TO),docs/img/robustness.svg)
+
+# without `setup`: it needs torch and transformers alone, and no network
+gpu-day:  ## everything about this machine's GPU, within 8 minutes; TO=DIR BUDGET=SECONDS DEVICE=cpu
+	@$(or $(wildcard $(BIN)/python),$(PYTHON)) -m sequoia_core.measure.gpu_day \
+		--to $(or $(TO),gpu-day) $(if $(BUDGET),--budget $(BUDGET)) $(if $(DEVICE),--device $(DEVICE))
 
 offload-proof: setup  ## decode a model larger than the memory it may have; minutes; LIMIT=2048 (MiB) FOLDER=DIR
 	$(BIN)/python -m tests.proofs.offload_proof $(if $(LIMIT),--limit $(LIMIT)) \

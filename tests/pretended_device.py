@@ -244,7 +244,7 @@ _METHODS: Mapping[object, Callable[..., Any]] = {
     Tensor.cpu: lambda x: _to(x, HOST),
     Tensor.float: lambda x: _to(x, torch.float32),
     Tensor.double: lambda x: _to(x, torch.float64),
-    Tensor.copy_: lambda x, other, *_: ATEN.copy_.default(x, other),
+    Tensor.copy_: lambda x, other, *_, **__: ATEN.copy_.default(x, other),
     Tensor.new_tensor: lambda x, data: _to(torch.tensor(data, dtype=x.dtype), x.device),
 }
 

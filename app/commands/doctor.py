@@ -7,18 +7,20 @@ import sys
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import psutil
 import typer
 
 from sequoia_core.config import Offload
-from sequoia_core.errors import SequoiaError
+from sequoia_core.errors import ParameterError, SequoiaError
+from sequoia_core.measure.gpu_day import BUDGET, FOLDER
 from sequoia_core.model.cpu import cpu_info
 from sequoia_core.model.loading.memory_plan import size_text
 
 from ..config import model_choice, paths
 from ..config.settings import Settings
+from .options import flag
 
 if TYPE_CHECKING:
     from sequoia_core.model.config import ModelConfig
@@ -75,11 +77,30 @@ class Finding(NamedTuple):
     mark: str = OK
 
 
-def doctor() -> None:
+def doctor(
+    gpu: Annotated[
+        bool, flag("--gpu", "Measure the GPU instead: minutes, no network, no models needed.")
+    ] = False,
+    device: Annotated[
+        str | None, flag("--device", "With --gpu: cuda, cuda:N, or cpu, where models are tiny.")
+    ] = None,
+    budget: Annotated[
+        float | None, flag("--budget", f"With --gpu: seconds for everything ({BUDGET:g}).")
+    ] = None,
+    to: Annotated[
+        Path | None, flag("--to", f"With --gpu: folder of the report ({FOLDER}).")
+    ] = None,
+) -> None:
     """Say what machine, software, models, files and terminal there are.
 
     Ends with 1 if something is broken.
     """
+    if gpu:
+        seconds = BUDGET if budget is None else budget
+        _measure_gpu(device or "cuda", seconds, to or Path(FOLDER))
+        return
+    if any(each is not None for each in (device, budget, to)):
+        raise ParameterError("--device, --budget and --to belong to --gpu; give it, too")
     from rich.console import Console
     from rich.text import Text
 
@@ -92,6 +113,16 @@ def doctor() -> None:
         console.print(Text.assemble(*begin, visible(detail)), soft_wrap=True)
         broken |= mark == BROKEN
     if broken:
+        raise typer.Exit(1)
+
+
+def _measure_gpu(device: str, budget: float, folder: Path) -> None:
+    from sequoia_core.measure.gpu_day.run import run_day
+    from sequoia_core.model.device import choose_device
+
+    report = run_day(choose_device(device), folder, budget=budget, say=typer.echo)
+    typer.echo(f"kept in {report.path}")
+    if report.broken:
         raise typer.Exit(1)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -151,6 +150,8 @@ def prepare(devices: Sequence[torch.device]) -> None:
 def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    import psutil  # not needed by what runs with torch alone
+
     return int(psutil.virtual_memory().available)
 
 

@@ -7,15 +7,18 @@ node, and q the one its children were drawn from.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from sequoia_core.events import Outcome
 from sequoia_core.speculate.residual import Residual, ResidualPair
 from sequoia_core.speculate.sampling import draw
 from sequoia_core.speculate.token_tree import ScoredTree
 from sequoia_core.tree.growmap import GrowMap
+
+if TYPE_CHECKING:
+    from sequoia_core.events import Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,9 @@ class Verdict:
     bonus_token: int
     attempts: Mapping[int, Attempt]
 
-    def outcomes(self, growmap: GrowMap) -> list[Outcome]:
+    def outcomes(self, growmap: GrowMap) -> "list[Outcome]":
+        from sequoia_core.events import Outcome  # which needs more than torch
+
         outcomes = [Outcome.NOT_REACHED] * growmap.size
         for node in self.attempts:
             outcomes[node] = Outcome.REJECTED

@@ -342,6 +342,31 @@ def test_doctor_judges_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert colours.mark == OK
 
 
+def test_doctor_measures_a_gpu_where_it_is_asked_to(tmp_path: Path) -> None:
+    """What is measured is tested with the engine; here it has time for none."""
+    result = sequoia(
+        *("doctor", "--gpu", "--device", "cpu", "--budget", "1e-9", "--to", str(tmp_path))
+    )
+    assert result.exit_code == 0
+    assert "[forwards] left out: 0 s are left" in result.stdout.splitlines()
+    assert result.stdout.splitlines()[-1] == f"kept in {tmp_path / 'gpu-day.json'}"
+    assert (tmp_path / "gpu-day.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        ("--budget 60", "belong to --gpu"),
+        ("--gpu --device cpu --budget 0", "give seconds above 0"),
+        ("--gpu --device cuda:99", "device is 'cuda:99'"),
+    ],
+)
+def test_doctor_says_what_of_measuring_a_gpu_is_wrong(arguments: str, hint: str) -> None:
+    result = sequoia("doctor", *arguments.split())
+    assert result.exit_code == 2
+    assert hint in result.stderr
+
+
 def test_doctor_misses_a_library_and_sees_a_gpu(
     embedded_target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,142 @@
+"""What forwards take by their rows, drafting by its tree, and what a whole step is made of."""
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile, supported_activities
+
+from sequoia_core.config import SamplingParams
+from sequoia_core.decode.step import Sampler
+from sequoia_core.measure.gpu_day.day import TEMPERATURES, GpuDay, best_tree
+from sequoia_core.measure.gpu_day.decoding import PairDecoder, label
+from sequoia_core.measure.gpu_day.scale import Workload
+from sequoia_core.model.kv_cache import LayeredKVCache
+from sequoia_core.model.llama import Llama
+from sequoia_core.speculate.draft import DraftModel, GrowPlan, grow
+
+MOST_DRAFTED = 64  # rows of a level
+PROFILED, WARM_UPS = 4, 3  # steps, and as many rounds of them before
+SHOWN = 12  # kernels
+CALLS = {
+    "launches": ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx"),
+    "graph launches": ("cudaGraphLaunch",),
+    "copies": ("cudaMemcpyAsync", "cudaMemcpy"),
+    "waits": ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize"),
+}
+"""Calls of CUDA that are counted together."""
+
+
+def forwards(day: GpuDay) -> None:
+    """t(n) of the target and of the draft: eager, as a graph, and as the engine replays graphs."""
+    workload = day.scale.workloads[0]
+    target, draft = day.pair(workload)
+    _curve(day, "target", target, workload, 10**6)
+    _curve(day, "draft", draft, workload, MOST_DRAFTED)
+    day.report_graphs()
+
+
+def large_vocabulary_forwards(day: GpuDay) -> None:
+    workload = day.scale.workloads[1]
+    _curve(day, "target", day.pair(workload)[0], workload, 10**6)
+    day.report_graphs()
+
+
+@torch.inference_mode()
+def _curve(day: GpuDay, name: str, model: Llama, workload: Workload, most: int) -> None:
+    for context in workload.contexts:
+        cache = _filled(day, model, workload, context)
+        for rows in workload.rows:
+            if not day.has(20):
+                return
+            if rows <= most:
+                _forward(day, f"{name}, {rows} rows, {context} tokens", (model, cache), rows)
+
+
+def _filled(day: GpuDay, model: Llama, workload: Workload, context: int) -> LayeredKVCache:
+    cache = model.new_cache()
+    model.extend(torch.arange(context, device=day.device) % workload.text_length, cache)
+    return cache
+
+
+def _forward(day: GpuDay, name: str, at: tuple[Llama, LayeredKVCache], rows: int) -> None:
+    """Time it, and whether its graph computes the same; `recorded` is of any length, in buckets."""
+    model, cache = at
+    context = cache.length
+    ids = torch.arange(rows, device=day.device) % model.vocab_size
+    positions = torch.arange(context, context + rows, device=day.device)
+    whole = torch.ones((rows, context + rows), dtype=torch.bool, device=day.device)
+    mask = whole.tril(context) if rows > 1 else None
+
+    def call() -> Tensor:
+        cache.truncate(context)
+        return model.forward_eagerly(ids, positions, mask, cache)
+
+    def replayed() -> Tensor:
+        cache.truncate(context)
+        return model.forward(ids, positions, mask, cache)
+
+    repeats = day.scale.repeats
+    eager = day.clock.time(call, repeats)
+    expected, graph = call().clone(), day.clock.runner.record(call)
+    graph.outputs.fill_(-1.0)
+    graph.replay()
+    largest = float((graph.outputs - expected).abs().max())
+    values = {
+        **eager.row(),
+        "graph ms": day.clock.time(graph.replay, repeats).whole,
+        "graph differs by": largest,
+        "recorded ms": day.clock.time(replayed, repeats).whole,
+        "recorded differs by": float((replayed() - expected).abs().max()),
+    }
+    day.report.row(name, values)
+
+
+@torch.inference_mode()
+def drafting(day: GpuDay) -> None:
+    """A whole tree by the draft, from one pending token."""
+    workload = day.scale.workloads[0]
+    context = workload.contexts[0]
+    for temperature in TEMPERATURES:
+        _, draft = day.pair(workload, temperature)
+        drafts, cache = DraftModel(draft), _filled(day, draft, workload, context)
+        params = SamplingParams(temperature=temperature, seed=1)
+        choose = Sampler.of(params, day.device).choose
+        for nodes, depth in workload.trees:
+            plan = GrowPlan(best_tree(nodes, depth, temperature), day.device)
+
+            def call() -> None:
+                cache.truncate(context)  # noqa: B023  called in this turn
+                grow(drafts, plan, [0], cache, choose)  # noqa: B023
+
+            taken = day.clock.time(call, day.scale.repeats)
+            day.report.row(label(temperature, f"tree {nodes}x{depth}"), taken.row())
+
+
+def profiled(day: GpuDay) -> None:
+    """Sampled steps under PyTorch's profiler: calls a step, and what the device computes."""
+    workload = day.scale.workloads[0]
+    nodes, depth = workload.judged
+    decoder = PairDecoder(*day.pair(workload, 0.6))
+    decoder.read(workload.prompt_ids)
+    sampler = Sampler.of(SamplingParams(temperature=0.6, seed=5), day.device)
+    tree = best_tree(nodes, depth, 0.6)
+
+    def steps() -> None:
+        for _ in range(PROFILED):
+            decoder.keep(*decoder.step(tree, sampler))
+        day.clock.wait()
+
+    for _ in range(WARM_UPS):  # other steps are of shapes that were recorded in them
+        steps()
+    wanted = {ProfilerActivity.CPU, ProfilerActivity.CUDA} & supported_activities()  # type: ignore[no-untyped-call]
+    with profile(activities=wanted) as seen:
+        steps()
+    events = seen.key_averages()
+    calls = {event.key: event.count / PROFILED for event in events}
+    counts = {name: sum(calls.get(each, 0.0) for each in named) for name, named in CALLS.items()}
+    aten = sum(count for key, count in calls.items() if key.startswith("aten::"))
+    busy = {event.key: event.self_device_time_total / 1e3 / PROFILED for event in events}
+    total = sum(busy.values())
+    values = {"operators": aten, **counts, **({"device ms": total} if total > 0 else {})}
+    day.report.row(f"a step, tree {nodes}x{depth}", values)
+    for key in sorted(busy, key=busy.__getitem__, reverse=True)[: SHOWN if total > 0 else 0]:
+        day.report.row(key[:90], {"device ms": busy[key], "calls": calls[key]})

@@ -1,0 +1,87 @@
+"""The parts in order of what they are worth, each by itself, until the time is used up."""
+
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sequoia_core.errors import ParameterError, suggest
+from sequoia_core.measure.gpu_day import BUDGET, ceilings, decoding, forwards, lossless
+from sequoia_core.measure.gpu_day.day import GpuDay
+from sequoia_core.measure.gpu_day.goals import goals
+from sequoia_core.measure.gpu_day.report import DayReport
+from sequoia_core.measure.gpu_day.scale import GPU, TINY, Scale
+from sequoia_core.model.device import prepare
+
+
+@dataclass(frozen=True, slots=True)
+class DayPart:
+    name: str
+    measure: Callable[[GpuDay], None]
+    seconds: float  # of a whole budget: with less left it is not begun
+
+
+PARTS = (
+    DayPart("environment", ceilings.environment, 0),
+    DayPart("ceilings", ceilings.ceilings, 0),
+    DayPart("rows", lossless.rows, 10),
+    DayPart("tokens", lossless.greedy_tokens, 20),
+    DayPart("distribution", lossless.distribution, 30),
+    DayPart("decoding", decoding.decoding, 40),
+    DayPart("graphed-plain", decoding.graphed_plain, 20),
+    DayPart("profile", forwards.profiled, 20),
+    DayPart("forwards", forwards.forwards, 30),
+    DayPart("drafting", forwards.drafting, 20),
+    DayPart("small-costs", ceilings.small_costs, 10),
+    DayPart("attention", ceilings.attention, 20),
+    DayPart("hugging-face", decoding.hugging_face, 40),
+    DayPart("decoding-8b", decoding.large_vocabulary, 40),
+    DayPart("forwards-8b", forwards.large_vocabulary_forwards, 30),
+    DayPart("memory", decoding.memory, 30),
+)
+
+
+def run_day(
+    device: torch.device,
+    folder: Path,
+    *,
+    budget: float = BUDGET,
+    scale: Scale | None = None,
+    only: Sequence[str] = (),
+    say: Callable[[str], None] = print,
+) -> DayReport:
+    """Measure part by part; one that fails does not keep the others from being tried.
+
+    The report is kept in the folder. The scale is the device's by default. Raises ParameterError if
+    `only` names an unknown part or the budget is not positive.
+    """
+    known = [part.name for part in PARTS]
+    for name in only:
+        if name not in known:
+            raise ParameterError(f"part {name!r}: {suggest(name, known)}")
+    if not budget > 0:
+        raise ParameterError(f"budget is {budget:g}; give seconds above 0")
+    scale = scale or (GPU if device.type == "cuda" else TINY)
+    prepare([device])
+    day = GpuDay(device, DayReport(folder, say), budget, scale)
+    for part in PARTS:
+        if not only or part.name in only:
+            _try(part, day)
+    _try(DayPart("goals", goals, 0), day)
+    return day.report
+
+
+def _try(part: DayPart, day: GpuDay) -> None:
+    report = day.report
+    if part.name != "goals" and not day.has(part.seconds):
+        report.leave_out(part.name, f"{max(day.left, 0.0):.0f} s are left")
+        return
+    report.begin(part.name)
+    try:
+        part.measure(day)
+    except Exception:  # whatever the device, its driver or a library may raise
+        report.end(traceback.format_exc())
+    else:
+        report.end()
