@@ -8,6 +8,8 @@ from textual import on
 from textual.screen import Screen
 from typing_extensions import override
 
+from sequoia_core.tree.choice import CHOSEN
+
 from ..config.actions import bindings
 from ..config.settings import Settings
 from ..present.accessible import is_accessible
@@ -29,6 +31,8 @@ from .help import ReplayHelp
 from .step_screen import StepScreen
 
 TICK_SECONDS = 1 / 20
+_THEN = {CHOSEN: "chosen when this was recorded", "this machine": "the recording's machine"}
+"""What is said of a tree while it decodes, and what of that is true later and elsewhere."""
 NO_PROMPT = "(the prompt was not recorded)"
 
 
@@ -236,10 +240,12 @@ class ReplayScreen(StepScreen):
 
 
 def _as_recorded(chosen: Chosen | None) -> Chosen | None:
-    """Not chosen by who looks at it."""
+    """With a reason that is true of the recording, not of who looks at it and where."""
     if chosen is None:
         return None
-    reason = chosen.tree.reason.replace("chosen by you", "chosen for this recording")
+    reason = chosen.tree.reason
+    for now, then in _THEN.items():
+        reason = reason.replace(now, then)
     return Chosen(replace(chosen.tree, reason=reason), chosen.since)
 
 

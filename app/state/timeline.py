@@ -6,11 +6,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from uuid import uuid4
 
-import msgspec
-
-from sequoia_core.events import Event, Notice, PrefillDone, Step, TreeChosen
+from sequoia_core.events import Event, Notice, PrefillDone, Step
 from sequoia_core.recording.trace_file import Asked, Caption, Entry
-from sequoia_core.tree.choice import CHOSEN
 
 from .answer import Answer
 from .history import Exchange, History
@@ -18,16 +15,6 @@ from .history import Exchange, History
 PAUSE_SECONDS = 1.5  # between an answer and the next prompt
 PROMPT_SECONDS = 0.8  # how long a prompt is shown at least before its first step
 _LONGEST_SECONDS = 1e6  # of a step; a longer one is damaged, and takes no time
-
-
-_THEN = {CHOSEN: "chosen when this was recorded", "this machine": "the recording's machine"}
-"""What is said of a tree while it decodes, and what of that is true later and elsewhere."""
-
-
-def _as_recorded(reason: str) -> str:
-    for now, then in _THEN.items():
-        reason = reason.replace(now, then)
-    return reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +160,6 @@ class Timeline:
     def _take(self, event: Event) -> None:
         recorded = self.recorded[-1]
         answer = recorded.exchange.answer
-        if isinstance(event, TreeChosen):
-            event = msgspec.structs.replace(event, reason=_as_recorded(event.reason))
         answer.add(event)
         match event:
             case Notice(_, message):

@@ -199,7 +199,7 @@ async def test_who_looks_at_a_scene_did_not_choose_its_tree() -> None:
         await pilot.press("end")
         await pilot.press("left")
         shown = "\n".join(strip.text for strip in screen._compositor.render_strips())
-        assert "chosen for this recording" in shown
+        assert "chosen when this was recorded" in shown
         assert "by you" not in shown
 
 
