@@ -33,6 +33,7 @@ from sequoia_core.events import (
 )
 from sequoia_core.model.interface import LanguageModel
 from sequoia_core.model.loading.memory_plan import memory_errors
+from sequoia_core.model.recorded import graphs_of
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.token_tree import ScoredTree
 from sequoia_core.speculate.tree_advisor import TreeAdvisor
@@ -82,7 +83,10 @@ class Engine:
         known: TokenCache | None = before._cache if before else None
         self._cache: TokenCache = TokenCache(target, draft.model if draft else None, known)
         timed_draft = replace(draft, model=self._draft) if draft and self._draft else None
-        self._speculator = Speculator(self._target, timed_draft, self._cache, eos_token_ids)
+        self._graphs = graphs_of(target)
+        self._speculator = Speculator(
+            self._target, timed_draft, self._cache, eos_token_ids, self._graphs
+        )
         engine = proxy(self)  # no cycle: weights are freed as soon as nothing uses them
         self.clock: NoBaseline = BaselineTimer(lambda context: engine.advisor.costs(0.0, context))
         self.advisor = advisor

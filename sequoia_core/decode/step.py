@@ -6,12 +6,16 @@ from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.decode.token_cache import TokenCache
 from sequoia_core.errors import GrowMapError
+from sequoia_core.model.graphs import Graphs
 from sequoia_core.model.interface import KVCache, LanguageModel, TreeReader, TreeRows
+from sequoia_core.model.kv_cache import LayeredKVCache
 from sequoia_core.model.loading.memory_plan import memory_errors
+from sequoia_core.model.step_inputs import StepInputs
 from sequoia_core.speculate import verify
 from sequoia_core.speculate.adaptive_draft import DraftedTree, FixedShape, grow_adaptive
 from sequoia_core.speculate.adaptive_policy import AdaptivePolicy
@@ -96,8 +100,20 @@ class Speculator:
         draft: DraftModel | None,
         cache: TokenCache,
         endings: frozenset[int] = frozenset(),
+        graphs: Graphs | None = None,
     ) -> None:
         self._target, self._draft, self._cache = target, draft, cache
+        self._graphs = graphs
+        self._inputs = graphs.inputs if graphs else None
+        if self._inputs is None and target.device.type == "cuda":
+            self._inputs = StepInputs(target.device)
+        self._deferring = [
+            each
+            for each in (cache.target_cache, cache.draft_cache)
+            if self._inputs and isinstance(each, LayeredKVCache) and each.devices == {target.device}
+        ]
+        for each in self._deferring:
+            each.defers = True
         self._target_reader = target if isinstance(target, TreeReader) else None
         self._plan = lru_cache(KEPT_PLANS)(partial(GrowPlan, device=target.device))
         self.costs = CostModel()
@@ -131,7 +147,9 @@ class Speculator:
     def _draft_fixed(self, growmap: GrowMap, sampler: Sampler, lookup: Lookup) -> _Proposal:
         if growmap.size == 1:
             root = HostNodes((self._cache.token_ids[-1],), (0,), (1.0,))
-            tree = TokenTree(ROOT, root, torch.empty((0, 0), device=self._target.device), {})
+            nothing = torch.empty((0, 0), device=self._target.device)
+            ids = self._uploaded(root.token_ids) if self._inputs else None
+            tree = TokenTree(ROOT, root, nothing, {}, device_ids=ids)
         else:
             assert self._draft is not None
             draft, choose = self._draft, sampler.choose
@@ -145,10 +163,18 @@ class Speculator:
                 drafted = grow_adaptive(draft, FixedShape(growmap), pending, cache, choose)
                 tree = replace(drafted.tree(), growmap=growmap)
             else:
-                tree = grow(draft, self._plan(growmap), pending, cache, choose)
+                tree = grow(draft, self._plan(growmap), self._uploaded(pending), cache, choose)
         room = self._room() - growmap.size
         known = self._lookup.propose(self._cache.token_ids, lookup, room, growmap.size).token_ids
         return _Proposal(append_path(tree, known), growmap.passes)
+
+    def _uploaded(self, pending: Sequence[int]) -> Tensor:
+        """Token ids on the device, int64 [n], until the next step; all else goes there as well."""
+        if self._inputs is None:
+            return torch.tensor(pending, device=self._target.device)
+        self._inputs.set("pending", pending)
+        self._inputs.upload(self._deferring, self._graphs)
+        return self._inputs["pending"][: len(pending)]
 
     def _draft_adaptive(self, bounds: AdaptiveTree, sampler: Sampler, lookup: Lookup) -> _Proposal:
         assert self._draft is not None

@@ -82,7 +82,9 @@ class ConditionedLlama(Llama):
 
     def new_cache(self, target_cache: KVCache | None = None) -> ConditionedCache:
         assert target_cache is None or isinstance(target_cache, LayeredKVCache)
-        cache = ConditionedCache(self.config, self.device, self.dtype, feature_slots=1)
+        cache = ConditionedCache(
+            self.config, self.device, self.dtype, feature_slots=1, pool=self._lease_pool
+        )
         cache.target = target_cache
         return cache
 

@@ -11,6 +11,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
+from sequoia_core.model.step_inputs import StepInputs
+
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
@@ -109,11 +111,13 @@ class Graphs:
     PyTorch does without it, and where memory is short.
     """
 
-    def __init__(self, runner: Runner, rung: Rung = Rung.LOOPS) -> None:
+    def __init__(self, runner: Runner, device: torch.device, rung: Rung = Rung.LOOPS) -> None:
         self.rung = rung
+        self.inputs = StepInputs(device)
         self._runner = runner
         self._recordings = OrderedDict[Hashable, Recording[Any]]()
-        self._unsaid: list[str] = []
+        self.notices: tuple[str, ...] = ()
+        """Why it has stepped down, one line each."""
 
     def recording(
         self, key: Hashable, work: Callable[[], T], rung: Rung = Rung.FORWARDS
@@ -150,12 +154,7 @@ class Graphs:
         self.rung = rung
         self._recordings.clear()
         how = "kernels are launched one by one" if rung == Rung.EAGER else "fewer graphs are used"
-        self._unsaid.append(f"CUDA graphs: {why}; {how} from now on")
-
-    def take_notices(self) -> list[str]:
-        """What has not been said yet."""
-        notices, self._unsaid = self._unsaid, []
-        return notices
+        self.notices += (f"CUDA graphs: {why}; {how} from now on",)
 
 
 def row_bucket(rows: int) -> int | None:

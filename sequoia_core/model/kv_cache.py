@@ -174,6 +174,10 @@ class LayeredKVCache:
         return self.lease.capacity
 
     @property
+    def devices(self) -> set[torch.device]:
+        return {buffer.device for buffer, _ in self.lease.buffers}
+
+    @property
     def lease_numbers(self) -> tuple[int, ...]:
         """Of all memory that a forward reads or writes; other numbers are other addresses."""
         return (self.lease.number,)
@@ -247,15 +251,21 @@ class LayeredKVCache:
         assert 0 <= committed <= self.length
         assert all(committed <= row < self.length for row in rows)
         self._settle()
-        stop = committed + len(rows)
-        if list(rows) != list(range(committed, stop)):
-            self._move = Move(tuple(rows), committed)
-        self.length = stop
+        self.length = committed + len(rows)
+        places = range(committed, self.length)
+        if out_of_place := [at for at, row in enumerate(rows) if row != places[at]]:
+            first = out_of_place[0]  # ascending rows: so are all after it
+            self._move = Move(tuple(rows[first:]), places[first])
         if not self.defers:
             self._settle()
 
-    def take_move(self) -> Move | None:
-        """The rows that `keep` has left to be moved; by whoever takes them, before a read."""
+    def take_move(self, most: int) -> Move | None:
+        """The rows that `keep` has left to be moved; by whoever takes them, before a read.
+
+        If there are more than `most`, they are moved now.
+        """
+        if self._move is not None and len(self._move.rows) > most:
+            self._settle()
         move, self._move = self._move, None
         return move
 
@@ -265,12 +275,11 @@ class LayeredKVCache:
 
     @torch.inference_mode()
     def _settle(self) -> None:
-        if (move := self.take_move()) is None:
+        move, self._move = self._move, None
+        if move is None:
             return
-        buffers = self.lease.buffers
-        devices = {buffer.device for buffer, _ in buffers}
-        rows = {device: torch.tensor(move.rows, device=device) for device in devices}
-        for buffer, axis in buffers:
+        rows = {device: torch.tensor(list(move.rows), device=device) for device in self.devices}
+        for buffer, axis in self.lease.buffers:
             kept = buffer.narrow(axis, move.first, len(move.rows))
             kept.copy_(buffer.index_select(axis, rows[buffer.device]))
 

@@ -17,7 +17,7 @@ from sequoia_core.model.attention import attend
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import Stage, moved
 from sequoia_core.model.interface import KVCache
-from sequoia_core.model.kv_cache import LayeredKVCache
+from sequoia_core.model.kv_cache import LayeredKVCache, LeasePool
 from sequoia_core.model.layers import (
     Product,
     RmsNorm,
@@ -106,11 +106,14 @@ class Llama:
         return dense(parts[0] if len(parts) == 1 else torch.cat(parts))
 
     def new_cache(self, target_cache: KVCache | None = None) -> LayeredKVCache:  # noqa: ARG002
-        slots = len(self.feature_slots)
-        pool = self.recorded.pool if self.recorded else None
+        slots, pool = len(self.feature_slots), self._lease_pool
         return LayeredKVCache(
             self.config, self.device, self.dtype, slots, self._layer_devices, pool
         )
+
+    @property
+    def _lease_pool(self) -> LeasePool | None:
+        return self.recorded.pool if self.recorded else None
 
     @torch.inference_mode()
     def forward(

@@ -13,6 +13,7 @@ from sequoia_core.model.graphs import Graphs, Recording, Rung, row_bucket, span_
 from sequoia_core.model.kv_cache import LayeredKVCache, LeasePool
 
 if TYPE_CHECKING:
+    from sequoia_core.model.interface import LanguageModel
     from sequoia_core.model.llama import Llama
 
 CAUSAL_ROWS = 64  # more rows without a mask are a prompt's, whose numbers do not repeat
@@ -190,6 +191,18 @@ class RecordedForward:
                 self._masks.popitem(last=False)
         self._masks.move_to_end(key)
         return found
+
+
+def record_forwards(graphs: Graphs, *models: Llama) -> None:
+    """Let the models of a pair, each on the same one device, compute by recordings."""
+    for model in models:
+        model.recorded = RecordedForward(graphs)
+
+
+def graphs_of(model: LanguageModel | None) -> Graphs | None:
+    """What a model's forwards are recorded in, if they are."""
+    recorded: RecordedForward | None = getattr(model, "recorded", None)
+    return recorded.graphs if recorded else None
 
 
 def _is_of_step(count: int, mask: Tensor | None, length: int) -> bool:

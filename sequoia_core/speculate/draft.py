@@ -155,18 +155,17 @@ def read_root(draft: DraftModel, pending: Tensor, cache: KVCache) -> Tensor:
 
 
 def grow(
-    draft: DraftModel, plan: GrowPlan, pending: Sequence[int], cache: KVCache, choose: ChildChooser
+    draft: DraftModel, plan: GrowPlan, pending: Tensor, cache: KVCache, choose: ChildChooser
 ) -> TokenTree:
     """Draft one tree. The cache gets the pending tokens and the tree's inner nodes appended.
 
-    Pending are the committed tokens that the cache lacks, the tree's root last. No node may have
-    more children than the draft has tokens. Raises ContextFullError.
+    Pending are the committed tokens that the cache lacks, int64 [n], the tree's root last. No node
+    may have more children than the draft has tokens. Raises ContextFullError.
     """
     device, root = draft.model.device, cache.length + len(pending) - 1
-    ids = torch.tensor(pending, device=device)
-    logits = read_root(draft, ids, cache)
-    tokens, distributions = [ids[-1:]], []
-    columns, drawn_probs = [ids.new_zeros(1)], [torch.ones(1, device=device)]
+    logits = read_root(draft, pending, cache)
+    tokens, distributions = [pending[-1:]], []
+    columns, drawn_probs = [pending.new_zeros(1)], [torch.ones(1, device=device)]
     for level in plan.levels:
         drawn, probs = choose(logits, level.draws)  # [inner, draws], [inner, V_draft]
         children = drawn.flatten()[level.take]

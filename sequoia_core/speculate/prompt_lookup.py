@@ -169,4 +169,5 @@ def _with_chain(tree: TokenTree, nodes: HostNodes, node: int, added: Sequence[in
         ),
         inner_rows={place[old]: row for old, row in tree.inner_rows.items()},
         appended=frozenset(place[each] for each in new),
+        device_ids=None,
     )

@@ -54,6 +54,7 @@ class TokenTree:
     inner_rows: Mapping[int, int]  # of those nodes
     vocab_ids: Tensor | None = None  # the target's id of each draft column, on the CPU
     appended: frozenset[int] = frozenset()
+    device_ids: Tensor | None = None  # the nodes' token ids, where they were brought there
 
     def on_host(self) -> HostNodes:
         """The nodes on the host, where they are read in one transfer unless they are there."""
@@ -63,6 +64,8 @@ class TokenTree:
 
     def ids_on(self, device: torch.device) -> Tensor:
         """The token ids on a device: int64 [T]."""
+        if self.device_ids is not None:
+            return self.device_ids
         if isinstance(self.nodes, DeviceNodes):
             return self.nodes.token_ids
         return torch.tensor(self.nodes.token_ids, device=device)

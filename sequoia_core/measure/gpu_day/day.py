@@ -16,7 +16,7 @@ from sequoia_core.measure.gpu_day.report import DayReport, Value
 from sequoia_core.measure.gpu_day.scale import Scale, Workload
 from sequoia_core.model.graphs import Graphs
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.recorded import RecordedForward
+from sequoia_core.model.recorded import record_forwards
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.tree.search import expected_tokens_table
 
@@ -34,7 +34,7 @@ class GpuDay:
         self.dtype = torch.bfloat16 if self.clock.on_gpu else torch.float32
         self._budget, self._until = budget, monotonic() + budget
         self._target: tuple[str, Llama] | None = None
-        self.graphs = Graphs(self.clock.runner)  # of the latest pair
+        self.graphs = Graphs(self.clock.runner, self.device)  # of the latest pair
 
     @property
     def left(self) -> float:
@@ -64,13 +64,12 @@ class GpuDay:
 
     def by_graphs(self, *models: Llama) -> None:
         """Let models of a pair compute by recordings, as the engine lets them on a GPU."""
-        self.graphs = Graphs(self.clock.runner)
-        for model in models:
-            model.recorded = RecordedForward(self.graphs)
+        self.graphs = Graphs(self.clock.runner, self.device)
+        record_forwards(self.graphs, *models)
 
     def report_graphs(self) -> None:
         """What is recorded of the latest pair, and what was said of it."""
-        notices = "; ".join(self.graphs.take_notices())
+        notices = "; ".join(self.graphs.notices)
         values: dict[str, Value] = {
             "recordings": len(self.graphs.known),
             "rung": self.graphs.rung.name.lower(),
@@ -79,7 +78,7 @@ class GpuDay:
         self.report.row("graphs", values)
 
     def forget_models(self) -> None:
-        self._target, self.graphs = None, Graphs(self.clock.runner)
+        self._target, self.graphs = None, Graphs(self.clock.runner, self.device)
         self.clock.forget_peak()
 
 

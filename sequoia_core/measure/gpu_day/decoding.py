@@ -16,6 +16,7 @@ from sequoia_core.decode.token_cache import TokenCache
 from sequoia_core.measure.gpu_day.day import TEMPERATURES, GpuDay, best_tree, eagerly, rates
 from sequoia_core.measure.gpu_day.scale import Workload
 from sequoia_core.model.llama import Llama
+from sequoia_core.model.recorded import graphs_of
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.token_tree import ScoredTree
 from sequoia_core.speculate.verify import Verdict
@@ -67,7 +68,8 @@ class PairDecoder:
         self._target, self._draft = timed(target), timed(draft) if draft else None
         self.cache = TokenCache(target, draft)
         drafts = DraftModel(self._draft) if self._draft else None
-        self._speculator = Speculator(self._target, drafts, self.cache)
+        graphs = graphs_of(target)
+        self._speculator = Speculator(self._target, drafts, self.cache, graphs=graphs)
 
     def read(self, prompt: Sequence[int]) -> None:
         self.cache.start(prompt)

@@ -102,10 +102,11 @@ def drafting(day: GpuDay) -> None:
         choose = Sampler.of(params, day.device).choose
         for nodes, depth in workload.trees:
             plan = GrowPlan(best_tree(nodes, depth, temperature), day.device)
+            pending = torch.zeros(1, dtype=torch.int64, device=day.device)
 
             def call() -> None:
                 cache.truncate(context)  # noqa: B023  called in this turn
-                grow(drafts, plan, [0], cache, choose)  # noqa: B023
+                grow(drafts, plan, pending, cache, choose)  # noqa: B023
 
             taken = day.clock.time(call, day.scale.repeats)
             day.report.row(label(temperature, f"tree {nodes}x{depth}"), taken.row())

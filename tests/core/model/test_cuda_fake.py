@@ -97,7 +97,7 @@ def test_the_targets_tree_forward_passes_through(dtype: torch.dtype) -> None:
     cache = filled(model, 40)
     tokens = torch.ones(GROWMAP.size, dtype=torch.int64, device=CUDA)
     check(model.forward(tokens, plan.depths + 40, plan.mask, cache), GROWMAP.size, 61)
-    cache.keep(40, [40, 41, 44])
+    cache.keep(40, [40, 42, 44])
     assert cache.length == 43
 
 
@@ -127,7 +127,7 @@ def test_a_whole_step_up_to_its_logits_passes_through(choose: ChildChooser, trim
     draft = DraftModel(guesser, vocab_ids)
     target, plan = llama(), GrowPlan(GROWMAP, CUDA)
     draft_cache, target_cache = filled(guesser, 38), filled(target, 40)
-    tree = grow(draft, plan, [1, 2, 3], draft_cache, choose)
+    tree = grow(draft, plan, torch.tensor([1, 2, 3], device=CUDA), draft_cache, choose)
     assert isinstance(tree.nodes, DeviceNodes)
     token_ids, _, drawn_probs = tree.nodes
     columns = 30 if trimmed else 61

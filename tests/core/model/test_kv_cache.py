@@ -244,9 +244,9 @@ def test_a_move_that_nobody_takes_is_made_at_the_next_use() -> None:
     read_tree_and_keep(at_once, PATH)
     read_tree_and_keep(later, PATH)
     assert at_once.length == later.length == 11
-    assert at_once.take_move() is None
+    assert at_once.take_move(9) is None
     assert torch.equal(next_logits([5, 6], later), next_logits([5, 6], at_once))
-    assert later.take_move() is None
+    assert later.take_move(9) is None
 
 
 def test_who_takes_a_move_makes_it_on_the_device() -> None:
@@ -254,21 +254,31 @@ def test_who_takes_a_move_makes_it_on_the_device() -> None:
     later.defers = True
     read_tree_and_keep(at_once, PATH)
     read_tree_and_keep(later, PATH)
-    move = later.take_move()
-    assert move == Move((8, 11, 14), 8)
+    move = later.take_move(9)
+    assert move == Move((11, 14), 9)  # the root lies where it stays
     filling = [later.scratch] * 2  # of a fixed shape
-    later.move(torch.tensor([*move.rows, *filling]), torch.tensor([8, 9, 10, *filling]))
+    later.move(torch.tensor([*move.rows, *filling]), torch.tensor([9, 10, *filling]))
     assert torch.equal(next_logits([5, 6], later), next_logits([5, 6], at_once))
 
 
-@pytest.mark.parametrize("length", [6, 8, 10])
+def test_more_rows_than_are_taken_are_moved_at_once() -> None:
+    at_once, later = MODEL.new_cache(), MODEL.new_cache()
+    later.defers = True
+    read_tree_and_keep(at_once, PATH)
+    read_tree_and_keep(later, PATH)
+    assert later.take_move(1) is None
+    for one, other in zip(later.lease.parts, at_once.lease.parts, strict=True):
+        assert torch.equal(one[:, :, :, :11], other[:, :, :, :11])
+
+
+@pytest.mark.parametrize("length", [6, 9, 10])
 def test_a_move_is_forgotten_with_its_rows(length: int) -> None:
     at_once, later = MODEL.new_cache(), MODEL.new_cache()
     later.defers = True
     for cache in (at_once, later):
         read_tree_and_keep(cache, PATH)
         cache.truncate(length)
-    assert (later._move is None) == (length <= 8)
+    assert (later._move is None) == (length <= 9)
     assert torch.equal(next_logits([5], later), next_logits([5], at_once))
 
 

@@ -3,7 +3,7 @@ and forwards are asked for than a step needs. See `tests.pretended_device`.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,8 +14,10 @@ from torch import Tensor
 from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.events import PrefillDone, Step
 from sequoia_core.model.conditioned import ConditionedLlama
+from sequoia_core.model.graphs import Graphs
 from sequoia_core.model.kv_cache import CUDA_BUCKET
 from sequoia_core.model.llama import Llama
+from sequoia_core.model.recorded import CHECKED, record_forwards
 from sequoia_core.model.tensor_names import expected_shapes
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.tree.choice import TreeChoice
@@ -23,6 +25,7 @@ from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import make_engine
 from tests.core.models import random_weights, tiny_config
 from tests.pretended_device import CUDA, HOST, MixedDevicesError, Traffic, pretended_device
+from tests.tape_runner import TapeRunner
 
 TREE = GrowMap.k_ary([2, 2])
 PROMPT = (1, 2, 3, 4, 5, 1, 2, 3)
@@ -87,9 +90,16 @@ def decoded(
     traffic: Traffic | None = None,
     kind: str = "whole",
     insight: bool = False,
+    runner: TapeRunner | None = None,
 ) -> list[Counted]:
-    """The steps of an answer, on the pretended device where its traffic is given."""
+    """The steps of an answer, on the pretended device where its traffic is given.
+
+    A runner records the forwards.
+    """
     target, draft = models(kind, HOST if traffic is None else CUDA)
+    if runner is not None:
+        assert isinstance(draft.model, Llama)
+        record_forwards(Graphs(runner, CUDA), target, draft.model)
     engine = make_engine(target, draft, codec=NumberCodec())
     engine.tree_choice, engine.insight = choice, insight
     traffic = traffic or Traffic()
@@ -134,14 +144,21 @@ def test_no_sampled_answer_mixes_devices(name: str, traffic: Traffic) -> None:
     assert all(each.step.insight is not None for each in found)
 
 
+@pytest.mark.parametrize("recorded", [False, True], ids=["eager", "recorded"])
+@pytest.mark.parametrize("kind", ["whole", "trimmed", "conditioned"])
 @pytest.mark.parametrize("name", ["plain", "tree", "chain"])
-def test_a_greedy_step_waits_once(name: str, traffic: Traffic) -> None:
-    """For the tree's values; up go the pending tokens and, where a branch is kept, its rows in both
-    caches.
+def test_a_greedy_step_takes_one_copy_each_way(
+    name: str, kind: str, recorded: bool, traffic: Traffic
+) -> None:
+    """Up go the pending tokens and the rows that were kept of both caches, back the tree's values.
+
+    The first steps make recordings and compare them with forwards without.
     """
-    for each in decoded(CHOICES[name], GREEDY, traffic)[1:]:
-        assert each.to_host == 1
-        assert each.to_device <= 1 + 2 * (len(each.step.path) > 1)
+    runner = TapeRunner() if recorded else None
+    steps = decoded(CHOICES[name], replace(GREEDY, max_new_tokens=24), traffic, kind, runner=runner)
+    late = steps[3 * CHECKED if recorded else 1 :]
+    assert len(late) > 1
+    assert {(each.to_device, each.to_host) for each in late} == {(1, 1)}
 
 
 def test_the_report_of_a_step_waits_once_more(traffic: Traffic) -> None:
@@ -156,7 +173,7 @@ def test_a_sampled_step_waits_for_two_rows_of_each_visited_node(
     """The target's and the draft's; which columns a trimmed draft has is known on the host."""
     for each in decoded(FIXED, SAMPLED, traffic, kind)[1:]:
         assert each.to_host <= 2 + 2 * len(each.step.path)
-        assert each.to_device <= 1 + 2 * (len(each.step.path) > 1)
+        assert each.to_device == 1
 
 
 def test_an_adaptive_tree_is_copied_in_two_pieces_and_its_levels(traffic: Traffic) -> None:

@@ -28,7 +28,7 @@ def llama(runner: TapeRunner | EagerRunner | None = None, seed: int = 0, **chang
     config = tiny_config(**{"context_window": 1024} | changes)
     model = Llama(config, random_weights(config, seed), CPU, torch.float32, FEATURES)
     if runner is not None:
-        model.recorded = RecordedForward(Graphs(runner))
+        model.recorded = RecordedForward(Graphs(runner, CPU))
     return model
 
 
@@ -224,9 +224,8 @@ def test_a_recording_that_computes_something_else_is_noticed(spoiled: float) -> 
         close(tree_logits(model, found), tree_logits(reference, expected))
     assert graphs_of(model).rung is Rung.EAGER
     assert (runner.recorded, runner.replayed) == (1, 1)
-    (notice,) = graphs_of(model).take_notices()
+    (notice,) = graphs_of(model).notices
     assert "something else" in notice
-    assert graphs_of(model).take_notices() == []
 
 
 def test_a_recording_with_a_stale_length_is_noticed_at_the_second_replay() -> None:
@@ -260,7 +259,7 @@ def test_where_recording_fails_kernels_are_launched_one_by_one() -> None:
     for _ in range(2):
         close(tree_logits(model, found), tree_logits(reference, expected))
     assert graphs_of(model).rung is Rung.EAGER
-    (notice,) = graphs_of(model).take_notices()
+    (notice,) = graphs_of(model).notices
     assert notice == (
         "CUDA graphs: recording fails (operation not permitted); kernels are launched one by one "
         "from now on"
@@ -268,7 +267,7 @@ def test_where_recording_fails_kernels_are_launched_one_by_one() -> None:
 
 
 def test_the_ladder_goes_down_step_by_step() -> None:
-    graphs = Graphs(EagerRunner())
+    graphs = Graphs(EagerRunner(), CPU)
     found = graphs.recording("loop", lambda: 1, Rung.LOOPS)
     assert found is not None
     assert found.replay() == 1
@@ -279,12 +278,12 @@ def test_the_ladder_goes_down_step_by_step() -> None:
     graphs.step_down(Rung.EAGER, "the memory is full")
     assert graphs.recording("forward", lambda: 2) is None
     assert not graphs.known
-    assert len(graphs.take_notices()) == 2
+    assert len(graphs.notices) == 2
 
 
 def test_the_least_recently_used_recording_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sequoia_core.model.graphs.KEPT_RECORDINGS", 2)
-    graphs = Graphs(EagerRunner())
+    graphs = Graphs(EagerRunner(), CPU)
     for key in "abac":
         graphs.recording(key, lambda: 0)
     assert set(graphs.known) == {"a", "c"}

@@ -34,7 +34,9 @@ def test_greedy_children_are_the_most_probable_tokens_in_order(
     draft = DraftModel(model, IDS if trim else None)
     context, cache = [3, 1, 4, 1, 5], model.new_cache()
     model.extend(torch.tensor(context[:-pending]), cache)
-    tree = grow(draft, GrowPlan(growmap, CPU), context[-pending:], cache, top_children)
+    tree = grow(
+        draft, GrowPlan(growmap, CPU), torch.tensor(context[-pending:]), cache, top_children
+    )
     nodes = tree.on_host()
     assert nodes.token_ids[0] == context[-1]
     for node, before in enumerate(sequences(tree, context)):
@@ -59,7 +61,9 @@ def test_sampled_siblings_differ_and_their_probabilities_are_those_drawn_from(
     growmap, model = tree_of(parents), TableModel(19, seed)
     params = SamplingParams(temperature=0.7, top_p=top_p)
     choose = SampledChildren(params, torch.Generator().manual_seed(seed))
-    tree = grow(DraftModel(model), GrowPlan(growmap, CPU), [2], model.new_cache(), choose)
+    tree = grow(
+        DraftModel(model), GrowPlan(growmap, CPU), torch.tensor([2]), model.new_cache(), choose
+    )
     nodes = tree.on_host()
     for node in range(growmap.size):
         tokens = [nodes.token_ids[child] for child in growmap.children[node]]
@@ -81,7 +85,9 @@ def test_leaves_are_not_read_and_inner_nodes_are_read_once_in_order(
     context, cache = [3, 1, 4, 1, 5], model.new_cache()
     model.extend(torch.tensor(context[:-pending]), cache)
     plan = GrowPlan(growmap, CPU)
-    nodes = grow(DraftModel(model), plan, context[-pending:], cache, top_children).on_host()
+    nodes = grow(
+        DraftModel(model), plan, torch.tensor(context[-pending:]), cache, top_children
+    ).on_host()
     assert isinstance(cache, RowCache)
     inner = sorted(plan.inner_rows, key=lambda node: plan.inner_rows[node])
     read = inner or [0]

@@ -166,7 +166,7 @@ def test_an_appended_path_is_added_and_every_drawn_node_kept(
 ) -> None:
     model = TableModel(11, seed)
     plan = GrowPlan(tree_of(parents), CPU)
-    drafted = grow(DraftModel(model), plan, [2], model.new_cache(), top_children)
+    drafted = grow(DraftModel(model), plan, torch.tensor([2]), model.new_cache(), top_children)
     deepest = paths_of(drafted)[-1]
     known = [*deepest[:follow], *known]  # some of it runs along the tree
     tree = append_path(drafted, known)

@@ -1,0 +1,157 @@
+"""Answers decoded by recordings are those decoded without, with a runner that is as blind as a CUDA
+graph; see `tests.tape_runner`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sequoia_core.config import Lookup, Mode, SamplingParams
+from sequoia_core.decode.engine import Engine
+from sequoia_core.model.conditioned import ConditionedLlama
+from sequoia_core.model.graphs import Graphs, Rung
+from sequoia_core.model.llama import Llama
+from sequoia_core.model.recorded import record_forwards
+from sequoia_core.model.step_inputs import MOVED, StepInputs
+from sequoia_core.speculate.draft import DraftModel
+from sequoia_core.tree.choice import TreeChoice
+from tests.core.decode.test_lossless_greedy import PROMPT, TREES, plain
+from tests.core.engines import Every, check_laws, make_engine, steps_of, tokens_of
+from tests.core.models import random_weights, tiny_config
+from tests.tape_runner import TapeRunner
+
+CPU = torch.device("cpu")
+KEPT = range(0, 60, 2)
+FEATURES = (0, 1)
+DRAFTS = ("whole", "trimmed", "conditioned")
+GREEDY = SamplingParams(temperature=0.0, max_new_tokens=60)
+SAMPLED = SamplingParams(temperature=0.9, seed=3, max_new_tokens=60)
+
+
+def models(kind: str, graphs: Graphs | None) -> tuple[Llama, DraftModel]:
+    """A target and a draft that agrees with it now and then."""
+    config = tiny_config(context_window=1024)
+    weights = random_weights(config, 1)
+    features = FEATURES if kind == "conditioned" else ()
+    target = Llama(config, weights, CPU, torch.float32, features)
+    small = replace(config, num_layers=1, feature_layers=features)
+    ids = None
+    draft: Llama
+    if kind == "conditioned":
+        draft = ConditionedLlama(small, random_weights(small, 1), CPU, torch.float32)
+    elif kind == "trimmed":
+        small, ids = replace(small, head_vocab_size=len(KEPT)), torch.tensor(list(KEPT))
+        rows = {"lm_head.weight": weights["lm_head.weight"][list(KEPT)]}
+        draft = Llama(small, weights | rows, CPU, torch.float32)
+    else:
+        draft = Llama(small, weights, CPU, torch.float32)
+    if graphs is not None:
+        record_forwards(graphs, target, draft)
+    return target, DraftModel(draft, ids)
+
+
+def engine(pair: tuple[Llama, DraftModel], choice: TreeChoice) -> Engine:
+    made = make_engine(*pair)
+    made.tree_choice = choice
+    return made
+
+
+def decoded(
+    made: Engine, params: SamplingParams, prompt: Sequence[int] = PROMPT
+) -> list[tuple[tuple[int, ...], ...]]:
+    """Of each step the nodes' tokens, the path and the emitted tokens."""
+    events = list(made.generate(prompt, params))
+    check_laws(events)
+    return [
+        (tuple(node.token_id for node in step.nodes), step.path, step.token_ids)
+        for step in steps_of(events)
+    ]
+
+
+@pytest.mark.parametrize("tree", TREES)
+@pytest.mark.parametrize("mode", list(Mode))
+def test_greedy_tokens_are_those_of_plain_decoding(mode: Mode, tree: str) -> None:
+    runner = TapeRunner()
+    made = engine(models("whole", Graphs(runner, CPU)), TreeChoice(mode, TREES[tree]))
+    tokens = tokens_of(list(made.generate(PROMPT, replace(GREEDY, max_new_tokens=40))))
+    assert tokens == plain(models("whole", None)[0], PROMPT, 40)
+    assert runner.replayed >= 5
+
+
+@pytest.mark.parametrize("params", [GREEDY, SAMPLED, replace(SAMPLED, top_p=0.9, top_k=20)])
+@pytest.mark.parametrize("kind", DRAFTS)
+@pytest.mark.parametrize("name", ["chain", "binary", "ragged", "adaptive", "look-up", "root"])
+def test_every_step_is_that_without_recordings(
+    name: str, kind: str, params: SamplingParams
+) -> None:
+    """The same guesses, the same verdicts, also with plain steps in between."""
+    choice = {
+        "adaptive": TreeChoice(adaptive=True),
+        "look-up": TreeChoice(Mode.SEQUOIA, TREES["ragged"], lookup=Lookup.ON),
+    }.get(name) or TreeChoice(Mode.SEQUOIA, TREES[name])
+    runner = TapeRunner()
+    graphs = Graphs(runner, CPU)
+    found: list[list[tuple[tuple[int, ...], ...]]] = []
+    for each in (graphs, None):
+        made = engine(models(kind, each), choice)
+        made.clock = Every(7)
+        found.append(decoded(made, params))
+    assert found[0] == found[1]
+    assert sum(len(path) > 1 for _, path, _ in found[0]) > 1 or name == "root"
+    assert runner.replayed >= len(found[0])
+    assert graphs.rung is Rung.LOOPS
+    assert graphs.notices == ()
+
+
+@pytest.mark.parametrize("kind", DRAFTS)
+def test_a_cleared_chat_a_race_and_a_calibration_record_nothing_anew(kind: str) -> None:
+    runner = TapeRunner()
+    graphs = Graphs(runner, CPU)
+    choice = TreeChoice(Mode.SEQUOIA, TREES["ragged"], lookup=Lookup.OFF)
+    pair = models(kind, graphs)
+    first, beside = (engine(pair, choice) for _ in range(2))
+    answers = [decoded(each, SAMPLED) for each in (first, beside)]
+    assert answers[0] == answers[1]
+    first.release()
+    recorded = runner.recorded
+    assert decoded(first, SAMPLED) == answers[0]
+    del beside
+    again = engine(pair, choice)
+    assert decoded(again, SAMPLED) == answers[0]
+    assert runner.recorded == recorded
+
+
+def test_all_that_the_host_decides_goes_up_at_once() -> None:
+    target, _ = models("whole", None)
+    cache, other = target.new_cache(), target.new_cache()
+    for each in (cache, other):
+        target.extend(torch.arange(40), each)
+    inputs, cache.defers = StepInputs(CPU), True
+    pending, uniforms = inputs["pending"], inputs["uniforms"]
+    rows = [30, 32, 35, 36]
+    for each in (cache, other):
+        each.keep(30, rows)
+    inputs.set("pending", [5, 6])
+    inputs.set("uniforms", [0.25, 0.5])
+    assert not pending.any()
+    inputs.upload([cache])
+    assert pending[:3].tolist() == [5, 6, 0]
+    assert uniforms[:3].tolist() == [0.25, 0.5, 0.0]
+    assert uniforms.dtype is torch.float64
+    for one, expected in zip(cache.lease.parts, other.lease.parts, strict=True):
+        assert torch.equal(one[:, :, :, :34], expected[:, :, :, :34])
+    assert cache.take_move(MOVED[-1]) is None
+
+
+def test_a_path_longer_than_the_inputs_hold_is_kept() -> None:
+    target, _ = models("whole", None)
+    cache, other = target.new_cache(), target.new_cache()
+    inputs, cache.defers = StepInputs(CPU), True
+    for each in (cache, other):
+        target.extend(torch.arange(2 * MOVED[-1] + 10) % 61, each)
+        each.keep(5, list(range(6, MOVED[-1] + 10)))
+    inputs.upload([cache])
+    for one, expected in zip(cache.lease.parts, other.lease.parts, strict=True):
+        assert torch.equal(one[:, :, :, : cache.length], expected[:, :, :, : cache.length])
