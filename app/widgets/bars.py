@@ -92,11 +92,9 @@ def _outcome(step: Step, width: int) -> Content:
         gives = [f"{own} = " if count == step.accepted + 1 else f"{own}, cut to "]
     ends = [[(text, "$notice"), tokens, time] for text in gives]
     between, number = (gives[-1], "$notice"), (str(count), "bold $foreground")
-    if step.baseline:
-        ends.append([between, tokens])
-    else:
-        short = (gives[-1].removeprefix(own), "$notice")
-        ends += [[between, number, time], [between, tokens], [between, number], [short, tokens]]
+    ends.append([between, tokens])
+    if not step.baseline:
+        ends += [[between, number], [(gives[-1].removeprefix(own), "$notice"), tokens]]
     forms = (Content.assemble(*start, *end) for end in ends)
     speedup = step_speedup(step)
     right = speed_text(speedup, short=True) if speedup else Content("")
