@@ -1,4 +1,4 @@
-"""What the device does at best, and what small things cost: copies, waits, launches, attention."""
+"""What the device does at best, and what small things cost: copies, waits and launches."""
 
 import platform
 import sys
@@ -8,19 +8,12 @@ from functools import partial
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import sequoia_core
 from sequoia_core.measure.gpu_day.clock import GIB, CallTime
 from sequoia_core.measure.gpu_day.day import GpuDay
 
 LAUNCHES = (16, 256, 1024)  # small kernels in a row
-BACKENDS = {
-    "efficient": SDPBackend.EFFICIENT_ATTENTION,
-    "math": SDPBackend.MATH,
-    "cuDNN": SDPBackend.CUDNN_ATTENTION,
-    "flash": SDPBackend.FLASH_ATTENTION,  # takes no mask: over a text's own keys alone
-}
 
 
 def environment(day: GpuDay) -> None:
@@ -125,46 +118,7 @@ def _launches(day: GpuDay, small: Tensor, kernels: int) -> None:
         for _ in range(kernels):
             small.add_(1.0)
 
-    eager, graph = (
-        day.clock.time(work, day.scale.repeats),
-        day.clock.time(day.clock.runner.record(work).replay, day.scale.repeats),
-    )
+    eager = day.clock.time(work, day.scale.repeats)
+    graph = day.clock.time(day.clock.runner.record(work).replay, day.scale.repeats)
     values = {"ms": eager.whole, "graph host ms": graph.host, "graph ms": graph.whole}
     day.report.row(f"{kernels} small kernels", values)
-
-
-def attention(day: GpuDay) -> None:
-    """Each kernel of attention at the target's shapes, queries of a KV head together."""
-    config, _ = day.scale.workloads[0].configs
-    kv_heads, groups = config.num_kv_heads, config.num_heads // config.num_kv_heads
-
-    def filled(*shape: int) -> Tensor:
-        return torch.randn(shape, device=day.device, dtype=day.dtype)
-
-    for span in day.scale.spans:
-        keys, values = (filled(1, kv_heads, span, config.head_dim) for _ in range(2))
-        for rows in day.scale.attention_rows:
-            queries = filled(1, kv_heads, groups * rows, config.head_dim)
-            bias = torch.zeros((groups * rows, span), device=day.device, dtype=day.dtype)
-            found: dict[str, str | float] = {}
-            for name, backend in BACKENDS.items():
-                mask = None if name == "flash" else bias
-
-                def call(mask: Tensor | None = mask, queries: Tensor = queries) -> Tensor:
-                    attend = functional.scaled_dot_product_attention
-                    return attend(queries, keys, values, mask)  # noqa: B023  called in this turn
-
-                found |= _kernel(day, name, backend, call)
-            day.report.row(f"{rows} rows, {span} keys", found)
-
-
-def _kernel(
-    day: GpuDay, name: str, backend: SDPBackend, call: Callable[[], Tensor]
-) -> dict[str, str | float]:
-    """Microseconds, and the first call's milliseconds; or why the kernel cannot run."""
-    try:
-        with sdpa_kernel(backend):
-            taken = day.clock.time(call, day.scale.repeats)
-    except RuntimeError as error:  # it is not compiled, or refuses the shape
-        return {name: (str(error).splitlines() or ["refused"])[0][:60]}
-    return {f"{name} us": taken.whole * 1e3, f"{name} first ms": taken.first}

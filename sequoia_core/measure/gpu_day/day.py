@@ -1,5 +1,6 @@
 """What all parts share: the device, the report, the time that is left, the models and trees."""
 
+import gc
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,6 +80,7 @@ class GpuDay:
 
     def forget_models(self) -> None:
         self._target, self.graphs = None, Graphs(self.clock.runner, self.device)
+        gc.collect()
         self.clock.forget_peak()
 
 

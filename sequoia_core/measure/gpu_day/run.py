@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from sequoia_core.errors import ParameterError, suggest
-from sequoia_core.measure.gpu_day import BUDGET, ceilings, decoding, forwards, lossless
+from sequoia_core.measure.gpu_day import BUDGET, attention, ceilings, decoding, forwards, lossless
 from sequoia_core.measure.gpu_day.day import GpuDay
 from sequoia_core.measure.gpu_day.goals import goals
 from sequoia_core.measure.gpu_day.report import DayReport
@@ -35,7 +35,7 @@ PARTS = (
     DayPart("forwards", forwards.forwards, 30),
     DayPart("drafting", forwards.drafting, 20),
     DayPart("small-costs", ceilings.small_costs, 10),
-    DayPart("attention", ceilings.attention, 20),
+    DayPart("attention", attention.attention, 20),
     DayPart("hugging-face", decoding.hugging_face, 40),
     DayPart("decoding-8b", decoding.large_vocabulary, 40),
     DayPart("forwards-8b", forwards.large_vocabulary_forwards, 30),

@@ -117,6 +117,9 @@ def test_it_runs_with_torch_and_transformers_alone(tmp_path: Path) -> None:
     assert list(found["parts"]) == [*(part.name for part in PARTS), "goals"]
     assert all(found["parts"].values())
     assert found["parts"]["decoding"]["T=0 tree 32x5"]["lossless"] is True
+    assert all(
+        row["flash and tail differs by"] < 1e-5 for row in found["parts"]["attention"].values()
+    )
     assert found["parts"]["hugging-face"]["generate"]["ms/token"] > 0
     *_, last, where = done.stdout.splitlines()
     assert last.startswith(f"  {HOST_MS}: verdict not measured")
