@@ -277,7 +277,9 @@ class PromptedScreen(StepScreen):
             return printable or unbound
         if self.focused is None:
             return unbound or (printable and bool(self.prompt.text))
-        return printable and unbound and self.focused is not self.prompt
+        if self.focused is self.prompt:  # what is typed goes before keys with priority
+            return self.prompt.message_queue_size > 0
+        return printable and unbound
 
     def open_prompt(self) -> None:
         """Pass on what was typed before the screen could answer; from now on all is at once."""

@@ -267,6 +267,10 @@ class Prompt(TextArea):
         self._replace([*self._history, self._draft][at])
 
     async def _on_key(self, event: events.Key) -> None:
+        if await self.app._check_bindings(event.key, priority=True):  # of a key that waited here
+            event.stop()
+            event.prevent_default()
+            return
         if self._hint:
             self.hint("")
         if self.completions.take_key(event.key):

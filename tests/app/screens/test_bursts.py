@@ -102,6 +102,16 @@ async def test_the_line_behind_a_message_with_a_file_is_a_line_of_its_own(
         assert engine.prompts[1:] == ["next"]
 
 
+async def test_a_key_with_priority_waits_for_the_text_before_it() -> None:
+    engine = Remembering("Alpha.", "Beta.")
+    async with driving(engine) as chat:
+        await chat.ask("first")
+        await burst(chat, [Key("ctrl+e", None), *keys("s"), Key("ctrl+r", None)])
+        assert "the message was changed" in chat.hint
+        assert chat.prompt.text == "firsts"
+        assert engine.asked == [("first",)]
+
+
 async def test_a_burst_while_a_message_is_edited_sends_the_new_version() -> None:
     engine = Remembering("Alpha.", "Beta.")
     async with driving(engine) as chat:
