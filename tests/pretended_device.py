@@ -103,6 +103,31 @@ class DeviceTensor(Tensor):
         raise AssertionError(f"{func} outside of a pretended device")
 
 
+def _flash(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+    assert queries.dtype in (torch.float32, torch.bfloat16, torch.float16)
+    return tuple(ATEN._scaled_dot_product_flash_attention_for_cpu.default(queries, keys, values))
+
+
+def _efficient(
+    queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor, with_log_sums: bool
+) -> tuple[Tensor, ...]:
+    """Its log sums are padded to tiles of 32 rows; masks begin at multiples of 16 bytes."""
+    assert with_log_sums
+    assert bias.shape == (1, *queries.shape[1:3], keys.shape[2])
+    assert bias.storage_offset() * bias.itemsize % 16 == bias.stride(2) * bias.itemsize % 16 == 0
+    flash = ATEN._scaled_dot_product_flash_attention_for_cpu.default
+    mixed, log_sums = flash(queries, keys, values, attn_mask=bias)
+    padding = -queries.shape[2] % 32
+    return mixed, functional.pad(log_sums, (0, padding), value=float("nan"))
+
+
+_KERNELS: Mapping[object, Callable[..., Any]] = {
+    ATEN._scaled_dot_product_flash_attention.default: _flash,
+    ATEN._scaled_dot_product_efficient_attention.default: _efficient,
+}
+"""Of CUDA alone; a CPU build crashes before the dispatcher sees them."""
+
+
 class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Runs every operator on the values that its tensors hold."""
 
@@ -272,6 +297,10 @@ class _Methods(TorchFunctionMode):
             return func(*args, **given)
         if func is functional.scaled_dot_product_attention:
             return self._attention(*args, **given)
+        if func in _KERNELS:
+            assert all(isinstance(each, DeviceTensor) for each in _tensors(args))
+            self._traffic.operators[func.overloadpacket.__name__] += 1  # type: ignore[attr-defined]
+            return _on_device(_KERNELS[func](*map(_held, args)))
         if func is functional.rms_norm:
             held = {key: _held(value) for key, value in given.items()}
             return DeviceTensor(func(*map(_held, args), **held))

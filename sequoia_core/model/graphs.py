@@ -170,5 +170,13 @@ def span_bucket(tokens: int, capacity: int) -> int:
     return min(span, capacity)
 
 
+def least_tokens(span: int) -> int:
+    """The fewest tokens that `span_bucket` gives so long a span for."""
+    shorter = LEAST_SPAN
+    while 2 * shorter < span:
+        shorter *= 2
+    return shorter + 1 if shorter < span else 1
+
+
 def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sequoia_core.model import tensor_names as names
-from sequoia_core.model.attention import attend
+from sequoia_core.model.attention import AttentionChoice, attend
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import Stage, moved
 from sequoia_core.model.interface import KVCache
@@ -50,6 +50,7 @@ class Layer:
 class Llama:
     prompt_rows = PREFILL_ROWS  # a constant, since other numbers round differently
     recorded: "RecordedForward | None" = None  # forwards are recorded where there is one
+    attention = AttentionChoice()
 
     def __init__(
         self,
@@ -159,6 +160,7 @@ class Llama:
         bias: Tensor,  # of `bias_at`
         cache: LayeredKVCache,
         parents: Tensor | None = None,  # int64 [R], slots
+        whole: int = 0,  # of `bias_at`
     ) -> Tensor:
         """The last layer's output [R, hidden] of rows that are written to slots of the cache.
 
@@ -168,7 +170,8 @@ class Llama:
         """
         first_input = self._first_input(token_ids, parents, cache, slots)
         biases = [bias] * self.config.num_layers
-        return self._over_cache(first_input, position_ids, biases, cache, bias.shape[1], slots)
+        span = whole + bias.shape[1]
+        return self._over_cache(first_input, position_ids, biases, cache, span, slots)
 
     def bordered(self, mask: Tensor) -> Tensor:
         """A mask bool [R, k] for `bias_at`: additive [G R, 1 + k + 1], between visible and not."""
@@ -176,12 +179,13 @@ class Llama:
         bias = torch.zeros(whole.shape, device=mask.device, dtype=self.dtype)
         return bias.masked_fill_(~whole, float("-inf")).repeat(self._groups, 1)
 
-    def bias_at(self, bordered: Tensor, first: Tensor, span: int) -> Tensor:
-        """Additive mask [G R, span] whose middle part begins at the slot `first`, int64 [].
+    def bias_at(self, bordered: Tensor, first: Tensor, span: int, whole: int = 0) -> Tensor:
+        """Additive mask [G R, span - whole] whose middle part begins at the slot `first`, int64 [].
 
-        Tokens before are visible to all rows, tokens after it to none.
+        Tokens before are visible to all rows, tokens after it to none. The first `whole` tokens
+        are left out: they are visible.
         """
-        columns = torch.arange(1, span + 1, device=bordered.device) - first
+        columns = torch.arange(whole + 1, span + 1, device=bordered.device) - first
         return bordered.index_select(1, columns.clamp_(0, bordered.shape[1] - 1))
 
     def embed(self, token_ids: Tensor) -> Tensor:
@@ -278,7 +282,8 @@ class Llama:
     ) -> tuple[Attend, Watch]:
         def attend_cached(index: int, queries: Tensor, keys_values: Tensor) -> Tensor:
             keys, values = cache.write(index, keys_values, span, slots)
-            return attend(queries, keys, values, biases[index], self._groups)
+            masked = self.attention.masked
+            return attend(queries, keys, values, biases[index], self._groups, masked)
 
         def watch(index: int, hidden: Tensor) -> None:
             if (slot := self.feature_slots.get(index)) is not None:
@@ -309,10 +314,10 @@ class Llama:
     def _attention_bias(
         self, mask: Tensor | None, rows: int, cache: LayeredKVCache, device: torch.device
     ) -> Tensor | None:
-        """Additive mask [G n, span] on a device; None for a kernel without one, over S + n keys.
+        """Additive mask on a device as `attend` takes it, of the last keys of the span.
 
-        Kernels without a mask are the fastest: on CUDA only they divide a long context among the
-        multiprocessors. On a CPU the rows of a prompt keep the masked kernel.
+        None for a kernel without one, over S + n keys: on CUDA the fastest. On a CPU the rows of a
+        prompt keep the masked kernel.
         """
         length, span = cache.length, cache.span(rows)
         if mask is None:
@@ -323,8 +328,9 @@ class Llama:
         first = stop - mask.shape[1]
         assert mask.shape[0] == rows, (mask.shape, rows)
         assert first >= 0, (mask.shape, rows, length)
-        bias = torch.zeros((rows, span), device=device, dtype=self.dtype)
-        bias[:, first:stop].masked_fill_(~moved(mask, device), float("-inf"))
+        whole = self.attention.whole(first)
+        bias = torch.zeros((rows, span - whole), device=device, dtype=self.dtype)
+        bias[:, first - whole : stop - whole].masked_fill_(~moved(mask, device), float("-inf"))
         if span > stop:
-            bias[:, stop:].fill_(float("-inf"))
+            bias[:, stop - whole :].fill_(float("-inf"))
         return bias.repeat(self._groups, 1)

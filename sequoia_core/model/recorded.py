@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sequoia_core.model.graphs import Graphs, Recording, Rung, row_bucket, span_bucket
+from sequoia_core.model.graphs import (
+    Graphs,
+    Recording,
+    Rung,
+    least_tokens,
+    row_bucket,
+    span_bucket,
+)
 from sequoia_core.model.kv_cache import LayeredKVCache, LeasePool
 
 if TYPE_CHECKING:
@@ -85,9 +92,11 @@ class _Rows:
         first, start, stop = self.bounds.unbind()
         slots = torch.arange(self.rows, device=model.device) + start
         slots = torch.where(slots < stop, slots, cache.scratch)
-        bias = model.bias_at(self.bordered, first, shape.span)
+        whole = model.attention.whole(least_tokens(shape.span) - shape.columns)
+        bias = model.bias_at(self.bordered, first, shape.span, whole)
         parents = self.parents if shape.with_parents else None
-        hidden = model.rows_at(self.token_ids, self.position_ids, slots, bias, cache, parents)
+        inputs = self.token_ids, self.position_ids, slots, bias
+        hidden = model.rows_at(*inputs, cache, parents, whole)
         return self.logits.copy_(model.logits(hidden))
 
 

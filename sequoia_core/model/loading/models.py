@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from sequoia_core.config import Offload
+from sequoia_core.model.attention_probe import attention_choice
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.device import even_stages
 from sequoia_core.model.llama import Llama
@@ -27,13 +28,19 @@ def target_model(
     read_by_draft = draft.config.feature_layers if draft else ()
     if backend.native:
         return load_native(target, backend, read_by_draft)
-    assert backend.dtype is not None
-    resident = pair_plans(target, draft, backend)[placement.device].resident_layers
+    device, dtype = placement.device, backend.dtype
+    assert dtype is not None
+    attention = attention_choice(config, device, dtype)
+    resident = pair_plans(target, draft, backend)[device].resident_layers
+    model: Llama
     if placement.offload is not Offload.NONE and resident < config.num_layers:
-        return load_offloaded(config, backend.dtype, weights, placement, read_by_draft, resident)
-    on_first = weight_values(draft.config) if draft else 0
-    stages = even_stages(config, placement.devices, on_first)
-    return Llama(config, weights, placement.device, backend.dtype, read_by_draft, stages)
+        model = load_offloaded(config, dtype, weights, placement, read_by_draft, resident)
+    else:
+        on_first = weight_values(draft.config) if draft else 0
+        stages = even_stages(config, placement.devices, on_first)
+        model = Llama(config, weights, device, dtype, read_by_draft, stages)
+    model.attention = attention
+    return model
 
 
 def load_native(
@@ -67,4 +74,6 @@ def draft_model(
     fitted = fit_draft(draft, target.config, lambda: target.embedding)
     ids = None if fitted.vocab_ids is None else fitted.vocab_ids.to(target.device)
     kind = ConditionedLlama if fitted.config.feature_layers else Llama
-    return kind(fitted.config, fitted.weights, target.device, target.dtype), ids
+    made = kind(fitted.config, fitted.weights, target.device, target.dtype)
+    made.attention = attention_choice(fitted.config, target.device, target.dtype)
+    return made, ids

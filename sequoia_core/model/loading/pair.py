@@ -178,7 +178,9 @@ def _with_draft(
         with _full_memory_named(draft):
             model, ids = draft_model(draft, pair.target, backend)
         return_freed_memory()
-    parts = target.digest(report), draft.digest(report) if draft else "", backend.key()
+    parts = [target.digest(report), draft.digest(report) if draft else "", backend.key()]
+    on_gpus = [each for each in (pair.target, model) if each and each.device.type == "cuda"]
+    parts += [str(each.attention) for each in on_gpus if isinstance(each, Llama)]
     return replace(
         pair,
         draft=model,

@@ -20,6 +20,7 @@ from sequoia_core.errors import (
     SequoiaError,
     TokenizerMismatchError,
 )
+from sequoia_core.model.attention import AttentionChoice
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading import models
 from sequoia_core.model.loading import pair as pair_module
@@ -315,6 +316,18 @@ def test_a_target_that_borrows_an_embedding_is_refused(tmp_path: Path) -> None:
 def test_stated_acceptance_rates_are_passed_on(target: str, tmp_path: Path) -> None:
     trimmed(tmp_path / "draft", sequoia={"acceptance_rates": {"greedy": [0.5, 0.25]}})
     assert load(target, tmp_path / "draft").acceptance_rates == {"greedy": (0.5, 0.25)}
+
+
+def test_the_fingerprint_follows_the_kernels_of_a_gpu(target: str) -> None:
+    pair = load(target, weights=WeightFormat.TORCH)
+    assert isinstance(pair.target, Llama)
+    prints = {pair.fingerprint}
+    for device in ("cpu", "cuda"):  # on a CPU they are always the same
+        pair.target.device = torch.device(device)
+        for choice in (AttentionChoice(), AttentionChoice(split_from=1024)):
+            pair.target.attention = choice
+            prints.add(with_other_draft(pair, None).fingerprint)
+    assert len(prints) == 3
 
 
 def test_the_fingerprint_follows_everything_that_changes_timings(

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from sequoia_core.config import Offload, WeightFormat
 from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.model import device as device_module
+from sequoia_core.model.attention import AttentionChoice
 from sequoia_core.model.device import Placement
 from sequoia_core.model.loading import loader, models
 from sequoia_core.model.loading import pair as pair_module
@@ -139,10 +141,17 @@ def test_as_many_layers_stay_on_a_gpu_as_fit(
     assert plans[gpu].needed(64) == kept + resident * layer
     locked = LAYERS - resident if offload is Offload.CPU else 2
     assert plans[main].weights == locked * layer
-    monkeypatch.setattr(models, "load_offloaded", lambda *given: given[-1])
-    monkeypatch.setattr(models, "Llama", lambda *_: LAYERS)
-    loaded: object = models.target_model(model, None, backend)
-    assert loaded == resident
+    monkeypatch.setattr(models, "attention_choice", lambda *_: AttentionChoice())
+    made: list[int] = []
+
+    def load_offloaded(*given: Any) -> SimpleNamespace:
+        made.append(given[-1])
+        return SimpleNamespace()
+
+    monkeypatch.setattr(models, "load_offloaded", load_offloaded)
+    monkeypatch.setattr(models, "Llama", lambda *_: SimpleNamespace())
+    models.target_model(model, None, backend)
+    assert made == ([resident] if resident < LAYERS else [])
 
 
 @pytest.mark.parametrize(
