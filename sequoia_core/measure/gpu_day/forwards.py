@@ -6,12 +6,14 @@ from torch.profiler import ProfilerActivity, profile, supported_activities
 
 from sequoia_core.config import SamplingParams
 from sequoia_core.decode.step import Sampler
-from sequoia_core.measure.gpu_day.day import TEMPERATURES, GpuDay, best_tree
+from sequoia_core.measure.gpu_day.day import TEMPERATURES, GpuDay, best_tree, eagerly
 from sequoia_core.measure.gpu_day.decoding import PairDecoder, label
 from sequoia_core.measure.gpu_day.scale import Workload
 from sequoia_core.model.kv_cache import LayeredKVCache
 from sequoia_core.model.llama import Llama
 from sequoia_core.speculate.draft import DraftModel, GrowPlan, grow
+from sequoia_core.tree.choice import ROOT
+from sequoia_core.tree.growmap import GrowMap
 
 MOST_DRAFTED = 64  # rows of a level
 PROFILED, WARM_UPS = 4, 3  # steps, and as many rounds of them before
@@ -44,6 +46,9 @@ def large_vocabulary_forwards(day: GpuDay) -> None:
 def _curve(day: GpuDay, name: str, model: Llama, workload: Workload, most: int) -> None:
     for context in workload.contexts:
         cache = _filled(day, model, workload, context)
+        taken = day.clock.time(lambda: _filled(day, model, workload, context), 1).whole  # noqa: B023
+        values = {"ms": taken, "tokens/s": 1e3 * context / taken}
+        day.report.row(f"{name}, prompt of {context} tokens", values)
         for rows in workload.rows:
             if not day.has(20):
                 return
@@ -113,31 +118,45 @@ def drafting(day: GpuDay) -> None:
 
 
 def profiled(day: GpuDay) -> None:
-    """Sampled steps under PyTorch's profiler: calls a step, and what the device computes."""
+    """Steps under PyTorch's profiler: calls a step, and what the device computes."""
     workload = day.scale.workloads[0]
     nodes, depth = workload.judged
-    decoder = PairDecoder(*day.pair(workload, 0.6))
-    decoder.read(workload.prompt_ids)
-    sampler = Sampler.of(SamplingParams(temperature=0.6, seed=5), day.device)
-    tree = best_tree(nodes, depth, 0.6)
+    for temperature in reversed(TEMPERATURES):
+        pair = day.pair(workload, temperature)
+        judged = f"tree {nodes}x{depth}", best_tree(nodes, depth, temperature)
+        for name, tree in (judged, ("plain", ROOT)):
+            if day.has(15):
+                _profile(day, pair, (temperature, name, tree))
+        with eagerly(*pair):
+            if day.has(15):
+                _profile(day, pair, (temperature, f"{judged[0]}, eager", judged[1]))
+
+
+def _profile(day: GpuDay, pair: tuple[Llama, Llama], way: tuple[float, str, GrowMap]) -> None:
+    (target, draft), (temperature, name, tree) = pair, way
+    decoder = PairDecoder(target, draft if tree.size > 1 else None)
+    decoder.read(day.scale.workloads[0].prompt_ids)
+    sampler = Sampler.of(SamplingParams(temperature=temperature, seed=5), day.device)
 
     def steps() -> None:
         for _ in range(PROFILED):
             decoder.keep(*decoder.step(tree, sampler))
         day.clock.wait()
 
-    for _ in range(WARM_UPS):  # other steps are of shapes that were recorded in them
+    for _ in range(WARM_UPS):  # in which recordings are made
         steps()
     wanted = {ProfilerActivity.CPU, ProfilerActivity.CUDA} & supported_activities()  # type: ignore[no-untyped-call]
     with profile(activities=wanted) as seen:
         steps()
     events = seen.key_averages()
     calls = {event.key: event.count / PROFILED for event in events}
-    counts = {name: sum(calls.get(each, 0.0) for each in named) for name, named in CALLS.items()}
-    aten = sum(count for key, count in calls.items() if key.startswith("aten::"))
+    counts = {kind: sum(calls.get(each, 0.0) for each in names) for kind, names in CALLS.items()}
+    operators = sum(count for key, count in calls.items() if key.startswith("aten::"))
     busy = {event.key: event.self_device_time_total / 1e3 / PROFILED for event in events}
     total = sum(busy.values())
-    values = {"operators": aten, **counts, **({"device ms": total} if total > 0 else {})}
-    day.report.row(f"a step, tree {nodes}x{depth}", values)
-    for key in sorted(busy, key=busy.__getitem__, reverse=True)[: SHOWN if total > 0 else 0]:
-        day.report.row(key[:90], {"device ms": busy[key], "calls": calls[key]})
+    values = {"operators": operators, **counts, **({"device ms": total} if total > 0 else {})}
+    day.report.row(label(temperature, name), values)
+    if tree.size > 1 and total > 0:
+        for key in sorted(busy, key=busy.__getitem__, reverse=True)[:SHOWN]:
+            row = f"{label(temperature, name)}: {key[:90]}"
+            day.report.row(row, {"device ms": busy[key], "calls": calls[key]})

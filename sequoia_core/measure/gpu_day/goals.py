@@ -95,8 +95,7 @@ def speed_up(day: GpuDay) -> float | None:
 
 
 def host_ms(day: GpuDay) -> float | None:
-    nodes, depth = day.scale.workloads[0].judged
-    name = f"tree {nodes}x{depth}"
-    step = day.report.number("decoding", label(0.6, name), "ms/step")
-    busy = day.report.number("profile", f"a step, {name}", "device ms")
+    row = label(0.6, "tree {}x{}".format(*day.scale.workloads[0].judged))
+    step = day.report.number("decoding", row, "ms/step")
+    busy = day.report.number("profile", row, "device ms")
     return None if step is None or busy is None else max(step - busy, 0.0)
