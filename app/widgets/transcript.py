@@ -132,6 +132,7 @@ class Transcript(LineView[list[Segment]], can_focus=True):
     def on_click(self, event: events.Click) -> None:
         """Open or close a part of a message by its line."""
         if self.text_selection is not None:  # what ends here selected text
+            event.stop()  # the widgets around it would carry out what a starter does
             event.prevent_default()
             return
         place = event.get_content_offset(self)

@@ -260,7 +260,9 @@ class Engine:
         emitted, pieces, finish = self._commit(scored, verdict, answer)
         bonus = verdict.bonus_token
         nodes = step_nodes(scored, verdict, self._codec)
-        bonus_prob = scored.target_prob_of(verdict.path[-1], bonus)
+        bonus_prob = verdict.bonus_prob
+        if bonus_prob is None:
+            bonus_prob = scored.target_prob_of(verdict.path[-1], bonus)
         insight = explained(scored, verdict, self._codec) if self.insight else None
         draft_ms, verify_ms = self._take_clocks()
         total_ms = (perf_counter() - began) * 1e3

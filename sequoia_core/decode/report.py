@@ -8,7 +8,8 @@ import torch
 from sequoia_core.errors import MemoryFullError
 from sequoia_core.events import Insight, Opinion, Origin, Ranking, TreeNode, TrialRecord
 from sequoia_core.model.loading.memory_plan import memory_errors
-from sequoia_core.speculate.residual import TOP
+from sequoia_core.speculate.judging import left_most_probable
+from sequoia_core.speculate.residual import TOP, Remainder
 from sequoia_core.speculate.sampling import most_probable, to_host
 from sequoia_core.speculate.token_tree import ScoredTree
 from sequoia_core.speculate.verify import Verdict
@@ -59,11 +60,15 @@ def explain(scored: ScoredTree, verdict: Verdict, codec: TextCodec) -> Insight:
     drafted = [node for node in rows if node in read]
     draft_rows = [read[node] for node in drafted]
     draft_probs, columns = most_probable(scored.tree.draft_probs, draft_rows, TOP)
-    best, shares, known, stated = to_host(tokens, probs, columns, draft_probs)
+    residuals = [each.residual for each in verdict.attempts.values()]
+    remainders = [each for each in residuals if isinstance(each, Remainder)]
+    more = left_most_probable(scored, remainders, TOP) if remainders else ()
+    best, shares, known, stated, *left = to_host(tokens, probs, columns, draft_probs, *more)
     if ids is not None:
         known = ids[torch.tensor(known, dtype=torch.int64)].tolist()
     targets = _rankings(best, shares, len(rows), codec)
     drafts = dict(zip(drafted, _rankings(known, stated, len(drafted), codec), strict=True))
+    lefts = iter(_rankings(left[0], left[1], len(remainders), codec) if left else [])
     return Insight(
         opinions=tuple(
             Opinion(node, target, drafts.get(node))
@@ -74,7 +79,11 @@ def explain(scored: ScoredTree, verdict: Verdict, codec: TextCodec) -> Insight:
                 node,
                 each.p,
                 each.q,
-                _ranking(each.residual.top(), codec) if each.residual else None,
+                next(lefts)
+                if isinstance(each.residual, Remainder)
+                else _ranking(each.residual.top(), codec)
+                if each.residual
+                else None,
             )
             for node, each in verdict.attempts.items()
             if each.draw is not None

@@ -30,6 +30,7 @@ from sequoia_core.speculate.draft import (
     replaced_children,
     top_children,
 )
+from sequoia_core.speculate.judging import rule_of
 from sequoia_core.speculate.prompt_lookup import PromptLookup, append_path
 from sequoia_core.speculate.token_tree import HostNodes, ScoredTree, TokenTree, score
 from sequoia_core.speculate.verify import AcceptanceRule, Verdict
@@ -74,10 +75,11 @@ class Sampler:
         if device.type != "cpu":
             noise = torch.Generator(device).manual_seed(generator.initial_seed())
         if mode is Mode.TOPK:
-            return cls(params, top_children, verify.topk, generator)
+            return cls(params, top_children, rule_of(mode, device), generator)
         if mode is Mode.SPECINFER:
-            return cls(params, replaced_children(params, noise), verify.specinfer, generator)
-        return cls(params, SampledChildren(params, noise), verify.sequoia, generator)
+            return cls(params, replaced_children(params, noise), rule_of(mode, device), generator)
+        choose = SampledChildren(params, noise)
+        return cls(params, choose, rule_of(Mode.SEQUOIA, device), generator)
 
 
 class _Proposal(NamedTuple):
@@ -198,7 +200,7 @@ class Speculator:
             logits, summary = self._target_reader.read_tree(
                 rows, plan.host_parents, params.temperature or 1.0, cache
             )
-            return ScoredTree(tree, nodes, logits, params, summary)
+            return ScoredTree(replace(tree, nodes=nodes), logits, params, summary)
         mask = plan.mask if tree.growmap.size > 1 else None
         ids = tree.ids_on(self._target.device)
         logits = self._target.forward(ids, plan.depths + root, mask, cache)

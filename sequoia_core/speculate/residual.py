@@ -39,6 +39,20 @@ class Residual:
         return sorted(found, key=lambda each: -each[1])[:TOP]
 
 
+@dataclass(frozen=True, slots=True)
+class Remainder:
+    """A residual on the device, by the numbers from which `judging` makes it again.
+
+    Up to a factor it is max(p - `covered` q - `even`, 0) at a node, where `even` is subtracted at
+    the draft's columns only, and nothing at the tokens `without`.
+    """
+
+    node: int
+    covered: float
+    even: float
+    without: tuple[int, ...] = ()
+
+
 class ResidualPair:
     """p and q at a node while its children are rejected one by one.
 

@@ -59,13 +59,21 @@ def shaped_probs(logits: Tensor, params: SamplingParams) -> Tensor:
     """
     if params.temperature == 0.0:
         return torch.zeros_like(logits).scatter_(1, logits.argmax(-1, keepdim=True), 1.0)
-    probs = top_k_probs(full_probs(logits, params.temperature), params.top_k)
-    if params.top_p < 1.0:
-        nucleus, complete = nucleus_probs(probs, params.top_p, NUCLEUS_CANDIDATES)
-        if not complete.all():
-            nucleus, _ = nucleus_probs(probs, params.top_p, probs.shape[-1])
-        return nucleus
+    probs, complete = cut_probs(logits, params, NUCLEUS_CANDIDATES)
+    if complete is not None and not complete.all():
+        probs, _ = cut_probs(logits, params, logits.shape[-1])
     return probs
+
+
+def cut_probs(
+    logits: Tensor, params: SamplingParams, candidates: int
+) -> tuple[Tensor, Tensor | None]:
+    """`shaped_probs` at a temperature above 0 if top-p looks at so many candidates of each row.
+
+    With top-p also bool [n]: whether they were enough. Waits for nothing.
+    """
+    probs = top_k_probs(full_probs(logits, params.temperature), params.top_k)
+    return nucleus_probs(probs, params.top_p, candidates) if params.top_p < 1.0 else (probs, None)
 
 
 def draft_probs(logits: Tensor, params: SamplingParams) -> Tensor:

@@ -102,18 +102,69 @@ class TreeLayout:
         return array("q", (0, *self.growmap.parents[1:]))
 
 
-@dataclass(frozen=True, slots=True)
+class DeviceSummary(NamedTuple):
+    """What a `Summary` is made of, where the logits are: [T] each."""
+
+    argmax: Tensor  # int64
+    log_totals: Tensor  # float64
+    peaks: Tensor  # float32, the argmax's logit
+    own: Tensor  # float32, a node's own logit at its parent
+
+
+@dataclass(frozen=True)  # without slots, for the cached properties
 class ScoredTree:
     """A token tree with the target's logits float32 [T, V]: everything an acceptance rule looks at.
 
-    Distributions are made only for the nodes that are asked for.
+    Values that lie on the device are read when one of them is asked for, or along with those of a
+    rule that reads more of them at once. Distributions are made only for the nodes asked for.
     """
 
     tree: TokenTree
-    nodes: HostNodes
     logits: Tensor
     params: SamplingParams
-    summary: Summary
+    scores: Summary | DeviceSummary
+
+    @cached_property
+    def nodes(self) -> HostNodes:
+        return self._on_host[0]
+
+    @cached_property
+    def summary(self) -> Summary:
+        return self._on_host[1]
+
+    @cached_property
+    def _on_host(self) -> tuple[HostNodes, Summary]:
+        return self._from(to_host(*self.unread) if self.unread else [])
+
+    @property
+    def unread(self) -> tuple[Tensor, ...]:
+        """What nodes and summary are read from; those that are on the host left out."""
+        scores = self.scores if isinstance(self.scores, DeviceSummary) else ()
+        return (*scores, *(self.tree.nodes if isinstance(self.tree.nodes, DeviceNodes) else ()))
+
+    def take(self, values: Sequence[Sequence[float]]) -> None:
+        """Nodes and summary from the values of `unread`, which somebody has read."""
+        self.__dict__["_on_host"] = self._from(values)
+
+    def _from(self, values: Sequence[Sequence[float]]) -> tuple[HostNodes, Summary]:
+        summary, nodes = self.scores, self.tree.nodes
+        if isinstance(nodes, DeviceNodes):
+            nodes = HostNodes.read(values[-3:])
+        if isinstance(summary, DeviceSummary):
+            argmax, totals, highest, own = values[:4]
+            temperature, parents = self.params.temperature or 1.0, (0, *self.growmap.parents[1:])
+            summary = Summary(
+                argmax=list(map(int, argmax)),
+                log_totals=totals,
+                log_peaks=[
+                    peak / temperature - total for peak, total in zip(highest, totals, strict=True)
+                ],
+                log_probs=[
+                    logit / temperature - totals[parent]
+                    for logit, parent in zip(own, parents, strict=True)
+                ],
+            )
+        return nodes, summary
 
     @property
     def growmap(self) -> GrowMap:
@@ -160,7 +211,7 @@ def score(
     layout: TreeLayout | None = None,
     token_ids: Tensor | None = None,
 ) -> ScoredTree:
-    """Attach the target's logits [T, V] and read what every rule needs, in one transfer.
+    """Attach the target's logits [T, V] and sum up what every rule needs of them.
 
     `layout` and `token_ids`, on the logits' device, are made unless given.
     """
@@ -169,18 +220,5 @@ def score(
     token_ids = tree.ids_on(logits.device) if token_ids is None else token_ids
     peaks, best = logits.max(-1)
     picked = logits[layout.parents, token_ids]
-    unread = tree.nodes if isinstance(tree.nodes, DeviceNodes) else ()
-    argmax, totals, highest, own, *drafted = to_host(
-        best, log_totals(logits, temperature), peaks, picked, *unread
-    )
-    nodes = tree.nodes if isinstance(tree.nodes, HostNodes) else HostNodes.read(drafted)
-    parents = (0, *tree.growmap.parents[1:])
-    summary = Summary(
-        argmax=list(map(int, argmax)),
-        log_totals=totals,
-        log_peaks=[peak / temperature - total for peak, total in zip(highest, totals, strict=True)],
-        log_probs=[
-            logit / temperature - totals[parent] for logit, parent in zip(own, parents, strict=True)
-        ],
-    )
-    return ScoredTree(tree, nodes, logits, params, summary)
+    scores = DeviceSummary(best, log_totals(logits, temperature), peaks, picked)
+    return ScoredTree(tree, logits, params, scores)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sequoia_core.speculate.residual import Residual, ResidualPair
+from sequoia_core.config import Mode
+from sequoia_core.speculate.residual import Remainder, Residual, ResidualPair
 from sequoia_core.speculate.sampling import draw
 from sequoia_core.speculate.token_tree import ScoredTree
 from sequoia_core.tree.growmap import GrowMap
@@ -29,7 +30,7 @@ class Attempt:
     draw: float | None  # None where the rule is deterministic
     p: float  # after the rejections before
     q: float  # the same; 1 where the child was proposed with certainty
-    residual: Residual | None = None  # that its rejection left
+    residual: Residual | Remainder | None = None  # that its rejection left
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,7 @@ class Verdict:
     path: tuple[int, ...]
     bonus_token: int
     attempts: Mapping[int, Attempt]
+    bonus_prob: float | None = None  # as of `ScoredTree.target_prob_of`, where it is known
 
     def outcomes(self, growmap: GrowMap) -> "list[Outcome]":
         from sequoia_core.events import Outcome  # which needs more than torch
@@ -64,7 +66,7 @@ def sequoia(scored: ScoredTree, generator: torch.Generator) -> Verdict:
     uniform over what has not been tried. On a path this is Leviathan's speculative sampling. An
     appended child comes last, as a draw from a distribution that is certain of it.
     """
-    return _walk(scored, generator, _try_children)
+    return walk(scored, uniforms_of(scored, generator).tolist(), Mode.SEQUOIA)
 
 
 def specinfer(scored: ScoredTree, generator: torch.Generator) -> Verdict:
@@ -73,7 +75,7 @@ def specinfer(scored: ScoredTree, generator: torch.Generator) -> Verdict:
     Children were drawn independently from q, which a rejection leaves as it is: a token may come
     again, and is then compared with the residual.
     """
-    return _walk(scored, generator, partial(_try_children, replaced=True))
+    return walk(scored, uniforms_of(scored, generator).tolist(), Mode.SPECINFER)
 
 
 def topk(scored: ScoredTree, generator: torch.Generator) -> Verdict:
@@ -82,7 +84,7 @@ def topk(scored: ScoredTree, generator: torch.Generator) -> Verdict:
     "GreedyS" in the reference code. The draw from p is made child by child: each is accepted with
     the probability that p has for it after the rejections before.
     """
-    return _walk(scored, generator, partial(_try_children, certain=True))
+    return walk(scored, uniforms_of(scored, generator).tolist(), Mode.TOPK)
 
 
 def greedy(scored: ScoredTree, generator: torch.Generator) -> Verdict:  # noqa: ARG001
@@ -100,13 +102,16 @@ def greedy(scored: ScoredTree, generator: torch.Generator) -> Verdict:  # noqa: 
             return Verdict(tuple(path), wanted, attempts)
 
 
-def _walk(
-    scored: ScoredTree,
-    generator: torch.Generator,
-    try_children: Callable[..., int | Tensor | ResidualPair],
-) -> Verdict:
-    """From the root, whose uniform number draws the bonus, to where no child is accepted."""
-    uniforms = torch.rand(scored.growmap.size, generator=generator, dtype=torch.float64).tolist()
+def uniforms_of(scored: ScoredTree, generator: torch.Generator) -> Tensor:
+    """Each node's uniform number, the root's for the bonus token: float64 [T] on the CPU."""
+    return torch.rand(scored.growmap.size, generator=generator, dtype=torch.float64)
+
+
+def walk(scored: ScoredTree, uniforms: Sequence[float], mode: Mode) -> Verdict:
+    """By a sampling rule, from the root to where no child is accepted."""
+    try_children = partial(
+        _try_children, replaced=mode is Mode.SPECINFER, certain=mode is Mode.TOPK
+    )
     path, attempts = [0], dict[int, Attempt]()
     while True:
         found = try_children(scored, path[-1], uniforms, attempts)

@@ -21,6 +21,7 @@ from app.config.themes import least_contrast
 from app.screens.chat.screen import ChatScreen
 from app.screens.explain import _TABLES, GLOSSARY, ExplainScreen, parts_on_show, placed
 from app.screens.race import RaceScreen
+from app.ui.terminal_input import TerminalInput
 from app.widgets.tree_strip import TreeStrip
 from app.widgets.welcome import STARTERS, ExampleTree
 from sequoia_core.chat.interface import ChatEngine
@@ -61,9 +62,10 @@ async def test_to_select_over_a_starter_does_not_send_it() -> None:
         rows = chat.screen_text().splitlines()
         first = next(at for at, row in enumerate(rows) if "alt+1" in row)
         third = first + 2
-        await chat.pilot.mouse_down(offset=(12, first))
-        await chat.pilot.hover(offset=(20, third))
-        await chat.pilot.mouse_up(offset=(20, third))
+        drag = f"\x1b[<0;12;{first + 1}M\x1b[<32;20;{third + 1}M\x1b[<0;20;{third + 1}m"
+        for message in TerminalInput().feed(drag.encode()):
+            chat.app.post_message(message)
+            await chat.pilot.pause()
         assert chat.app.chat.get_selected_text()
         assert not chat.session.history.branch
         await chat.pilot.click(offset=(12, first))

@@ -13,14 +13,16 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
-from sequoia_core.config import SamplingParams
+from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.model.attention import AttentionChoice, MaskedKernel
 from sequoia_core.model.interface import KVCache
 from sequoia_core.model.kv_cache import CUDA_BUCKET, LayeredKVCache
 from sequoia_core.model.llama import Llama
+from sequoia_core.speculate import judge_plan, judging
 from sequoia_core.speculate.draft import ChildChooser, DraftModel, GrowPlan, grow, top_children
+from sequoia_core.speculate.judge_plan import Vocabulary
 from sequoia_core.speculate.sampling import draft_probs, full_probs, ordered_draws
-from sequoia_core.speculate.token_tree import DeviceNodes
+from sequoia_core.speculate.token_tree import DeviceNodes, TokenTree, score
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.models import random_weights, tiny_config
 from tests.pretended_device import index
@@ -149,6 +151,34 @@ def test_a_whole_step_up_to_its_logits_passes_through(choose: ChildChooser, trim
     logits = target.forward(token_ids, plan.depths + 40, plan.mask, target_cache)
     check(logits, GROWMAP.size, 61)
     check(full_probs(logits, 0.6), GROWMAP.size, 61)
+
+
+@pytest.mark.parametrize("mode", [Mode.SEQUOIA, Mode.SPECINFER, Mode.TOPK])
+@pytest.mark.parametrize("params", [SamplingParams(0.6), SamplingParams(0.6, 0.9, 20)], ids=str)
+@pytest.mark.parametrize("trimmed", [False, True])
+def test_all_nodes_are_judged_without_waiting(
+    mode: Mode, params: SamplingParams, trimmed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to the values that the host reads; what is constant per growmap is made before."""
+    size, columns = GROWMAP.size, 30 if trimmed else 61
+    ids = torch.ones(size, dtype=torch.int64, device=CUDA)
+    inner = [node for node in range(size) if GROWMAP.children[node]]
+    order = torch.ones((2, 61), dtype=torch.int64, device=CUDA)
+    vocabulary = Vocabulary(order[1, :30], torch.ones(61, device=CUDA), order)
+    monkeypatch.setattr(judging, "vocabulary_of", lambda *_: vocabulary)
+    monkeypatch.setattr(judge_plan, "_plan_of", judge_plan._plan_of.__wrapped__)
+    tree = TokenTree(
+        GROWMAP,
+        DeviceNodes(ids, ids, torch.ones(size, device=CUDA)),
+        torch.ones((len(inner), columns), device=CUDA),
+        {node: row for row, node in enumerate(inner)},
+        torch.arange(30) if trimmed else None,
+    )
+    scored = score(tree, torch.ones((size, 61), device=CUDA), params)
+    uniforms = torch.ones(size, dtype=torch.float64)
+    found = judging.Judging.of(scored, uniforms, mode).judged()
+    assert {each.device for each in found} == {CUDA}
+    assert [each.numel() for each in found[:7]] == [size] * 5 + [1, 1]
 
 
 @pytest.mark.parametrize(("length", "rows"), [(1, 2), (200, 9), (250, 9), (256, 2), (511, 9)])

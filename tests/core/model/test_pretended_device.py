@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sequoia_core.config import Lookup, Mode, SamplingParams
+from sequoia_core.decode import step
 from sequoia_core.events import PrefillDone, Step
 from sequoia_core.model.attention import AttentionChoice
 from sequoia_core.model.conditioned import ConditionedLlama
@@ -21,6 +22,7 @@ from sequoia_core.model.llama import Llama
 from sequoia_core.model.recorded import CHECKED, record_forwards
 from sequoia_core.model.tensor_names import expected_shapes
 from sequoia_core.speculate.draft import DraftModel
+from sequoia_core.speculate.judging import Judging, rule_of
 from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import make_engine
@@ -35,6 +37,7 @@ KEPT = range(0, 60, 2)
 FEATURES = (0, 1)
 GREEDY = SamplingParams(temperature=0.0, max_new_tokens=LENGTH)
 SAMPLED = SamplingParams(temperature=0.8, seed=1, max_new_tokens=LENGTH)
+NUCLEUS = SamplingParams(temperature=0.8, top_p=0.7, seed=1, max_new_tokens=LENGTH)
 FIXED = TreeChoice(Mode.SEQUOIA, TREE)
 CHOICES = {
     "plain": TreeChoice(Mode.AR),
@@ -43,6 +46,8 @@ CHOICES = {
     "chain": TreeChoice(Mode.CHAIN, GrowMap.chain(3)),
     "adaptive": TreeChoice(adaptive=True),
     "look-up": TreeChoice(Mode.SEQUOIA, TREE, lookup=Lookup.ON),
+    "topk": TreeChoice(Mode.TOPK, TREE),
+    "specinfer": TreeChoice(Mode.SPECINFER, TREE),
 }
 
 
@@ -162,28 +167,78 @@ def test_a_greedy_step_takes_one_copy_each_way(
     assert {(each.to_device, each.to_host) for each in late} == {(1, 1)}
 
 
-def test_the_report_of_a_step_waits_once_more(traffic: Traffic) -> None:
-    for each in decoded(CHOICES["tree"], GREEDY, traffic, "trimmed", insight=True)[1:]:
-        assert each.to_host == 2
-
-
-@pytest.mark.parametrize("kind", ["whole", "trimmed"])
-def test_a_sampled_step_waits_for_two_rows_of_each_visited_node(
-    kind: str, traffic: Traffic
+@pytest.mark.parametrize("params", [GREEDY, SAMPLED, NUCLEUS], ids=["greedy", "sampled", "top-p"])
+@pytest.mark.parametrize("name", ["tree", "topk", "specinfer"])
+def test_the_report_of_a_step_waits_once_more(
+    name: str, params: SamplingParams, traffic: Traffic
 ) -> None:
-    """The target's and the draft's; which columns a trimmed draft has is known on the host."""
-    for each in decoded(FIXED, SAMPLED, traffic, kind)[1:]:
-        assert each.to_host <= 2 + 2 * len(each.step.path)
-        assert each.to_device == 1
+    trials = 0
+    for each in decoded(CHOICES[name], params, traffic, "trimmed", insight=True)[1:]:
+        assert each.to_host == 2
+        assert each.step.insight is not None
+        trials += sum(trial.residual is not None for trial in each.step.insight.trials)
+    assert trials > 0 or params is GREEDY
+
+
+@pytest.mark.parametrize("params", [SAMPLED, NUCLEUS], ids=["sampled", "top-p"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *((name, "whole") for name in ("plain", "tree", "chain", "topk", "specinfer")),
+        *((name, "trimmed") for name in ("tree", "topk", "specinfer")),
+        ("tree", "conditioned"),
+    ],
+)
+def test_a_sampled_step_waits_once(
+    name: str, kind: str, params: SamplingParams, traffic: Traffic
+) -> None:
+    """For the tree's values and the verdict; uniform numbers go up apart from what else does."""
+    for each in decoded(CHOICES[name], params, traffic, kind)[1:]:
+        assert each.to_host == 1
+        assert each.to_device == 2
+
+
+@pytest.mark.parametrize("params", [SAMPLED, NUCLEUS], ids=["sampled", "top-p"])
+@pytest.mark.parametrize("kind", ["whole", "trimmed"])
+@pytest.mark.parametrize("name", ["plain", "tree", "look-up", "adaptive", "topk", "specinfer"])
+def test_an_answer_is_that_of_the_walk(
+    monkeypatch: pytest.MonkeyPatch, name: str, kind: str, params: SamplingParams
+) -> None:
+    params = replace(params, max_new_tokens=3 * LENGTH)
+    with pretended_device() as seen:
+        judged = decoded(CHOICES[name], params, seen, kind)
+        monkeypatch.setattr(step, "rule_of", lambda mode, _device: rule_of(mode, HOST))
+        walked = decoded(CHOICES[name], params, seen, kind)
+    assert tokens_of(judged) == tokens_of(walked)
+    assert [each.step.path for each in judged] == [each.step.path for each in walked]
+    copies = [sum(each.to_host for each in found) for found in (judged, walked)]
+    assert copies[0] < copies[1]
+
+
+def test_memory_that_ends_in_judging_is_tried_again_with_a_smaller_tree(
+    monkeypatch: pytest.MonkeyPatch, traffic: Traffic
+) -> None:
+    """How much it takes follows from the tree's shape, not from what was drawn."""
+    real = Judging.judged
+
+    def judged(judging: Judging) -> tuple[Tensor, ...]:
+        if judging.scored.growmap.size > 3:
+            raise torch.OutOfMemoryError
+        return real(judging)
+
+    monkeypatch.setattr(Judging, "judged", judged)
+    found = decoded(CHOICES["tree"], SAMPLED, traffic)
+    assert len(tokens_of(found)) == LENGTH
+    assert {len(each.step.nodes) for each in found} == {3}
 
 
 def test_an_adaptive_tree_is_copied_in_two_pieces_and_its_levels(traffic: Traffic) -> None:
     """Numbers and probabilities; a level takes its tokens and its mask, the target's layout three
-    pieces, the pending tokens and the kept rows one each.
+    pieces, judging two, the pending tokens and the kept rows one each.
     """
     for each in decoded(CHOICES["adaptive"], SAMPLED, traffic)[1:]:
         depth = max(node.depth for node in each.step.nodes)
-        assert each.to_device <= 2 + 2 * depth + 3 + 2
+        assert each.to_device <= 2 + 2 * depth + 3 + 2 + 2
 
 
 def test_plain_decoding_takes_attention_without_a_mask(traffic: Traffic) -> None:

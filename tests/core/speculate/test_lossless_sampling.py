@@ -8,6 +8,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,7 +20,8 @@ from sequoia_core.decode.step import Sampler, Speculator
 from sequoia_core.decode.token_cache import TokenCache
 from sequoia_core.speculate import verify
 from sequoia_core.speculate.draft import DraftModel, SampledChildren
-from sequoia_core.speculate.residual import ResidualPair
+from sequoia_core.speculate.judging import Judge, left_most_probable
+from sequoia_core.speculate.residual import Remainder, ResidualPair
 from sequoia_core.speculate.sampling import (
     draft_probs,
     exponential_noise,
@@ -27,7 +29,7 @@ from sequoia_core.speculate.sampling import (
     ordered_draws,
     shaped_probs,
 )
-from sequoia_core.speculate.token_tree import DeviceNodes, TokenTree, score
+from sequoia_core.speculate.token_tree import DeviceNodes, ScoredTree, TokenTree, score
 from sequoia_core.tree.choice import Tree
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.models import TableModel
@@ -68,15 +70,26 @@ RULES: dict[str, tuple[verify.AcceptanceRule, Callable[..., Draws]]] = {
 }
 
 
+def left_at_once(scored: ScoredTree, verdict: verify.Verdict) -> Tensor:
+    """What the last rejection left of p, where all nodes were judged at once."""
+    residual = list(verdict.attempts.values())[-1].residual
+    assert isinstance(residual, Remainder)
+    tokens, probs = left_most_probable(scored, [residual], scored.logits.shape[1])
+    return torch.zeros_like(probs[0]).index_copy(0, tokens[0], probs[0])
+
+
 def emitted_distribution(
     monkeypatch: pytest.MonkeyPatch,
     rule: str,
     case: tuple[Tensor, Tensor, Tensor | None],
     count: int,
+    *,
+    at_once: bool = False,
 ) -> Tensor:
     """Distribution of the first emitted token, by running a rule on every possible draw."""
     p, q, vocab_ids = case
     judge, law = RULES[rule]
+    judge = Judge(Mode(rule)) if at_once else judge
     last: list[Tensor] = []
 
     def remember(left: Tensor | ResidualPair, uniform: float) -> int:
@@ -112,7 +125,8 @@ def emitted_distribution(
             emitted[tokens[node - 1]] += reach * attempt.accept_prob
             reach *= 1.0 - attempt.accept_prob
         if len(verdict.path) == 1:
-            emitted += reach * last[-1].double()
+            left = left_at_once(scored, verdict) if at_once else last[-1].double()
+            emitted += reach * left
     return emitted
 
 
@@ -137,10 +151,11 @@ CASES = {
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("at_once", [False, True], ids=["walk", "at once"])
 def test_emitted_token_has_the_targets_probability_by_enumeration(
-    monkeypatch: pytest.MonkeyPatch, rule: str, case: str, count: int
+    monkeypatch: pytest.MonkeyPatch, rule: str, case: str, count: int, at_once: bool
 ) -> None:
-    emitted = emitted_distribution(monkeypatch, rule, CASES[case], count)
+    emitted = emitted_distribution(monkeypatch, rule, CASES[case], count, at_once=at_once)
     torch.testing.assert_close(emitted, CASES[case][0].double(), atol=1e-6, rtol=0)
 
 
@@ -185,11 +200,15 @@ class Runs:
         draft: DraftModel,
         lookup: Lookup = Lookup.OFF,
         mode: Mode = Mode.SEQUOIA,
+        *,
+        at_once: bool = False,
     ) -> None:
         self.target = TableModel(4, 11, order=2, scale=1.0)
         self.cache = TokenCache(self.target, draft.model)
         self.speculator = Speculator(self.target, draft, self.cache)
         self.sampler = Sampler.of(params, torch.device("cpu"), mode)
+        if at_once:
+            self.sampler = replace(self.sampler, rule=Judge(mode))
         self.growmap, self.params, self.lookup = growmap, params, lookup
         self.largest = 0
 
@@ -248,14 +267,36 @@ RUNS = 40_000
 def test_first_token_and_joint_of_two_match_the_target(
     mode: Mode, name: str, pytestconfig: pytest.Config
 ) -> None:
-    runs = max(RUNS, pytestconfig.getoption("--least-runs"))
+    check_joint(mode, name, max(RUNS, pytestconfig.getoption("--least-runs")), at_once=False)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    [
+        (Mode.SEQUOIA, "look-up"),
+        (Mode.SEQUOIA, "trimmed"),
+        (Mode.SEQUOIA, "top-p"),
+        (Mode.SPECINFER, "trimmed"),
+        (Mode.TOPK, "trimmed"),
+    ],
+)
+def test_judged_at_once_they_match_as_well(
+    mode: Mode, name: str, pytestconfig: pytest.Config
+) -> None:
+    """That each verdict is the walk's is tested in `test_judging`: hence fewer runs."""
+    check_joint(mode, name, max(RUNS, pytestconfig.getoption("--least-runs")) // 10, at_once=True)
+
+
+def check_joint(mode: Mode, name: str, runs: int, *, at_once: bool) -> None:
     trees = {"chain": GrowMap.chain(2), "wide": GrowMap.k_ary([3])}
     growmap = trees.get(name, GrowMap((-1, 0, 0, 1)))
     draft = DraftModel(TableModel(4, 12, order=2, scale=1.0))
     if name == "trimmed":
         draft = DraftModel(TableModel(3, 12, order=2), torch.tensor([0, 1, 3]))
     params = SamplingParams(temperature=0.8, seed=17, top_p=0.8 if name == "top-p" else 1.0)
-    run = Runs(growmap, params, draft, mode=mode)
+    lookup = Lookup.ON if name == "look-up" else Lookup.OFF
+    run = Runs(growmap, params, draft, lookup, mode, at_once=at_once)
     counts = Counter[tuple[int, ...]](run.first_two() for _ in range(runs))
     firsts = Counter[tuple[int, ...]]()
     for pair, count in counts.items():

@@ -223,7 +223,7 @@ def test_memory_that_ends_in_the_walk_draws_nothing_again(monkeypatch: pytest.Mo
         raise MemoryError
 
     engine = make_engine(TableModel(9, 1), TableModel(9, 2), GrowMap.k_ary([2, 2]))
-    monkeypatch.setattr("sequoia_core.speculate.verify._walk", full)
+    monkeypatch.setattr("sequoia_core.speculate.verify.walk", full)
     with pytest.raises(MemoryFullError):
         list(engine.generate(PROMPT, SamplingParams(temperature=1.0, max_new_tokens=12)))
 

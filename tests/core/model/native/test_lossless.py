@@ -68,7 +68,7 @@ def test_probabilities_at_some_columns_are_those_of_the_whole_softmax(
     logits, summary = target.read_tree(rows, array("q", [0]), temperature, cache)
     nodes = HostNodes((PROMPT[-1],), (0,), (1.0,))
     tree = TokenTree(ROOT, nodes, torch.empty((0, 0)), {}, torch.tensor(KEPT))
-    found = ScoredTree(tree, nodes, logits, SamplingParams(temperature), summary)
+    found = ScoredTree(tree, logits, SamplingParams(temperature), summary)
     wanted = found.target_probs(0)[KEPT].numpy()
     np.testing.assert_allclose(found.some_target_probs(0, np.array(KEPT)), wanted, atol=1e-6)
 

@@ -1,0 +1,346 @@
+"""The sampling rules on a device: all nodes of a tree are judged there at once.
+
+Every operation's shape follows from the growmap and nothing is read back in between, so that a
+graph can capture them. The host reads one packed result and follows the accepted children in it.
+`verify` has the same rules node by node, and these decide as they do.
+
+After rejections p is max(p - t q - d, 0) / mass. Each adds to t the mass over what is left of q, or
+where nothing is left of it, to d the mass over the number of tokens not tried; d is subtracted at
+the draft's columns. So nothing is left at a rejected token.
+
+Shapes as in `judge_plan`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from math import exp, inf
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from sequoia_core.config import Mode
+from sequoia_core.model.loading.memory_plan import memory_errors
+from sequoia_core.speculate import verify
+from sequoia_core.speculate.judge_plan import (
+    JUDGED_ROWS,
+    JudgePlan,
+    NodeBlock,
+    Vocabulary,
+    vocabulary_of,
+)
+from sequoia_core.speculate.residual import Remainder
+from sequoia_core.speculate.sampling import (
+    NUCLEUS_CANDIDATES,
+    checked,
+    cut_probs,
+    most_probable,
+    to_host,
+)
+from sequoia_core.speculate.token_tree import DeviceNodes, DeviceSummary, ScoredTree
+from sequoia_core.speculate.verify import AcceptanceRule, Attempt, Verdict
+
+FLOAT = torch.float64  # of what is subtracted and summed, as where `verify` sums
+_MEMORY_FULL = "the memory of {} is full; clear the chat or start again with a smaller model"
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """The `AcceptanceRule` of a sampling mode for trees whose logits lie on a device.
+
+    Where a visited node's nucleus is larger than what was looked at, `verify` walks instead. Raises
+    MemoryFullError, which depends on the tree's shape and on nothing that was drawn.
+    """
+
+    mode: Mode
+
+    def __call__(self, scored: ScoredTree, generator: torch.Generator) -> Verdict:
+        uniforms = verify.uniforms_of(scored, generator)
+        with memory_errors(lambda: _MEMORY_FULL.format(scored.logits.device)):
+            judging = Judging.of(scored, uniforms, self.mode)
+            unread, judged = scored.unread, judging.judged()
+            values = to_host(*unread, *judged)
+        scored.take(values[: len(unread)])
+        numbers = uniforms.tolist()
+        verdict = _followed(scored, judging.plan, numbers, values[len(unread) :])
+        return verdict or verify.walk(scored, numbers, self.mode)
+
+
+def rule_of(mode: Mode, device: torch.device) -> AcceptanceRule:
+    """The rule of a sampling mode where the target's logits are on this device."""
+    if device.type != "cpu":
+        return Judge(mode)
+    rules = {Mode.TOPK: verify.topk, Mode.SPECINFER: verify.specinfer}
+    return rules.get(mode, verify.sequoia)
+
+
+class _Attempts(NamedTuple):
+    """Each node compared as if its earlier siblings had all been rejected: float64 [T]."""
+
+    p: Tensor
+    q: Tensor
+    after: Tensor  # [T, 2], t and d when it is rejected as well; 0 for the root
+    complete: list[Tensor]  # with top-p, of each block bool [n]: whether the nuclei are whole
+
+
+@dataclass(frozen=True)  # without slots, for the cached properties
+class Judging:
+    """A scored tree and what judging takes besides, all on the logits' device."""
+
+    scored: ScoredTree
+    plan: JudgePlan
+    token_ids: Tensor  # int64 [T]
+    columns: Tensor  # int64 [T], among the draft's
+    draft_prob: Tensor  # float64 [T], q of a drawn node, 1 of an appended one
+    uniforms: Tensor  # float64 [T]
+    mode: Mode
+
+    @classmethod
+    def of(cls, scored: ScoredTree, uniforms: Tensor, mode: Mode) -> "Judging":
+        """With uniform numbers float64 [T], in one copy to the device."""
+        tree, device = scored.tree, scored.logits.device
+        whole, certain = scored.params.shapes, mode is Mode.TOPK
+        plan = JudgePlan.of(tree, device, certain=certain, whole=whole)
+        if isinstance(tree.nodes, DeviceNodes):
+            ids, columns, probs = tree.nodes
+            return cls(scored, plan, ids, columns, probs.double(), uniforms.to(device), mode)
+        host = [*map(list, (tree.nodes.token_ids, tree.nodes.columns, tree.nodes.draft_prob))]
+        there = torch.tensor([*host, uniforms.tolist()], dtype=FLOAT, device=device)
+        ids, columns, probs, numbers = there.unbind(0)
+        return cls(scored, plan, ids.long(), columns.long(), probs, numbers, mode)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary | None:
+        return _vocabulary_of(self.scored)
+
+    @cached_property
+    def scores(self) -> DeviceSummary:
+        assert isinstance(self.scored.scores, DeviceSummary)
+        return self.scored.scores
+
+    def judged(self) -> tuple[Tensor, ...]:
+        """Of each node [T] p, q, whether it is accepted, and t and d if it is rejected.
+
+        Then the bonus token after the path's end, its log probability before top-p and top-k, and
+        with top-p whether the nuclei are whole: at the end, and at `JudgePlan.block_nodes`.
+        """
+        found = self._attempts()
+        accepted = self.uniforms * found.q < found.p  # r < p / q, without dividing by zero
+        broken = (self.plan.relation == accepted.to(torch.int8) + 1).any(1)
+        end = self.plan.nodes.masked_fill(broken, 0).amax(0, keepdim=True)
+        bonus = self._bonus(found.after, end)
+        return (found.p, found.q, accepted, *found.after.unbind(1), *bonus, *found.complete)
+
+    def _attempts(self) -> _Attempts:
+        plan, temperature = self.plan, self.scored.params.temperature
+        log_probs = self.scores.own.double() / temperature
+        log_probs = log_probs - self.scores.log_totals[plan.parents]
+        states = [torch.cat((log_probs.exp_()[:, None], plan.start), 1)]
+        divisors, complete = [plan.first], list[Tensor]()
+        for block in plan.blocks:
+            p, whole = self._probs(block.nodes)
+            complete += [] if whole is None else [whole]
+            tokens = self.token_ids[block.children]  # [n, K]
+            if plan.drawn:
+                q = self._drafted(block.rows)
+                divisors.append(self._divisors(q, block))
+                states.append(self._drawn_states(p, q, tokens, divisors[-1], block))
+            else:
+                states.append(self._certain_states(p, tokens, block))
+        found = torch.cat([each.view(-1, 4) for each in states])[plan.attempts]
+        mass, coefficients = found[:, 1:2], found[:, 2:]
+        p = (found[:, 0] / mass[:, 0]).nan_to_num_(0.0, 1.0)  # without mass p = q up to rounding
+        if not plan.drawn:
+            return _Attempts(p, torch.ones_like(p), coefficients, complete)
+        divided = torch.cat([each.view(-1, 2) for each in divisors])[plan.divisors]  # [T, 2]
+        q = torch.addcdiv(divided[:, 1].reciprocal(), self.draft_prob, divided[:, 0])
+        return _Attempts(p, q, torch.addcdiv(coefficients, mass, divided), complete)
+
+    def _probs(self, nodes: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The target: float32 [n, V]; with top-p bool [n]: whether the nucleus is whole."""
+        logits = self.scored.logits.index_select(0, nodes)
+        return cut_probs(logits, self.scored.params, NUCLEUS_CANDIDATES)
+
+    def _drafted(self, rows: Tensor) -> Tensor:
+        """The draft: float32 [n, V_draft], of rows int64 [n]."""
+        return self.scored.tree.draft_probs.index_select(0, rows)
+
+    def _certain_states(self, p: Tensor, tokens: Tensor, block: NodeBlock) -> Tensor:
+        """States at children none of which was drawn: a rejection takes one token out of p."""
+        picked = p.gather(1, tokens).double()
+        mass = _left_before(p, picked * block.counted, tokens)
+        nothing = torch.zeros_like(mass)
+        return torch.stack((picked, mass, nothing, nothing), -1)
+
+    def _divisors(self, q: Tensor, block: NodeBlock) -> Tensor:
+        """What the mass is divided by to be added to t and d; one is infinite: [n, K, 2]."""
+        (count, ranks), width = block.children.shape, q.shape[1]
+        found = torch.full((count, ranks, 2), inf, dtype=FLOAT, device=q.device)
+        if self.mode is Mode.SPECINFER:
+            found[:, :, 0].fill_(1.0)
+        elif ranks > 1:
+            picked = self.draft_prob[block.taken] * block.counted
+            left = _left_before(q, picked, self.columns[block.taken])
+            untried = torch.arange(width, width - ranks, -1, dtype=FLOAT, device=q.device)
+            used_up = left <= 0
+            found[:, :, 1].copy_(untried.clamp_(min=1.0)).masked_fill_(~used_up, inf)
+            found[:, :, 0].copy_(left.masked_fill_(used_up, inf))
+        found[:, 0, 0].fill_(1.0)  # a first child was drawn from q as it is
+        return found
+
+    def _drawn_states(
+        self, p: Tensor, q: Tensor, tokens: Tensor, divisors: Tensor, block: NodeBlock
+    ) -> Tensor:
+        """What p has left at each child [n, K], its mass, t and d: [n, K, 4].
+
+        A certain child after the drawn ones is compared with what these left.
+        """
+        states = torch.zeros((*tokens.shape, 4), dtype=FLOAT, device=p.device)
+        states[:, 0, 1].fill_(1.0)
+        if self.plan.whole:
+            states[:, 0, 0].copy_(p.gather(1, tokens[:, :1])[:, 0])
+        q = _spread(q, self.vocabulary, p.shape[1])
+        for rank in range(1, tokens.shape[1]):
+            rows = block.widths[rank]
+            before, state = states[:rows, rank - 1], states[:rows, rank]
+            torch.addcdiv(
+                before[:, 2:], before[:, 1:2], divisors[:rows, rank - 1], out=state[:, 2:]
+            )
+            even = self.mode is Mode.SEQUOIA and rank > 1
+            left = _left(p[:rows], q[:rows], state[:, 2:], self.vocabulary, even=even)
+            torch.sum(left, -1, keepdim=True, out=state[:, 1:2])
+            torch.gather(left, 1, tokens[:rows, rank : rank + 1], out=state[:, :1])
+        return states
+
+    def _bonus(self, after: Tensor, end: Tensor) -> tuple[Tensor, ...]:
+        """Drawn at node `end`, int64 [1]: see `judged`; -1 where a probability is no number."""
+        p, whole = self._probs(end)
+        left = p.double()  # [1, V]
+        if self.plan.drawn:
+            q = self._drafted(self.plan.rows.index_select(0, end))
+            q = _spread(q, self.vocabulary, p.shape[1])
+            last = self.plan.last_drawn.index_select(0, end)
+            left = _left(p, q, after.index_select(0, last), self.vocabulary)
+        if self.plan.sure.shape[1]:
+            known = pad(self.token_ids, (0, 1), value=p.shape[1])
+            rejected = known[self.plan.sure.index_select(0, end)[0]]
+            left = pad(left, (0, 1)).index_fill_(1, rejected, 0.0)[:, :-1]
+        left = torch.where(left.sum(-1, keepdim=True) > 0, left, p)  # or p = q up to rounding
+        order = None
+        if self.vocabulary is not None:
+            order = self.vocabulary.orders[self.plan.orders.index_select(0, end)]  # [1, V]
+            left = left.gather(1, order)
+        sums = left.cumsum(-1)
+        total = sums[:, -1:]
+        token = torch.searchsorted(sums, self.uniforms[:1] * total, right=True)
+        token = torch.minimum(token, (sums < total).sum(-1, keepdim=True))  # an end by rounding
+        if order is not None:
+            token = order.gather(1, token)
+        own = self.scored.logits.index_select(0, end).gather(1, token).double()
+        log_prob = own / self.scored.params.temperature - self.scores.log_totals[end]
+        bonus = token.masked_fill(~(total > 0), -1), log_prob
+        return bonus if whole is None else (*bonus, whole)
+
+
+def left_most_probable(
+    scored: ScoredTree, remainders: Sequence[Remainder], count: int
+) -> tuple[Tensor, Tensor]:
+    """The most probable tokens of residuals: int64 and float64 [n, count] on the device."""
+    vocabulary, rows = _vocabulary_of(scored), scored.tree.inner_rows
+    device = scored.logits.device
+    tokens, probs = list[Tensor](), list[Tensor]()
+    for at in range(0, len(remainders), JUDGED_ROWS):
+        some = remainders[at : at + JUDGED_ROWS]
+        nodes = torch.tensor([each.node for each in some], device=device)
+        logits = scored.logits.index_select(0, nodes)
+        p, _ = cut_probs(logits, scored.params, NUCLEUS_CANDIDATES)
+        left = p.double()
+        if any(each.covered or each.even for each in some):
+            read = torch.tensor([rows.get(each.node, 0) for each in some], device=device)
+            q = _spread(scored.tree.draft_probs.index_select(0, read), vocabulary, p.shape[1])
+            rejected = [(each.covered, each.even) for each in some]
+            left = _left(p, q, torch.tensor(rejected, dtype=FLOAT, device=device), vocabulary)
+        taken = [(row, token) for row, each in enumerate(some) for token in each.without]
+        if taken:
+            places = torch.tensor(taken, device=device).unbind(1)
+            left = left.index_put(places, left.new_zeros(()))
+        mass = left.sum(-1, keepdim=True)
+        left = torch.where(mass > 0, left / mass, p)
+        values, columns = most_probable(left, range(len(some)), count)
+        tokens.append(columns)
+        probs.append(values)
+    return torch.cat(tokens), torch.cat(probs)
+
+
+def _vocabulary_of(scored: ScoredTree) -> Vocabulary | None:
+    ids, logits = scored.tree.vocab_ids, scored.logits
+    return None if ids is None else vocabulary_of(ids, logits.shape[1], logits.device)
+
+
+def _spread(q: Tensor, vocabulary: Vocabulary | None, tokens: int) -> Tensor:
+    """Draft probabilities [n, V_draft] at the target's tokens [n, V]."""
+    if vocabulary is None:
+        return q
+    return q.new_zeros((q.shape[0], tokens)).index_copy_(1, vocabulary.ids, q)
+
+
+def _left(
+    p: Tensor,
+    q: Tensor,
+    coefficients: Tensor,
+    vocabulary: Vocabulary | None,
+    *,
+    even: bool = True,
+) -> Tensor:
+    """What is left of p over q [n, V] by t and d [n, 2]: float64 [n, V]; without `even` d is 0."""
+    left = torch.addcmul(p, q, coefficients[:, :1], value=-1.0)
+    if even and vocabulary is None:
+        left.sub_(coefficients[:, 1:])
+    elif even and vocabulary is not None:
+        left.addcmul_(vocabulary.inside, coefficients[:, 1:], value=-1.0)
+    return left.clamp_(min=0.0)
+
+
+def _left_before(probs: Tensor, picked: Tensor, columns: Tensor) -> Tensor:
+    """What probabilities [n, W] have left before each of some columns [n, K] is taken out.
+
+    Added up, since differences would lose what is small: it is 0 only where nothing is left.
+    `picked` are float64 [n, K], 0 for columns that are none.
+    """
+    others = probs.scatter(1, columns, 0.0).sum(-1, keepdim=True, dtype=FLOAT)
+    return picked.flip(1).cumsum(1).flip(1) + others
+
+
+def _followed(
+    scored: ScoredTree,
+    plan: JudgePlan,
+    uniforms: Sequence[float],
+    values: Sequence[Sequence[float]],
+) -> Verdict | None:
+    """The verdict by the values of `Judging.judged`; None if a visited nucleus is not whole."""
+    p, q, accepted, covered, even, (bonus,), (log_prob,), *whole = values
+    path, attempts = [0], dict[int, Attempt]()
+    for node in path:
+        last, without = 0, list[int]()  # drawn child, tokens of certain ones
+        for child in scored.growmap.children[node]:
+            residual = None
+            if not accepted[child]:
+                if child in plan.certain:
+                    without.append(scored.nodes.token_ids[child])
+                else:
+                    last = child
+                residual = Remainder(node, covered[last], even[last], tuple(without))
+            accept_prob = min(1.0, p[child] / q[child]) if q[child] > 0 else float(p[child] > 0)
+            attempts[child] = Attempt(accept_prob, uniforms[child], p[child], q[child], residual)
+            if accepted[child]:
+                path.append(child)
+                break
+    if whole:
+        by_node = dict(zip(plan.block_nodes, chain.from_iterable(whole[1:]), strict=True))
+        if not (whole[0][0] and all(by_node.get(node, True) for node in path)):
+            return None
+    checked([int(bonus)])
+    return Verdict(tuple(path), int(bonus), attempts, exp(log_prob))

@@ -1,0 +1,321 @@
+"""All nodes judged at once decide as the walk does, at the same uniform numbers."""
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.errors import NumberError
+from sequoia_core.speculate import judge_plan, verify
+from sequoia_core.speculate.judge_plan import JUDGED_ROWS
+from sequoia_core.speculate.judging import Judge, Judging, left_most_probable
+from sequoia_core.speculate.prompt_lookup import append_path
+from sequoia_core.speculate.residual import Remainder, Residual
+from sequoia_core.speculate.sampling import (
+    NUCLEUS_CANDIDATES,
+    draft_probs,
+    exponential_noise,
+    full_probs,
+    independent_draws,
+    ordered_draws,
+)
+from sequoia_core.speculate.token_tree import DeviceNodes, HostNodes, ScoredTree, TokenTree, score
+from sequoia_core.speculate.verify import Verdict
+from sequoia_core.tree.choice import ROOT
+from sequoia_core.tree.growmap import GrowMap
+from tests.pretended_device import CUDA, pretended_device
+
+RULES = {Mode.SEQUOIA: verify.sequoia, Mode.SPECINFER: verify.specinfer, Mode.TOPK: verify.topk}
+TREES = 1000
+"""Of each rule. A draw within `TIE` of the threshold may be decided either way."""
+TIE = 1e-5
+
+
+def tree_shape(rng: random.Random, size: int) -> GrowMap:
+    """Broad and deep places in one tree."""
+    parents = (
+        rng.randrange(at + 1) if rng.random() < 0.5 else max(0, at - rng.randrange(3))
+        for at in range(size - 1)
+    )
+    return GrowMap((-1, *parents))
+
+
+def logits_and_tree(rng: random.Random, mode: Mode, params: SamplingParams) -> ScoredTree:
+    """Drafts that know the target well, badly or in part, whole or trimmed, perhaps with a path
+    that was looked up.
+    """
+    shape, generator = tree_shape(rng, rng.randrange(1, 40)), torch.Generator()
+    generator.manual_seed(rng.randrange(2**32))
+    tokens = rng.choice([20, 40, 300])
+    columns = tokens if rng.random() < 0.5 else tokens // 2
+    shape = shape if shape.branching <= columns else GrowMap.k_ary([3, 2])
+    peaked = rng.choice([0.5, 2.0, 5.0])
+    logits = torch.randn(shape.size, tokens, generator=generator) * peaked
+    if shape.size == 1:
+        nodes = HostNodes((rng.randrange(tokens),), (0,), (1.0,))
+        return score(TokenTree(ROOT, nodes, torch.empty((0, 0)), {}), logits, params)
+    inner = [node for node in range(shape.size) if shape.children[node]]
+    kept = torch.randperm(tokens, generator=generator)[:columns]
+    noise = torch.randn(len(inner), columns, generator=generator) * rng.choice([0.0, 0.6, 3.0])
+    probs, drawn = drawn_children(logits[inner][:, kept] + noise, shape, mode, params, rng)
+    places, q = torch.zeros(shape.size, dtype=torch.int64), torch.ones(shape.size)
+    for row, node in enumerate(inner):
+        for rank, child in enumerate(shape.children[node]):
+            places[child], q[child] = drawn[row, rank], probs[row, drawn[row, rank]]
+    ids = kept[places]
+    rows = {node: row for row, node in enumerate(inner)}
+    tree = TokenTree(shape, DeviceNodes(ids, places, q), probs, rows, kept)
+    if columns == tokens:
+        order = kept.argsort()
+        tree = replace(
+            tree,
+            nodes=DeviceNodes(ids, ids, q),
+            draft_probs=probs[:, order],
+            vocab_ids=None,
+        )
+    if rng.random() < 0.4:
+        found = [rng.choice([int(rng.choice(ids)), rng.randrange(tokens)]) for _ in range(3)]
+        tree = append_path(tree, found)
+        more = torch.randn(tree.growmap.size - shape.size, tokens, generator=generator)
+        logits = torch.cat((logits, more * peaked))
+    return score(tree, logits, params)
+
+
+def drawn_children(
+    logits: Tensor, shape: GrowMap, mode: Mode, params: SamplingParams, rng: random.Random
+) -> tuple[Tensor, Tensor]:
+    """Distributions of inner nodes, often with zeros, and the columns drawn from them."""
+    generator, count = torch.Generator().manual_seed(rng.randrange(2**32)), shape.branching
+    if mode is Mode.TOPK:
+        return full_probs(logits, 1.0), logits.topk(count, dim=-1).indices
+    probs = draft_probs(logits, params)
+    if rng.random() < 0.3:
+        probs = torch.where(probs < probs.amax(-1, keepdim=True) / 2, 0.0, probs)
+        probs = probs / probs.sum(-1, keepdim=True)
+    if mode is Mode.SPECINFER:
+        uniforms = torch.rand(len(probs), count, generator=generator, dtype=torch.float64)
+        return probs, independent_draws(probs, uniforms)
+    return probs, ordered_draws(probs, exponential_noise(probs, generator), count)
+
+
+def verdicts(scored: ScoredTree, mode: Mode, seed: int) -> tuple[Verdict, Verdict]:
+    """By the walk and at once, each from values that it has read itself."""
+    walked = RULES[mode](scored, torch.Generator().manual_seed(seed))
+    judged = Judge(mode)(replace(scored), torch.Generator().manual_seed(seed))
+    return walked, judged
+
+
+def check_same(walked: Verdict, judged: Verdict, scored: ScoredTree) -> bool:
+    """Same path, bonus token and attempts; False where a draw was at the threshold."""
+    attempts = walked.attempts.items()
+    assert all(each.draw is not None for _, each in attempts)
+    if any(abs((each.draw or 0.0) * each.q - each.p) < TIE * each.q for _, each in attempts):
+        return False
+    assert judged.path == walked.path
+    assert judged.bonus_token == walked.bonus_token
+    assert list(judged.attempts) == list(walked.attempts)
+    for node, each in attempts:
+        found = judged.attempts[node]
+        assert found.draw == each.draw
+        assert found.p == pytest.approx(each.p, rel=1e-4, abs=1e-5)
+        assert found.q == pytest.approx(each.q, rel=1e-5)
+        assert found.accept_prob == pytest.approx(each.accept_prob, rel=1e-4, abs=1e-5)
+        assert (each.residual is None) == (found.residual is None)
+    if judged.bonus_prob is not None:
+        known = scored.target_prob_of(walked.path[-1], walked.bonus_token)
+        assert judged.bonus_prob == pytest.approx(known, rel=1e-5)
+    return True
+
+
+def used_up(scored: ScoredTree, verdict: Verdict) -> bool:
+    """Whether a child was compared that was drawn when nothing was left of q."""
+    probs, nodes = scored.tree.draft_probs, scored.nodes
+    return any(
+        node not in scored.tree.appended and not nodes.draft_prob[node] > 0
+        for node in verdict.attempts
+        if len(probs)
+    )
+
+
+@pytest.mark.parametrize("mode", RULES)
+def test_random_trees_are_judged_as_by_the_walk(mode: Mode) -> None:
+    rng, seen = random.Random(7), Counter[str]()
+    for seed in range(TREES):
+        params = SamplingParams(
+            temperature=rng.choice([0.1, 0.5, 1.0]),
+            top_p=rng.choice([1.0, 1.0, 0.9]),
+            top_k=rng.choice([0, 0, 5]),
+        )
+        scored = logits_and_tree(rng, mode, params)
+        walked, judged = verdicts(scored, mode, seed)
+        assert judged.bonus_prob is not None, "nothing was left to the walk"
+        if not check_same(walked, judged, scored):
+            seen["ties"] += 1
+            continue
+        tokens = [scored.nodes.token_ids[node] for node in walked.attempts]
+        seen["attempts"] += len(tokens)
+        seen["accepted"] += len(walked.path) - 1
+        seen["twice"] += len(set(tokens)) < len(tokens)
+        seen["appended"] += any(node in scored.tree.appended for node in walked.attempts)
+        seen["trimmed"] += scored.tree.vocab_ids is not None
+        seen["used up"] += used_up(scored, walked)
+    assert seen["ties"] < TREES // 100
+    assert min(seen["accepted"], seen["trimmed"]) > TREES // 4, seen
+    assert seen["attempts"] - seen["accepted"] > TREES // 4, seen
+    assert seen["appended"] > TREES // 20, seen
+    assert mode is not Mode.SEQUOIA or seen["used up"] > TREES // 50, seen
+    assert mode is not Mode.SPECINFER or seen["twice"] > TREES // 10, seen
+
+
+@pytest.mark.parametrize("mode", RULES)
+def test_blocks_of_nodes_change_nothing(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block has fewer ranks than the one before, and none may have two children."""
+    rng, blocks = random.Random(8), Counter[int]()
+    monkeypatch.setattr(judge_plan, "JUDGED_ROWS", 3)
+    judge_plan._plan_of.cache_clear()
+    for seed in range(200):
+        params = SamplingParams(temperature=0.7, top_p=rng.choice([1.0, 0.8]))
+        scored = logits_and_tree(rng, mode, params)
+        check_same(*verdicts(scored, mode, seed), scored)
+        uniforms = torch.zeros(scored.growmap.size, dtype=torch.float64)
+        blocks[len(Judging.of(scored, uniforms, mode).plan.blocks)] += 1
+    judge_plan._plan_of.cache_clear()
+    assert max(blocks) > 3
+
+
+def test_a_nucleus_that_is_not_whole_is_left_to_the_walk() -> None:
+    """Every fourth node has a tail so heavy that the candidates do not reach the mass."""
+    generator, mode = torch.Generator().manual_seed(3), Mode.SEQUOIA
+    growmap, tokens, left = GrowMap.k_ary([2, 2]), 4 * NUCLEUS_CANDIDATES, 0
+    params = SamplingParams(temperature=1.0, top_p=0.9)
+    rows = {0: 0, 1: 1, 2: 2}
+    for seed in range(60):
+        scale = torch.where(torch.rand(growmap.size, 1, generator=generator) < 0.25, 0.1, 4.0)
+        logits = torch.randn(growmap.size, tokens, generator=generator) * scale
+        probs = draft_probs(logits[:3], params)
+        drawn = ordered_draws(probs, exponential_noise(probs, generator), 2)
+        ids = torch.cat((torch.zeros(1, dtype=torch.int64), drawn.flatten()))
+        q = torch.cat((torch.ones(1), probs.gather(1, drawn).flatten()))
+        scored = score(TokenTree(growmap, DeviceNodes(ids, ids, q), probs, rows), logits, params)
+        walked, judged = verdicts(scored, mode, seed)
+        check_same(walked, judged, scored)
+        narrow = all(float(scale[node]) > 1 for node in walked.path)
+        assert (judged.bonus_prob is not None) == narrow
+        left += judged.bonus_prob is None
+    assert 10 < left < 50
+
+
+@pytest.mark.parametrize("mode", RULES)
+def test_residuals_are_made_again_from_their_numbers(mode: Mode) -> None:
+    rng, compared = random.Random(9), 0
+    for seed in range(150):
+        params = SamplingParams(temperature=0.8, top_k=rng.choice([0, 6]))
+        scored = logits_and_tree(rng, mode, params)
+        walked, judged = verdicts(scored, mode, seed)
+        if not check_same(walked, judged, scored):
+            continue
+        nodes = [node for node, each in judged.attempts.items() if each.residual is not None]
+        found = [judged.attempts[node].residual for node in nodes]
+        remainders = [each for each in found if isinstance(each, Remainder)]
+        if not remainders:
+            continue
+        tokens, probs = left_most_probable(scored, remainders, 5)
+        for at, node in enumerate(nodes):
+            residual = walked.attempts[node].residual
+            assert isinstance(residual, Residual)
+            top = dict(residual.top())
+            for token, prob in zip(tokens[at].tolist(), probs[at].tolist(), strict=True):
+                if prob > 1e-3:
+                    assert prob == pytest.approx(top[token], rel=1e-3, abs=1e-5)
+                    compared += 1
+    assert compared > 200
+
+
+class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Watches how large the tensors are that operators make."""
+
+    most = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        assert func.overloadpacket.__name__ not in ("_local_scalar_dense", "nonzero")
+        found = func(*args, **(kwargs or {}))
+        made = [found] if isinstance(found, Tensor) else found
+        self.most = max(self.most, *(each.numel() for each in made))
+        return found
+
+
+@pytest.mark.parametrize("mode", RULES)
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_a_large_tree_takes_blocks_of_memory(mode: Mode, top_p: float) -> None:
+    """Of a tree of 400 nodes, no tensor has more than a block's rows of the vocabulary."""
+    rng, tokens = random.Random(12), 6000
+    shape, generator = tree_shape(rng, 400), torch.Generator().manual_seed(1)
+    logits = torch.randn(shape.size, tokens, generator=generator)
+    inner = [node for node in range(shape.size) if shape.children[node]]
+    probs = torch.softmax(logits[inner], -1)
+    ids = torch.arange(shape.size)  # no two are equal
+    rows = {node: row for row, node in enumerate(inner)}
+    parents = torch.tensor([rows[max(parent, 0)] for parent in shape.parents])
+    tree = TokenTree(shape, DeviceNodes(ids, ids, probs[parents, ids]), probs, rows)
+    scored = score(tree, logits, SamplingParams(temperature=1.0, top_p=top_p))
+    uniforms = torch.rand(shape.size, generator=generator, dtype=torch.float64)
+    judging = Judging.of(scored, uniforms, mode)
+    assert len(judging.plan.blocks) > 1
+    with Largest() as watched:  # type: ignore[no-untyped-call]
+        judging.judged()
+    assert shape.size**2 < JUDGED_ROWS * tokens
+    assert watched.most <= JUDGED_ROWS * tokens < len(inner) * tokens
+
+
+def on_device(scored: ScoredTree) -> ScoredTree:
+    tree = scored.tree
+    nodes = tree.nodes
+    if isinstance(nodes, DeviceNodes):
+        nodes = DeviceNodes(*(each.to(CUDA) for each in nodes))
+    tree = replace(tree, nodes=nodes, draft_probs=tree.draft_probs.to(CUDA))
+    return score(tree, scored.logits.to(CUDA), scored.params)
+
+
+@pytest.mark.parametrize("mode", RULES)
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_a_tree_on_the_device_is_read_in_one_copy(mode: Mode, top_p: float) -> None:
+    rng = random.Random(10)
+    for seed in range(20):
+        scored = logits_and_tree(rng, mode, SamplingParams(temperature=0.7, top_p=top_p))
+        walked = RULES[mode](scored, torch.Generator().manual_seed(seed))
+        with pretended_device() as traffic:
+            there = on_device(scored)
+            Judge(mode)(there, torch.Generator().manual_seed(seed))  # makes the plan
+            there = on_device(scored)
+            traffic.forget()
+            judged = Judge(mode)(there, torch.Generator().manual_seed(seed))
+            assert judged.bonus_prob is not None
+            assert there.summary.argmax == scored.summary.argmax
+            assert there.nodes == scored.nodes
+            assert (traffic.to_host, traffic.to_device) == (1, 1)
+        check_same(walked, judged, scored)
+
+
+def test_a_logit_that_is_not_a_number_is_refused() -> None:
+    scored = logits_and_tree(random.Random(11), Mode.SEQUOIA, SamplingParams(temperature=1.0))
+    scored.logits.fill_(float("nan"))
+    scored = score(scored.tree, scored.logits, scored.params)
+    with pytest.raises(NumberError, match="number format"):
+        Judge(Mode.SEQUOIA)(scored, torch.Generator().manual_seed(1))
