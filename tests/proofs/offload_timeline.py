@@ -3,10 +3,13 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
-from sequoia_core.model.offload.model import LayerStream
+import torch
+
+from sequoia_core.model.offload.model import GpuLoader, LayerLoader, LayerStream
 
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 WIDTH = 88
@@ -21,7 +24,7 @@ class Activity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One activity with one layer; begin and end in seconds of `time.perf_counter`."""
+    """One activity with one layer; begin and end in seconds of a `Clock`."""
 
     activity: Activity
     layer: int
@@ -29,29 +32,88 @@ class Span:
     ended: float
 
 
-def watch(stream: LayerStream, report: Callable[[Span], None]) -> None:
-    """Report every span of a stream from now on, in the thread that computes."""
-    load, iterate = stream.loader.load, stream.iterate
-    read: dict[int, Span] = {}
+class Clock(Protocol):
+    def mark(self) -> Any:
+        """Now, for `seconds`."""
 
-    def timed_load(layer: int, slot: int) -> None:
-        began = perf_counter()
-        load(layer, slot)
-        read[layer] = Span(Activity.READ, layer, began, perf_counter())
+    def seconds(self, mark: Any) -> float:
+        """When a mark was made."""
+
+
+class HostClock:
+    def mark(self) -> float:
+        return perf_counter()
+
+    def seconds(self, mark: float) -> float:
+        return mark
+
+
+class DeviceClock:
+    """A mark is made when the device comes to it, in the stream that is the current one."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._first = self.mark()
+
+    def mark(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+    def seconds(self, mark: torch.cuda.Event) -> float:
+        mark.synchronize()
+        return float(self._first.elapsed_time(mark)) / 1e3
+
+
+def watch(stream: LayerStream, report: Callable[[Span], None]) -> None:
+    """Report every span of a stream from now on, pass by pass, in the thread that computes.
+
+    On a GPU copies and products are timed by the device itself; the host only issues them.
+    """
+    loader, iterate = stream.loader, stream.iterate
+    clock: Clock = HostClock()
+    if isinstance(loader, GpuLoader):
+        clock = DeviceClock(loader.device)
+    read = _read_layers(loader, clock)
 
     def timed(items: Sequence[Any]) -> Iterator[Any]:
-        began = perf_counter()
+        marks: list[tuple[Activity, int, Any, Any]] = []
+        began = clock.mark()
         for layer, item in enumerate(iterate(items)):
-            entered = perf_counter()
+            entered = clock.mark()
             if layer in read:
-                report(read.pop(layer))
-            report(Span(Activity.WAIT, layer, began, entered))
+                marks.append((Activity.READ, layer, *read.pop(layer)))
+            marks.append((Activity.WAIT, layer, began, entered))
             yield item
-            began = perf_counter()
-            report(Span(Activity.COMPUTE, layer, entered, began))
+            began = clock.mark()
+            marks.append((Activity.COMPUTE, layer, entered, began))
+        for activity, layer, first, last in marks:
+            report(Span(activity, layer, clock.seconds(first), clock.seconds(last)))
 
-    stream.loader.load = timed_load  # type: ignore[method-assign]
     stream.iterate = timed  # type: ignore[method-assign]
+
+
+def _read_layers(loader: LayerLoader, clock: Clock) -> dict[int, tuple[Any, Any]]:
+    """By layer, marks of the begin and the end of its last load; of a GPU, of the copy alone."""
+    read: dict[int, tuple[Any, Any]] = {}
+    load, loading = loader.load, [0]
+
+    def timed(work: Callable[..., None], *given: Any) -> None:
+        began = clock.mark()
+        work(*given)
+        read[loading[0]] = began, clock.mark()
+
+    if isinstance(loader, GpuLoader):
+        loader.copy = partial(timed, loader.copy)  # type: ignore[method-assign]
+    else:
+        load = partial(timed, load)
+
+    def numbered(layer: int, slot: int) -> None:
+        loading[0] = layer
+        load(layer, slot)
+
+    loader.load = numbered  # type: ignore[method-assign]
+    return read
 
 
 @dataclass(frozen=True, slots=True)

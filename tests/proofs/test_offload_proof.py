@@ -3,6 +3,7 @@
 import itertools
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import torch
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.errors import ParameterError
 from sequoia_core.model.loading.loader import open_directory
-from sequoia_core.model.offload.model import LayerStream
+from sequoia_core.model.offload import model as offload_model
+from sequoia_core.model.offload.model import Buffer, GpuLoader, LayerStream
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.tree.search import expected_tokens_table
 from tests.core.engines import make_engine, steps_of, tokens_of
+from tests.core.model.offload.test_cuda import SameThread
 from tests.core.model.offload.test_layer_stream import Log
 from tests.core.models import TableModel
 from tests.proofs import offload_proof
@@ -198,6 +201,71 @@ def test_overlap_is_what_both_share() -> None:
     assert found == Overlap(reading=4.0, computing=2.0, both=1.0, waiting=2.0)
     assert found.hidden == 0.5
     assert Overlap(0.0, 0.0, 0.0, 0.0).hidden == 0.0
+
+
+class TimedStream:
+    """Work of a device in order; `time` is when what is issued so far will be done."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def wait_event(self, event: "TimedEvent") -> None:
+        self.time = max(self.time, event.time)
+
+    def synchronize(self) -> None:
+        """The host's time does not count."""
+
+
+class TimedEvent:
+    def __init__(self, enable_timing: bool = False) -> None:
+        self.time, self._timed = 0.0, enable_timing
+
+    def record(self, stream: TimedStream) -> None:
+        self.time = stream.time
+
+    def synchronize(self) -> None:
+        """It has happened."""
+
+    def elapsed_time(self, other: "TimedEvent") -> float:
+        assert self._timed
+        assert other._timed
+        return 1e3 * (other.time - self.time)
+
+
+def test_a_watched_gpu_is_timed_by_its_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy takes two seconds, a layer's products take one; the host takes no time at all."""
+    compute, copies = TimedStream(), TimedStream()
+    current = [compute]
+
+    @contextmanager
+    def within(stream: TimedStream) -> Iterator[None]:
+        current.append(stream)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda _device: copies)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: current[-1])
+    monkeypatch.setattr(torch.cuda, "Event", TimedEvent)
+    monkeypatch.setattr(torch.cuda, "stream", within)
+    monkeypatch.setattr(offload_model, "ThreadPoolExecutor", SameThread)
+
+    class Loader(GpuLoader):
+        def copy(self, source: Buffer, slot: int) -> None:
+            copies.time += 2.0
+
+    reported: list[Span] = []
+    buffers = [{"down": torch.zeros(1)} for _ in range(2)]
+    stream = LayerStream(Loader(lambda *_: {}, buffers), 4, {2})
+    watch(stream, reported.append)
+    for _ in stream.iterate(range(4)):
+        compute.time += 1.0
+    found: dict[Activity, list[tuple[int, float, float]]] = {each: [] for each in Activity}
+    for span in reported:
+        found[span.activity].append((span.layer, span.began, span.ended))
+    assert found[Activity.READ] == [(0, 0.0, 2.0), (1, 2.0, 4.0), (3, 4.0, 6.0)]
+    assert found[Activity.COMPUTE] == [(0, 2.0, 3.0), (1, 4.0, 5.0), (2, 5.0, 6.0), (3, 6.0, 7.0)]
+    assert found[Activity.WAIT] == [(0, 0.0, 2.0), (1, 3.0, 4.0), (2, 5.0, 5.0), (3, 6.0, 6.0)]
+    assert Overlap.of(reported).hidden == 3.0 / 4.0
 
 
 def test_a_watched_stream_reports_its_times() -> None:

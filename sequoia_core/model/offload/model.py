@@ -192,8 +192,8 @@ class GpuLoader:
         closes: Sequence[Callable[[], None]] = (),  # free the host's memory and files
     ) -> None:
         self._host, self._buffers, self._closes = host, buffers, closes
-        self._device = buffers[0]["down"].device
-        self._copies = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        self.device = buffers[0]["down"].device
+        self._copies = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         self._arrived, self._free = _events(), _events()
 
     def load(self, layer: int, slot: int) -> None:
@@ -202,15 +202,19 @@ class GpuLoader:
         source = self._host(layer, slot)
         with torch.cuda.stream(self._copies):
             self._copies.wait_event(self._free[slot])
-            for kind, matrix in self._buffers[slot].items():
-                matrix.copy_(source[kind], non_blocking=True)
+            self.copy(source, slot)
             self._arrived[slot].record(self._copies)
 
+    def copy(self, source: Buffer, slot: int) -> None:
+        """Issue a layer's copy in the current stream."""
+        for kind, matrix in self._buffers[slot].items():
+            matrix.copy_(source[kind], non_blocking=True)
+
     def acquire(self, slot: int) -> None:
-        torch.cuda.current_stream(self._device).wait_event(self._arrived[slot])
+        torch.cuda.current_stream(self.device).wait_event(self._arrived[slot])
 
     def release(self, slot: int) -> None:
-        self._free[slot].record(torch.cuda.current_stream(self._device))
+        self._free[slot].record(torch.cuda.current_stream(self.device))
 
     def close(self) -> None:
         self._copies.synchronize()
