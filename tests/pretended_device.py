@@ -265,6 +265,7 @@ _METHODS: Mapping[object, Callable[..., Any]] = {
     Tensor.__int__: lambda x: int(_number(x)),
     Tensor.__float__: lambda x: float(_number(x)),
     Tensor.item: _number,
+    Tensor.data_ptr: lambda x: x.held.data_ptr(),
     Tensor.tolist: lambda x: _to(x, HOST).tolist(),
     Tensor.cpu: lambda x: _to(x, HOST),
     Tensor.float: lambda x: _to(x, torch.float32),

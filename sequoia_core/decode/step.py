@@ -15,7 +15,7 @@ from sequoia_core.model.graphs import Graphs
 from sequoia_core.model.interface import KVCache, LanguageModel, TreeReader, TreeRows
 from sequoia_core.model.kv_cache import LayeredKVCache
 from sequoia_core.model.loading.memory_plan import memory_errors
-from sequoia_core.model.step_inputs import StepInputs
+from sequoia_core.model.step_inputs import UNIFORMS, StepInputs
 from sequoia_core.speculate import verify
 from sequoia_core.speculate.adaptive_draft import DraftedTree, FixedShape, grow_adaptive
 from sequoia_core.speculate.adaptive_policy import AdaptivePolicy
@@ -32,7 +32,7 @@ from sequoia_core.speculate.draft import (
 )
 from sequoia_core.speculate.judging import rule_of
 from sequoia_core.speculate.prompt_lookup import PromptLookup, append_path
-from sequoia_core.speculate.token_tree import HostNodes, ScoredTree, TokenTree, score
+from sequoia_core.speculate.token_tree import HostNodes, ScoredTree, TokenTree, Uniforms, score
 from sequoia_core.speculate.verify import AcceptanceRule, Verdict
 from sequoia_core.tree.choice import ROOT, AdaptiveTree, Tree
 from sequoia_core.tree.growmap import GrowMap
@@ -88,6 +88,7 @@ class _Proposal(NamedTuple):
     tree: TokenTree
     passes: Sequence[int]
     drafted: DraftedTree | None = None
+    uniforms: Tensor | None = None  # of the verdict, where they were uploaded before
 
 
 class Speculator:
@@ -136,7 +137,7 @@ class Speculator:
                 proposal = self._draft_adaptive(shape, sampler, lookup)
             else:
                 proposal = self._draft_fixed(shape, sampler, lookup)
-            scored = self._score(proposal.tree, sampler.params)
+            scored = self._score(proposal.tree, sampler.params, proposal.uniforms)
         verdict = sampler.rule(scored, sampler.generator)
         self._learn(proposal, scored, verdict, sampler.greedy)
         return scored, verdict
@@ -147,6 +148,7 @@ class Speculator:
         self._cache.commit(emitted, path, [read[node] for node in path if node in read])
 
     def _draft_fixed(self, growmap: GrowMap, sampler: Sampler, lookup: Lookup) -> _Proposal:
+        uniforms = self._uniforms(growmap.size, sampler)
         if growmap.size == 1:
             root = HostNodes((self._cache.token_ids[-1],), (0,), (1.0,))
             nothing = torch.empty((0, 0), device=self._target.device)
@@ -168,7 +170,16 @@ class Speculator:
                 tree = grow(draft, self._plan(growmap), self._uploaded(pending), cache, choose)
         room = self._room() - growmap.size
         known = self._lookup.propose(self._cache.token_ids, lookup, room, growmap.size).token_ids
-        return _Proposal(append_path(tree, known), growmap.passes)
+        return _Proposal(append_path(tree, known), growmap.passes, None, uniforms)
+
+    def _uniforms(self, count: int, sampler: Sampler) -> Tensor | None:
+        """The numbers of a verdict, for the upload; None where it draws them itself."""
+        inputs, on_host = self._inputs, self._target.device.type == "cpu"
+        if inputs is None or on_host or sampler.greedy or count > UNIFORMS:
+            return None
+        found = torch.rand(count, generator=sampler.generator, dtype=torch.float64)
+        inputs.set("uniforms", found.tolist())
+        return found
 
     def _uploaded(self, pending: Sequence[int]) -> Tensor:
         """Token ids on the device, int64 [n], until the next step; all else goes there as well."""
@@ -190,7 +201,9 @@ class Speculator:
         tree = append_path(drafted.tree(), known.token_ids)
         return _Proposal(tree, policy.passes, drafted)
 
-    def _score(self, tree: TokenTree, params: SamplingParams) -> ScoredTree:
+    def _score(
+        self, tree: TokenTree, params: SamplingParams, uniforms: Tensor | None
+    ) -> ScoredTree:
         """The target's logits [T, V] under the tree mask; a node's position is S + depth."""
         root, cache = len(self._cache.token_ids) - 1, self._cache.target_cache
         plan = self._plan(tree.growmap)
@@ -204,7 +217,11 @@ class Speculator:
         mask = plan.mask if tree.growmap.size > 1 else None
         ids = tree.ids_on(self._target.device)
         logits = self._target.forward(ids, plan.depths + root, mask, cache)
-        return score(tree, logits, params, plan, ids)
+        if uniforms is None or len(uniforms) < tree.growmap.size:  # fewer than with a look-up
+            return score(tree, logits, params, plan, ids)
+        assert self._inputs is not None
+        there = self._inputs["uniforms"][: len(uniforms)]
+        return ScoredTree(tree, logits, params, None, Uniforms(uniforms, there, self._graphs))
 
     def _learn(
         self, proposal: _Proposal, scored: ScoredTree, verdict: Verdict, greedy: bool

@@ -4,7 +4,9 @@ Shapes: `T` tree nodes, `n` inner nodes of a block, `K` most children of one of 
 of the target, `V_draft` draft columns.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from math import inf
 from typing import NamedTuple
@@ -94,24 +96,30 @@ class JudgePlan:
             inner_nodes, read, below, taken, once = tensors[5 * at : 5 * at + 5]
             self.blocks.append(NodeBlock(inner_nodes, read, below, taken, once.double(), most))
         self.whole, self.drawn = whole, any(drawn)
+        self._met = Counter[Hashable]()
         self.block_nodes = tuple(inner)  # of all blocks, in order
         self.certain = certain
         tensors = tensors[5 * len(chunks) :]
         self.attempts, self.divisors, self.rows, self.last_drawn, self.parents = tensors[:5]
         """int64 [T] each: the place of a node's attempt and of its divisors (`FIRST`, `NONE`, then
         each block's), its row of the draft's, its last drawn child and its parent, 0 for none."""
-        self.orders, self.sure, relation = tensors[5:]
+        self.orders, self.sure, self.relation = tensors[5:]
         """int64 [T], which of `Vocabulary.orders` a bonus token is drawn by: the draft's columns
         come first where only drawn children were rejected; int64 [T, C], the certain children of
-        each node and then `T`."""
+        each node and then `T`; int64 [T, T], 1 where the column is the row or an ancestor, 2 where
+        it is an earlier sibling of one of these, 0 elsewhere and for the root."""
         self.nodes = torch.arange(size, device=device)
         self.start = torch.zeros((size, 3), dtype=torch.float64, device=device)
         self.start[:, 0].fill_(1.0)  # a mass of 1, and nothing subtracted
         self.first = torch.full((2, 2), inf, dtype=torch.float64, device=device)
         self.first[FIRST, 0].fill_(1.0)
-        self.relation = relation.to(torch.int8)
-        """int8 [T, T]: 1 where the column is the row or an ancestor, 2 where it is an earlier
-        sibling of one of these; 0 elsewhere, and for the root."""
+
+    def count(self, inputs: Hashable) -> int:
+        """How often these inputs were met before: a recording pays for those that come again."""
+        if len(self._met) > KEPT_PLANS:
+            self._met.clear()
+        self._met[inputs] += 1
+        return self._met[inputs] - 1
 
     @classmethod
     def of(
@@ -162,7 +170,8 @@ def _relation(growmap: GrowMap) -> Index:
     return found
 
 
-class Vocabulary(NamedTuple):
+@dataclass(frozen=True, eq=False)  # part of a recording's key
+class Vocabulary:
     """A trimmed draft's columns among the target's tokens, on the device."""
 
     ids: Tensor  # int64 [V_draft], the target's id of each column

@@ -12,7 +12,7 @@ Shapes as in `judge_plan`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from math import exp, inf
@@ -23,7 +23,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from sequoia_core.config import Mode
+from sequoia_core.model.graphs import Rung
 from sequoia_core.model.loading.memory_plan import memory_errors
+from sequoia_core.model.recorded import CHECKED
 from sequoia_core.speculate import verify
 from sequoia_core.speculate.judge_plan import (
     JUDGED_ROWS,
@@ -38,7 +40,8 @@ from sequoia_core.speculate.sampling import (
     checked,
     cut_probs,
     most_probable,
-    to_host,
+    packed,
+    unpacked,
 )
 from sequoia_core.speculate.token_tree import DeviceNodes, DeviceSummary, ScoredTree
 from sequoia_core.speculate.verify import AcceptanceRule, Attempt, Verdict
@@ -61,11 +64,11 @@ class Judge:
         uniforms = verify.uniforms_of(scored, generator)
         with memory_errors(lambda: _MEMORY_FULL.format(scored.logits.device)):
             judging = Judging.of(scored, uniforms, self.mode)
-            unread, judged = scored.unread, judging.judged()
-            values = to_host(*unread, *judged)
-        scored.take(values[: len(unread)])
+            found = judging.recorded() or judging.packed()
+            values = unpacked(found.values, found.sizes)
+        scored.take(values[: found.known])
         numbers = uniforms.tolist()
-        verdict = _followed(scored, judging.plan, numbers, values[len(unread) :])
+        verdict = _followed(scored, judging.plan, numbers, values[found.known :])
         return verdict or verify.walk(scored, numbers, self.mode)
 
 
@@ -86,17 +89,36 @@ class _Attempts(NamedTuple):
     complete: list[Tensor]  # with top-p, of each block bool [n]: whether the nuclei are whole
 
 
-@dataclass(frozen=True)  # without slots, for the cached properties
+class _Packed(NamedTuple):
+    """What the host reads."""
+
+    values: Tensor  # float64
+    sizes: list[int]  # of each tensor in it
+    known: int  # how many of these are read by `ScoredTree.take`
+
+
+class _JudgeKey(NamedTuple):
+    """What lies in a recording as numbers and addresses."""
+
+    plan: JudgePlan
+    vocabulary: Vocabulary | None
+    mode: Mode
+    shaping: tuple[float, ...]
+    inputs: tuple[tuple[int, ...], ...]  # addresses and shapes
+
+
+@dataclass(frozen=True)  # without slots, for the cached property
 class Judging:
     """A scored tree and what judging takes besides, all on the logits' device."""
 
     scored: ScoredTree
+    mode: Mode
     plan: JudgePlan
+    vocabulary: Vocabulary | None
     token_ids: Tensor  # int64 [T]
     columns: Tensor  # int64 [T], among the draft's
-    draft_prob: Tensor  # float64 [T], q of a drawn node, 1 of an appended one
+    draft_prob: Tensor  # [T], q of a drawn node, 1 of an appended one
     uniforms: Tensor  # float64 [T]
-    mode: Mode
 
     @classmethod
     def of(cls, scored: ScoredTree, uniforms: Tensor, mode: Mode) -> "Judging":
@@ -104,22 +126,57 @@ class Judging:
         tree, device = scored.tree, scored.logits.device
         whole, certain = scored.params.shapes, mode is Mode.TOPK
         plan = JudgePlan.of(tree, device, certain=certain, whole=whole)
-        if isinstance(tree.nodes, DeviceNodes):
-            ids, columns, probs = tree.nodes
-            return cls(scored, plan, ids, columns, probs.double(), uniforms.to(device), mode)
-        host = [*map(list, (tree.nodes.token_ids, tree.nodes.columns, tree.nodes.draft_prob))]
-        there = torch.tensor([*host, uniforms.tolist()], dtype=FLOAT, device=device)
+        vocabulary, given, nodes = _vocabulary_of(scored), scored.uniforms, tree.nodes
+        if isinstance(nodes, DeviceNodes) or (given is not None and tree.device_ids is not None):
+            numbers = uniforms.to(device) if given is None else given.device
+            ids = tree.ids_on(device)
+            drafted = nodes[1:] if isinstance(nodes, DeviceNodes) else (ids, ids)  # not read
+            return cls(scored, mode, plan, vocabulary, ids, *drafted, numbers)
+        host = [*map(list, (nodes.token_ids, nodes.columns, nodes.draft_prob)), uniforms.tolist()]
+        there = torch.tensor(host, dtype=FLOAT, device=device)
         ids, columns, probs, numbers = there.unbind(0)
-        return cls(scored, plan, ids.long(), columns.long(), probs, numbers, mode)
-
-    @cached_property
-    def vocabulary(self) -> Vocabulary | None:
-        return _vocabulary_of(self.scored)
+        return cls(scored, mode, plan, vocabulary, ids.long(), columns.long(), probs, numbers)
 
     @cached_property
     def scores(self) -> DeviceSummary:
-        assert isinstance(self.scored.scores, DeviceSummary)
-        return self.scored.scores
+        if isinstance(self.scored.scores, DeviceSummary):
+            return self.scored.scores
+        temperature = self.scored.params.temperature
+        return DeviceSummary.of(self.scored.logits, self.plan.parents, self.token_ids, temperature)
+
+    def packed(self) -> _Packed:
+        """What `ScoredTree.take` and `_followed` read."""
+        known = self.scored.unread(self.scores)
+        tensors = (*known, *self.judged())
+        return _Packed(packed(tensors), [each.numel() for each in tensors], len(known))
+
+    def recorded(self) -> _Packed | None:
+        """The same by a recording, if all that is read lies where it has lain before.
+
+        The first times it is compared with what is computed without.
+        """
+        given, scored = self.scored.uniforms, self.scored
+        if given is None or given.graphs is None:
+            return None
+        inputs = [scored.logits, self.token_ids, self.columns, self.draft_prob, self.uniforms]
+        inputs.append(scored.tree.draft_probs)
+        shaping = scored.params.temperature, scored.params.top_p, scored.params.top_k
+        places = tuple((each.data_ptr(), *each.shape) for each in inputs)
+        key = _JudgeKey(self.plan, self.vocabulary, self.mode, shaping, places)
+        before = self.plan.count(key[1:])
+        if not before:
+            return None
+        # of a new one each time, as nothing that was computed before may be part of it
+        recording = given.graphs.recording(key, lambda: replace(self).packed(), Rung.LOOPS)
+        if recording is None:
+            return None
+        found = recording.replay()
+        if before <= CHECKED:
+            expected = self.packed().values
+            if not torch.allclose(found.values, expected, 1e-6, 1e-9, equal_nan=True):
+                given.graphs.step_down(Rung.FORWARDS, "a tree was judged otherwise than without")
+                return None
+        return found
 
     def judged(self) -> tuple[Tensor, ...]:
         """Of each node [T] p, q, whether it is accepted, and t and d if it is rejected.
@@ -129,7 +186,7 @@ class Judging:
         """
         found = self._attempts()
         accepted = self.uniforms * found.q < found.p  # r < p / q, without dividing by zero
-        broken = (self.plan.relation == accepted.to(torch.int8) + 1).any(1)
+        broken = (self.plan.relation == accepted.long() + 1).any(1)
         end = self.plan.nodes.masked_fill(broken, 0).amax(0, keepdim=True)
         bonus = self._bonus(found.after, end)
         return (found.p, found.q, accepted, *found.after.unbind(1), *bonus, *found.complete)
@@ -140,13 +197,14 @@ class Judging:
         log_probs = log_probs - self.scores.log_totals[plan.parents]
         states = [torch.cat((log_probs.exp_()[:, None], plan.start), 1)]
         divisors, complete = [plan.first], list[Tensor]()
+        drawn_prob = self.draft_prob.double()
         for block in plan.blocks:
             p, whole = self._probs(block.nodes)
             complete += [] if whole is None else [whole]
             tokens = self.token_ids[block.children]  # [n, K]
             if plan.drawn:
                 q = self._drafted(block.rows)
-                divisors.append(self._divisors(q, block))
+                divisors.append(self._divisors(q, drawn_prob, block))
                 states.append(self._drawn_states(p, q, tokens, divisors[-1], block))
             else:
                 states.append(self._certain_states(p, tokens, block))
@@ -156,7 +214,7 @@ class Judging:
         if not plan.drawn:
             return _Attempts(p, torch.ones_like(p), coefficients, complete)
         divided = torch.cat([each.view(-1, 2) for each in divisors])[plan.divisors]  # [T, 2]
-        q = torch.addcdiv(divided[:, 1].reciprocal(), self.draft_prob, divided[:, 0])
+        q = torch.addcdiv(divided[:, 1].reciprocal(), drawn_prob, divided[:, 0])
         return _Attempts(p, q, torch.addcdiv(coefficients, mass, divided), complete)
 
     def _probs(self, nodes: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -175,14 +233,14 @@ class Judging:
         nothing = torch.zeros_like(mass)
         return torch.stack((picked, mass, nothing, nothing), -1)
 
-    def _divisors(self, q: Tensor, block: NodeBlock) -> Tensor:
+    def _divisors(self, q: Tensor, drawn_prob: Tensor, block: NodeBlock) -> Tensor:
         """What the mass is divided by to be added to t and d; one is infinite: [n, K, 2]."""
         (count, ranks), width = block.children.shape, q.shape[1]
         found = torch.full((count, ranks, 2), inf, dtype=FLOAT, device=q.device)
         if self.mode is Mode.SPECINFER:
             found[:, :, 0].fill_(1.0)
         elif ranks > 1:
-            picked = self.draft_prob[block.taken] * block.counted
+            picked = drawn_prob[block.taken] * block.counted
             left = _left_before(q, picked, self.columns[block.taken])
             untried = torch.arange(width, width - ranks, -1, dtype=FLOAT, device=q.device)
             used_up = left <= 0

@@ -43,12 +43,21 @@ def to_host(*tensors: Tensor) -> list[list[float]]:
 
     Integers come back from a GPU as whole floats; up to 2**53 nothing is lost.
     """
-    flat = [each.flatten() for each in tensors]
-    if flat[0].device.type == "cpu":
-        return [each.tolist() for each in flat]
-    packed = torch.cat([each.double() for each in flat]).tolist()
-    ends = accumulate(map(len, flat))
-    return [packed[end - len(each) : end] for each, end in zip(flat, ends, strict=True)]
+    if tensors[0].device.type == "cpu":
+        return [each.flatten().tolist() for each in tensors]
+    return unpacked(packed(tensors), [each.numel() for each in tensors])
+
+
+def packed(tensors: Sequence[Tensor]) -> Tensor:
+    """All values one after the other: float64 [n]."""
+    return torch.cat([each.flatten().double() for each in tensors])
+
+
+def unpacked(values: Tensor, sizes: Sequence[int]) -> list[list[float]]:
+    """Read values that were packed from tensors of these sizes."""
+    read = values.tolist()
+    ends = accumulate(sizes)
+    return [read[end - size : end] for end, size in zip(ends, sizes, strict=True)]
 
 
 def shaped_probs(logits: Tensor, params: SamplingParams) -> Tensor:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sequoia_core.config import SamplingParams
+from sequoia_core.model.graphs import Graphs
 from sequoia_core.model.interface import Paths, Summary
 from sequoia_core.speculate.sampling import log_totals, shaped_probs, to_host
 from sequoia_core.tree.growmap import GrowMap
@@ -110,6 +111,23 @@ class DeviceSummary(NamedTuple):
     peaks: Tensor  # float32, the argmax's logit
     own: Tensor  # float32, a node's own logit at its parent
 
+    @classmethod
+    def of(
+        cls, logits: Tensor, parents: Tensor, token_ids: Tensor, temperature: float
+    ) -> "DeviceSummary":
+        """Of logits [T, V] at a temperature above 0, and int64 [T], the root its own parent."""
+        peaks, best = logits.max(-1)
+        own = logits[parents, token_ids]
+        return cls(best, log_totals(logits, temperature), peaks, own)
+
+
+class Uniforms(NamedTuple):
+    """A step's uniform numbers that were drawn before it, each node's: float64 [T]."""
+
+    host: Tensor
+    device: Tensor  # the same at an address that stays, until the next step
+    graphs: Graphs | None  # that judging by them may be recorded in
+
 
 @dataclass(frozen=True)  # without slots, for the cached properties
 class ScoredTree:
@@ -122,7 +140,8 @@ class ScoredTree:
     tree: TokenTree
     logits: Tensor
     params: SamplingParams
-    scores: Summary | DeviceSummary
+    scores: Summary | DeviceSummary | None  # None: what a rule computes with the rest
+    uniforms: Uniforms | None = None
 
     @cached_property
     def nodes(self) -> HostNodes:
@@ -134,13 +153,22 @@ class ScoredTree:
 
     @cached_property
     def _on_host(self) -> tuple[HostNodes, Summary]:
-        return self._from(to_host(*self.unread) if self.unread else [])
+        unread = self.unread(self.device_scores)
+        return self._from(to_host(*unread) if unread else [])
 
-    @property
-    def unread(self) -> tuple[Tensor, ...]:
-        """What nodes and summary are read from; those that are on the host left out."""
-        scores = self.scores if isinstance(self.scores, DeviceSummary) else ()
-        return (*scores, *(self.tree.nodes if isinstance(self.tree.nodes, DeviceNodes) else ()))
+    @cached_property
+    def device_scores(self) -> DeviceSummary | None:
+        """None where they are a summary on the host."""
+        if self.scores is not None:
+            return None if isinstance(self.scores, Summary) else self.scores
+        device, temperature = self.logits.device, self.params.temperature or 1.0
+        parents = TreeLayout(self.growmap, device).parents
+        return DeviceSummary.of(self.logits, parents, self.tree.ids_on(device), temperature)
+
+    def unread(self, scores: DeviceSummary | None) -> tuple[Tensor, ...]:
+        """What `take` makes nodes and summary of, but for those that are on the host."""
+        nodes = self.tree.nodes if isinstance(self.tree.nodes, DeviceNodes) else ()
+        return (*(scores or ()), *nodes)
 
     def take(self, values: Sequence[Sequence[float]]) -> None:
         """Nodes and summary from the values of `unread`, which somebody has read."""
@@ -150,7 +178,7 @@ class ScoredTree:
         summary, nodes = self.scores, self.tree.nodes
         if isinstance(nodes, DeviceNodes):
             nodes = HostNodes.read(values[-3:])
-        if isinstance(summary, DeviceSummary):
+        if not isinstance(summary, Summary):
             argmax, totals, highest, own = values[:4]
             temperature, parents = self.params.temperature or 1.0, (0, *self.growmap.parents[1:])
             summary = Summary(
@@ -215,10 +243,8 @@ def score(
 
     `layout` and `token_ids`, on the logits' device, are made unless given.
     """
-    temperature = params.temperature or 1.0
     layout = layout or TreeLayout(tree.growmap, logits.device)
     token_ids = tree.ids_on(logits.device) if token_ids is None else token_ids
-    peaks, best = logits.max(-1)
-    picked = logits[layout.parents, token_ids]
-    scores = DeviceSummary(best, log_totals(logits, temperature), peaks, picked)
+    temperature = params.temperature or 1.0
+    scores = DeviceSummary.of(logits, layout.parents, token_ids, temperature)
     return ScoredTree(tree, logits, params, scores)

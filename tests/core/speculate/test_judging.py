@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.errors import NumberError
+from sequoia_core.model.graphs import Graphs, Rung
 from sequoia_core.speculate import judge_plan, verify
 from sequoia_core.speculate.judge_plan import JUDGED_ROWS
 from sequoia_core.speculate.judging import Judge, Judging, left_most_probable
@@ -26,16 +27,25 @@ from sequoia_core.speculate.sampling import (
     independent_draws,
     ordered_draws,
 )
-from sequoia_core.speculate.token_tree import DeviceNodes, HostNodes, ScoredTree, TokenTree, score
+from sequoia_core.speculate.token_tree import (
+    DeviceNodes,
+    HostNodes,
+    ScoredTree,
+    TokenTree,
+    Uniforms,
+    score,
+)
 from sequoia_core.speculate.verify import Verdict
 from sequoia_core.tree.choice import ROOT
 from sequoia_core.tree.growmap import GrowMap
 from tests.pretended_device import CUDA, pretended_device
+from tests.tape_runner import TapeRunner
 
 RULES = {Mode.SEQUOIA: verify.sequoia, Mode.SPECINFER: verify.specinfer, Mode.TOPK: verify.topk}
 TREES = 1000
 """Of each rule. A draw within `TIE` of the threshold may be decided either way."""
 TIE = 1e-5
+LONG = torch.int64
 
 
 def tree_shape(rng: random.Random, size: int) -> GrowMap:
@@ -236,6 +246,71 @@ def test_residuals_are_made_again_from_their_numbers(mode: Mode) -> None:
                     assert prob == pytest.approx(top[token], rel=1e-3, abs=1e-5)
                     compared += 1
     assert compared > 200
+
+
+@pytest.mark.parametrize("mode", RULES)
+@pytest.mark.parametrize("trimmed", [False, True])
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_a_recording_judges_other_trees_of_its_shape(
+    mode: Mode, trimmed: bool, top_p: float
+) -> None:
+    """At the same addresses, with nothing left of the trees before."""
+    shape, tokens = GrowMap((-1, 0, 0, 0, 1, 1, 2, 4, 4, 7)), 30
+    params = SamplingParams(temperature=0.8, top_p=top_p)
+    rng, generator = random.Random(13), torch.Generator().manual_seed(13)
+    inner = [node for node in range(shape.size) if shape.children[node]]
+    kept = torch.randperm(tokens, generator=generator)[: tokens // 2 if trimmed else tokens]
+    kept = kept if trimmed else torch.arange(tokens)
+    runner = TapeRunner()
+    graphs = Graphs(runner, torch.device("cpu"))
+    logits, probs = torch.zeros(shape.size, tokens), torch.zeros(len(inner), len(kept))
+    nodes = DeviceNodes(*(torch.zeros(shape.size, dtype=d) for d in (LONG, LONG, torch.float32)))
+    numbers = torch.zeros(shape.size, dtype=torch.float64)
+    rows = {node: row for row, node in enumerate(inner)}
+    tree = TokenTree(shape, nodes, probs, rows, kept if trimmed else None)
+    paths = set()
+    for step in range(40):
+        logits.copy_(torch.randn(logits.shape, generator=generator) * 2)
+        near = logits[inner][:, kept] + torch.randn(probs.shape, generator=generator)
+        found, drawn = drawn_children(near, shape, mode, params, rng)
+        probs.copy_(found)
+        for row, node in enumerate(inner):
+            for rank, child in enumerate(shape.children[node]):
+                nodes.columns[child] = drawn[row, rank]
+                nodes.draft_prob[child] = found[row, drawn[row, rank]]
+        nodes.token_ids.copy_(kept[nodes.columns])
+        host = torch.rand(shape.size, generator=generator, dtype=torch.float64)
+        numbers.copy_(host)
+        given = Uniforms(host, numbers, graphs)
+        judged = Judge(mode)(ScoredTree(tree, logits, params, None, given), torch.Generator())
+        scored = score(tree, logits, params)
+        check_same(verify.walk(scored, host.tolist(), mode), judged, scored)
+        paths.add(judged.path)
+        assert runner.replayed == step
+    assert len(paths) > 2
+    assert runner.recorded == 1
+    assert graphs.rung is Rung.LOOPS
+
+
+def test_a_recording_that_judges_otherwise_is_given_up() -> None:
+    runner = TapeRunner(spoils=0.25)
+    graphs = Graphs(runner, torch.device("cpu"))
+    params, tokens = SamplingParams(temperature=0.8), torch.arange(1)
+    logits, numbers = torch.randn(1, 9), torch.full((1,), 0.4, dtype=torch.float64)
+    tree = TokenTree(
+        ROOT, HostNodes((0,), (0,), (1.0,)), torch.empty((0, 0)), {}, device_ids=tokens
+    )
+    verdicts = [
+        Judge(Mode.SEQUOIA)(
+            ScoredTree(tree, logits, params, None, Uniforms(numbers, numbers, graphs)),
+            torch.Generator(),
+        )
+        for _ in range(4)
+    ]
+    assert runner.replayed == 1
+    assert graphs.rung is Rung.FORWARDS
+    assert "judged" in graphs.notices[0]
+    assert len({each.bonus_token for each in verdicts}) == 1
 
 
 class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
