@@ -47,6 +47,14 @@ class Offload(StrEnum):
     DISK = "disk"  # in the model's files
 
 
+class GraphChoice(StrEnum):
+    """Whether a GPU's kernels are recorded and replayed as CUDA graphs; see `model.graphs`."""
+
+    AUTO = "auto"  # where one GPU holds the whole target
+    ON = "on"  # the same, and an error elsewhere
+    OFF = "off"
+
+
 class Lookup(StrEnum):
     """Whether continuations found in the conversation itself are speculated with."""
 

@@ -48,6 +48,7 @@ class NoticeKind(StrEnum):
     CALIBRATION = "calibration"
     WAITING = "waiting"
     MEMORY = "memory"
+    GRAPHS = "graphs"
 
 
 class Notice(TaggedRecord, frozen=True):

@@ -38,6 +38,9 @@ class TapeRunner:
         self.recorded = self.replayed = 0
         self.fails, self.spoils = fails, spoils
 
+    def check(self) -> None:
+        """Called before each replay, which it may fail."""
+
     def record(self, work: Callable[[], T]) -> "TapeRecording[T]":
         work()
         if self.fails:
@@ -57,6 +60,7 @@ class TapeRecording(Generic[T]):
 
     @torch.inference_mode()
     def replay(self) -> T:
+        self._runner.check()
         self._runner.replayed += 1
         for made in self._made():
             _destroy(made)

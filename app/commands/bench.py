@@ -73,6 +73,7 @@ def bench(
         weights=settings.weights,
         dtype=settings.dtype,
         offload=settings.offload,
+        graphs=settings.graphs,
         temperatures=tuple(temperature or TEMPERATURES),
         tree_sizes=_sizes(tree_sizes),
         **given,

@@ -162,7 +162,8 @@ def load_chosen(settings: Settings, progress: Progress) -> "Pair":
 
     return load_pair(
         models.target, models.draft, dtype=settings.dtype, device=settings.device,
-        weights=settings.weights, offload=settings.offload, progress=progress,
+        weights=settings.weights, offload=settings.offload, graphs=settings.graphs,
+        progress=progress,
     )  # fmt: skip
 
 

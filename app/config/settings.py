@@ -7,7 +7,7 @@ from enum import EnumType, StrEnum
 from functools import partial
 from typing import Any, get_type_hints
 
-from sequoia_core.config import Lookup, Mode, Offload, SamplingParams, WeightFormat
+from sequoia_core.config import GraphChoice, Lookup, Mode, Offload, SamplingParams, WeightFormat
 
 BETWEEN_TEXTS = " | "  # between the texts that end an answer, where several are typed
 
@@ -95,6 +95,9 @@ class Settings:
     )
     offload: Offload = _models(
         Offload.NONE, "where the target's layers are kept until they are used"
+    )
+    graphs: GraphChoice = _models(
+        GraphChoice.AUTO, "whether a GPU's kernels are recorded and replayed as CUDA graphs"
     )
     insight: bool = _models(
         True, "keep why each token was accepted or rejected; costs some time and memory"

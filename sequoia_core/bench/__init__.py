@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sequoia_core.config import Offload, SamplingParams, WeightFormat
+from sequoia_core.config import GraphChoice, Offload, SamplingParams, WeightFormat
 from sequoia_core.errors import ParameterError
 from sequoia_core.tree.choice import MOST_NODES
 
@@ -27,6 +27,7 @@ class BenchPlan:
     weights: WeightFormat = WeightFormat.AUTO
     dtype: str = "auto"
     offload: Offload = Offload.NONE
+    graphs: GraphChoice = GraphChoice.AUTO
     peer_draft: str | None = None  # for other projects' decoders; None is the pair's own
     prompts: str | None = None  # a file, see `data.prompts`; None is the built-in set
     count: int = COUNT

@@ -72,6 +72,7 @@ class ModelFactory:
             device=self.sources.device,
             weights=plan.weights,
             offload=plan.offload,
+            graphs=plan.graphs,
         )
 
     @cached_property

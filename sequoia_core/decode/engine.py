@@ -31,6 +31,7 @@ from sequoia_core.events import (
     TextDelta,
     Totals,
 )
+from sequoia_core.model.graphs import Rung
 from sequoia_core.model.interface import LanguageModel
 from sequoia_core.model.loading.memory_plan import memory_errors
 from sequoia_core.model.recorded import graphs_of
@@ -94,7 +95,7 @@ class Engine:
         self.make_sampler: Callable[[SamplingParams, torch.device, Mode], Sampler] = Sampler.of
         self.insight = False
         self._answers = 0
-        self._notices = PlainNotices()
+        self._notices = PlainNotices(self._graphs)
 
     @classmethod
     def of(cls, pair: Pair, advisor: TreeAdvisor, before: Engine | None = None) -> Engine:
@@ -122,6 +123,15 @@ class Engine:
         self._cache.release()
         self._target.forget_unused()
 
+    @property
+    def _holds_graphs(self) -> bool:
+        return self._graphs is not None and self._graphs.rung > Rung.EAGER
+
+    def prepare(self, should_stop: StopCheck) -> None:
+        """Record, while nobody waits, what the coming steps will need."""
+        while not should_stop() and self._cache.prepare():
+            pass
+
     def generate(
         self,
         prompt_ids: Sequence[int],
@@ -147,6 +157,7 @@ class Engine:
         tree, chosen = tree_for(self._choice, self.advisor, params.temperature, context, drafts)
         yield chosen
         yield from self._notices.of_choice(self.tree_choice, chosen)
+        yield from self._notices.of_graphs()
         self._answers += 1
         answer = self._answers
         try:
@@ -220,11 +231,17 @@ class Engine:
             try:
                 found = self._step(answer)
             except MemoryFullError:
-                if answer.tree.size == 1 and answer.lookup is Lookup.OFF:
+                plain = answer.tree.size == 1 and answer.lookup is Lookup.OFF
+                if plain and not self._holds_graphs:
                     raise
                 found = None
             if found is None:  # here what the failed step held is free again
                 self._cache.roll_back()
+                if self._graphs is not None and self._holds_graphs:  # the same tree without them
+                    self._graphs.step_down(Rung.EAGER, "the memory is full")
+                    self._target.forget_unused()
+                    yield from self._notices.of_graphs()
+                    continue
                 self._target.forget_unused()
                 answer.tree, answer.lookup, answer.narrowed = smaller(answer.tree), Lookup.OFF, True
                 yield self._notices.no_memory(answer.tree)
@@ -236,6 +253,7 @@ class Engine:
                 yield TextDelta(step.index, printable, pieces)
             yield step
             yield from self._notices.of_step(self.tree_choice, answer.tree, step)
+            yield from self._notices.of_graphs()
             drafts, temperature = self._draft is not None, params.temperature
             other = tree_after(step, self._choice, self.advisor, temperature, drafts)
             if finish is None and other is not None and not answer.narrowed:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from sequoia_core.model.interface import KVCache, LanguageModel
+from sequoia_core.model.recorded import prepare_forward
 
 KEPT = 256  # that stay when memory is returned: about a system prompt, which the next chat has too
 
@@ -63,6 +64,11 @@ class TokenCache:
             while left := len(self.draft_pending) - 1:
                 yield left
                 self._extend(self._draft, self.draft_cache, left)
+
+    def prepare(self) -> bool:
+        """Record one forward that the coming steps will need; False if there is none."""
+        models = ((self._target, self.target_cache), (self._draft, self.draft_cache))
+        return any(prepare_forward(model, cache) for model, cache in models)
 
     def commit(
         self, emitted: Sequence[int], target_rows: Sequence[int], draft_rows: Sequence[int]

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from sequoia_core.config import NON_SEQUOIA_MODES, Lookup, Mode
 from sequoia_core.events import Notice, NoticeKind, Step, TreeChosen
+from sequoia_core.model.graphs import Graphs
 from sequoia_core.speculate.adaptive_policy import IDLE_STEPS
 from sequoia_core.speculate.tree_advisor import TRYING, Advice, TreeAdvisor
 from sequoia_core.tree.choice import ADAPTIVE, CHOSEN, ROOT, SHOWN, AdaptiveTree, Tree, TreeChoice
@@ -110,12 +111,14 @@ def lookup_for(choice: TreeChoice) -> Lookup:
 
 
 class PlainNotices:
-    """Why decoding is plain, or its trees smaller, although more was chosen.
+    """Why decoding is plain, its trees smaller, or less of it recorded, although more was chosen.
 
     Of choices and steps there is one for each choice of a person.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, graphs: Graphs | None = None) -> None:
+        self._graphs = graphs
+        self._said = len(graphs.notices) if graphs else 0
         self._plain_for: TreeChoice | None = None
         self._idle_for: TreeChoice | None = None
         self._idle_steps = 0
@@ -139,6 +142,12 @@ class PlainNotices:
                 "Trees are off: the draft's guesses are not worth their time here; they are tried"
             )
             yield Notice(NoticeKind.PLAIN_DECODING, f"{text} again every {IDLE_STEPS} steps")
+
+    def of_graphs(self) -> Iterator[Notice]:
+        """What has been recorded less since the last call."""
+        if self._graphs is not None:
+            new, self._said = self._graphs.notices[self._said :], len(self._graphs.notices)
+            yield from (Notice(NoticeKind.GRAPHS, text) for text in new)
 
     @staticmethod
     def no_room(tree: Tree) -> Notice:

@@ -20,7 +20,7 @@ from sequoia_core.model.graphs import (
 from sequoia_core.model.kv_cache import LayeredKVCache, LeasePool
 
 if TYPE_CHECKING:
-    from sequoia_core.model.interface import LanguageModel
+    from sequoia_core.model.interface import KVCache, LanguageModel
     from sequoia_core.model.llama import Llama
 
 CAUSAL_ROWS = 64  # more rows without a mask are a prompt's, whose numbers do not repeat
@@ -124,7 +124,10 @@ class RecordedForward:
     ) -> Tensor | None:
         """See `LanguageModel.forward`; None where this forward is not recorded."""
         count = token_ids.shape[0]
-        if self.graphs.rung < Rung.FORWARDS or not _is_of_step(count, mask, cache.length):
+        if self.graphs.rung < Rung.FORWARDS:
+            self._forget()
+            return None
+        if not _is_of_step(count, mask, cache.length):
             return None
         cache.reserve(count)
         rows = self._rows_for(model, count, count if mask is None else mask.shape[1])
@@ -166,6 +169,12 @@ class RecordedForward:
                 rows = self._rows[shape.rows, shape.columns]
                 return self._recording(model, cache, rows, wanted) is not None
         return False
+
+    def _forget(self) -> None:
+        """Free what only recordings need."""
+        self._rows.clear()
+        self._masks.clear()
+        self.pool.clear()
 
     def _recording(
         self, model: Llama, cache: LayeredKVCache, rows: _Rows, shape: _Shape
@@ -212,6 +221,12 @@ def graphs_of(model: LanguageModel | None) -> Graphs | None:
     """What a model's forwards are recorded in, if they are."""
     recorded: RecordedForward | None = getattr(model, "recorded", None)
     return recorded.graphs if recorded else None
+
+
+def prepare_forward(model: LanguageModel | None, cache: KVCache | None) -> bool:
+    """See `RecordedForward.prepare`; False of models whose forwards are not recorded."""
+    recorded = getattr(model, "recorded", None)
+    return recorded is not None and bool(recorded.prepare(model, cache))
 
 
 def _is_of_step(count: int, mask: Tensor | None, length: int) -> bool:

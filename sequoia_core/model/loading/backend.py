@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from gguf import GGMLQuantizationType
 
-from sequoia_core.config import Offload, WeightFormat
+from sequoia_core.config import GraphChoice, Offload, WeightFormat
 from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.cpu import cpu_threads
@@ -54,6 +54,7 @@ class Backend:
     weights: WeightFormat  # never AUTO
     dtype: torch.dtype | None
     fallback: str = ""  # why PyTorch computes where the native library would by default
+    graphs: bool = False  # a GPU's kernels are recorded and replayed
 
     @property
     def native(self) -> bool:
@@ -93,7 +94,7 @@ class Backend:
         build = library_digest() if self.native else ""
         devices = map(device_name, self.placement.devices)
         backend = (self.weights.value, self.name(), build, self.placement.offload.value)
-        return "\n".join([number, *devices, *backend])
+        return "\n".join([number, *devices, *backend, *(["graphs"] if self.graphs else [])])
 
 
 def choose_backend(
@@ -112,6 +113,21 @@ def choose_backend(
         _check_int8(own_format, models)
         return Backend(placement, weights, None)
     return Backend(placement, WeightFormat.NATIVE, None if own_format else number)
+
+
+def uses_graphs(choice: GraphChoice, placement: Placement) -> bool:
+    """Whether kernels are recorded; raises ParameterError if they are to be and cannot be."""
+    possible = (
+        len(placement.devices) == 1
+        and placement.device.type == "cuda"
+        and placement.offload is Offload.NONE
+    )
+    if choice is GraphChoice.ON and not possible:
+        raise ParameterError(
+            "graphs are on, but only one GPU that holds the whole target has CUDA graphs; leave "
+            "--graphs out"
+        )
+    return possible and choice is not GraphChoice.OFF
 
 
 def stored_format(weights: Weights) -> str:

@@ -8,6 +8,7 @@ from sequoia_core.config import Offload
 from sequoia_core.model.attention_probe import attention_choice
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.device import even_stages
+from sequoia_core.model.graphs import CudaRunner, Graphs
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.backend import Backend, pair_plans
 from sequoia_core.model.loading.fitted_draft import fit_draft
@@ -17,6 +18,7 @@ from sequoia_core.model.native.llama import NativeLlama
 from sequoia_core.model.native.matrices import draft_format
 from sequoia_core.model.native.rows import NativeRows, read_rows_with
 from sequoia_core.model.offload.model import load_offloaded
+from sequoia_core.model.recorded import graphs_of, record_forwards
 from sequoia_core.model.tensor_names import weight_values
 
 
@@ -40,6 +42,8 @@ def target_model(
         stages = even_stages(config, placement.devices, on_first)
         model = Llama(config, weights, device, dtype, read_by_draft, stages)
     model.attention = attention
+    if backend.graphs:
+        record_forwards(Graphs(CudaRunner(device), device), model)
     return model
 
 
@@ -76,4 +80,6 @@ def draft_model(
     kind = ConditionedLlama if fitted.config.feature_layers else Llama
     made = kind(fitted.config, fitted.weights, target.device, target.dtype)
     made.attention = attention_choice(fitted.config, target.device, target.dtype)
+    if (graphs := graphs_of(target)) is not None:
+        record_forwards(graphs, made)
     return made, ids

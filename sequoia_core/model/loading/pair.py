@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace as replace_record
 from torch import Tensor
 
-from sequoia_core.config import Offload, WeightFormat
+from sequoia_core.config import GraphChoice, Offload, WeightFormat
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.events import PairDescription, Progress
 from sequoia_core.model.cpu import cpu_threads
@@ -20,6 +20,7 @@ from sequoia_core.model.loading.backend import (
     check_draft_fits,
     choose_backend,
     fitting_window,
+    uses_graphs,
 )
 from sequoia_core.model.loading.loader import (
     Checkpoint,
@@ -50,11 +51,13 @@ class PairSource:
     device: str
     weights: WeightFormat
     offload: Offload
+    graphs: GraphChoice = GraphChoice.AUTO
 
     def backend(self, *models: Checkpoint | None) -> Backend:
         """What computes target and draft, if they are opened already; None is no draft."""
         placement, opened = choose_placement(self.device, self.offload), list(filter(None, models))
-        return choose_backend(self.weights, self.dtype, placement, opened)
+        backend = choose_backend(self.weights, self.dtype, placement, opened)
+        return replace(backend, graphs=uses_graphs(self.graphs, placement))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,7 @@ def load_pair(
     device: str = "auto",
     weights: WeightFormat = WeightFormat.AUTO,
     offload: Offload = Offload.NONE,
+    graphs: GraphChoice = GraphChoice.AUTO,
     progress: Progress | None = None,
 ) -> Pair:
     """Load a target and a draft.
@@ -101,17 +105,18 @@ def load_pair(
         device: see `choose_devices`. Several hold the target's layers; the draft is on the first.
         weights: how they are held, and which forward computes them.
         offload: where the target's layers stay while it decodes.
+        graphs: whether a GPU's kernels are recorded once and then replayed.
         progress: receives what is being done and, where known, the fraction done.
 
     Raises:
         ModelLoadError: a model is missing, damaged, of an unknown kind, or too large.
         TokenizerMismatchError: the draft's tokens are not the target's.
-        ParameterError: an unknown device or dtype, weights or an offloading that they do not have,
-            or more devices than the target has layers.
+        ParameterError: an unknown device or dtype, weights, an offloading or graphs that are not
+            possible there, or more devices than the target has layers.
     """
     report = progress or no_progress
     RENDERER.start()
-    source = PairSource(target, dtype, device, weights, offload)
+    source = PairSource(target, dtype, device, weights, offload, graphs)
     prepare(source.backend().placement.devices)  # refuses what it can before files are read
     if is_fetched_first(target) or is_fetched_first(draft):
         check_tokenizers(target, draft, report)

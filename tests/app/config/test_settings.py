@@ -9,7 +9,7 @@ import pytest
 from app.config.load import SettingsError, load_settings
 from app.config.model_choice import Models, build_chat, chosen_models, tree_choice
 from app.config.settings import Settings
-from sequoia_core.config import Lookup, Mode, Offload, WeightFormat
+from sequoia_core.config import GraphChoice, Lookup, Mode, Offload, WeightFormat
 from sequoia_core.errors import GrowMapError, ParameterError
 from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.files import find_growmap
@@ -22,6 +22,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "device": ("cpu", "cpu"),
     "weights": ("int8", WeightFormat.INT8),
     "offload": ("disk", Offload.DISK),
+    "graphs": ("off", GraphChoice.OFF),
     "insight": ("false", False),
     "record": ("false", False),
     "mode": ("chain", Mode.CHAIN),
@@ -232,6 +233,7 @@ def test_the_engine_is_built_from_the_settings(monkeypatch: pytest.MonkeyPatch) 
                 "device": "cpu",
                 "weights": WeightFormat.AUTO,
                 "offload": Offload.NONE,
+                "graphs": GraphChoice.AUTO,
                 "progress": progress,
             },
         ),

@@ -7,11 +7,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from typing_extensions import override
 
 from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.decode.engine import Engine
+from sequoia_core.events import Event, Notice, NoticeKind
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.graphs import Graphs, Rung
+from sequoia_core.model.kv_cache import LayeredKVCache
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.recorded import record_forwards
 from sequoia_core.model.step_inputs import MOVED, StepInputs
@@ -155,3 +158,78 @@ def test_a_path_longer_than_the_inputs_hold_is_kept() -> None:
     inputs.upload([cache])
     for one, expected in zip(cache.lease.parts, other.lease.parts, strict=True):
         assert torch.equal(one[:, :, :, : cache.length], expected[:, :, :, : cache.length])
+
+
+class FullMemory(TapeRunner):
+    """Memory ends at the n-th replay, and at every one after it."""
+
+    def __init__(self, allowed: int) -> None:
+        super().__init__()
+        self._allowed = allowed
+
+    @override
+    def check(self) -> None:
+        if self.replayed >= self._allowed:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("tree", ["ragged", "root"])
+def test_when_memory_ends_recordings_are_dropped_before_the_tree_shrinks(tree: str) -> None:
+    graphs = Graphs(FullMemory(12), CPU)
+    choice = TreeChoice(Mode.SEQUOIA, TREES[tree], lookup=Lookup.OFF)
+    made = engine(models("whole", graphs), choice)
+    events = list(made.generate(PROMPT, GREEDY))
+    check_laws(events)
+    assert tokens_of(events) == plain(models("whole", None)[0], PROMPT, 60)
+    assert {len(step.nodes) for step in steps_of(events)} == {TREES[tree].size}
+    (message,) = said_of_graphs(events)
+    assert "the memory is full" in message
+    assert said_of_graphs(list(made.generate(PROMPT, GREEDY))) == []
+
+
+def said_of_graphs(events: Sequence[Event]) -> list[str]:
+    notices = (each for each in events if isinstance(each, Notice))
+    return [each.message for each in notices if each.kind is NoticeKind.GRAPHS]
+
+
+def test_a_failure_is_said_once_by_the_engines_that_were_there() -> None:
+    graphs = Graphs(TapeRunner(fails="not permitted"), CPU)
+    pair = models("whole", graphs)
+    first, beside = (engine(pair, TreeChoice(Mode.SEQUOIA, TREES["ragged"])) for _ in range(2))
+
+    def said(made: Engine) -> list[str]:
+        return said_of_graphs(list(made.generate(PROMPT, GREEDY)))
+
+    (message,) = said(first)
+    assert "not permitted" in message
+    assert said(first) == []
+    assert said(beside) == [message]
+    assert said(engine(pair, TreeChoice(Mode.SEQUOIA, TREES["ragged"]))) == []
+
+
+def test_what_the_next_steps_need_is_recorded_in_idle_time() -> None:
+    graphs = Graphs(TapeRunner(), CPU)
+    made = engine(models("whole", graphs), TreeChoice(Mode.SEQUOIA, TREES["ragged"]))
+
+    def forwards_after(tokens: int) -> int:
+        """Recordings of forwards once an answer to a prompt of so many tokens is decoded."""
+        prompt = [each % 61 for each in range(tokens)]
+        for _ in made.generate(prompt, replace(GREEDY, max_new_tokens=8)):
+            pass
+        return forwards()
+
+    def forwards() -> int:
+        return sum(not isinstance(key[0], str) for key in graphs.known)  # type: ignore[index]
+
+    for cache in (made._cache.target_cache, made._cache.draft_cache):
+        assert isinstance(cache, LayeredKVCache)
+        cache.reserve(900)
+    few = forwards_after(60)
+    made.prepare(lambda: False)
+    assert forwards() == few  # most of the span is free
+    few = forwards_after(200)
+    made.prepare(lambda: True)
+    assert forwards() == few
+    made.prepare(lambda: False)
+    assert forwards() == 2 * few
+    assert forwards_after(270) == 2 * few
