@@ -213,8 +213,9 @@ class Step(TaggedRecord, frozen=True, dict=True):
 
     @property
     def speedup(self) -> float:
-        """Tokens emitted x plain_ms / step wall time."""
-        return len(self.token_ids) * self.plain_ms / self.timings.total_ms
+        """Tokens emitted x plain_ms, at most the wall time of this step, over that time."""
+        total_ms = self.timings.total_ms
+        return len(self.token_ids) * min(self.plain_ms, total_ms) / total_ms
 
 
 class Totals(Record, frozen=True):
@@ -276,9 +277,19 @@ class Totals(Record, frozen=True):
         return self.tokens / self.seconds if self.seconds else 0.0
 
     @property
+    def plain_seconds_per_token(self) -> float:
+        """Of plain decoding; 0 if not measured. At most what the answer's own steps took, each.
+
+        A step with a tree does all that a plain one does. So a slower plain step was a delayed one.
+        """
+        if not self.tokens or not self.steps:
+            return 0.0
+        return min(self.plain_seconds / self.tokens, self.seconds / self.steps)
+
+    @property
     def speedup(self) -> float:
-        """Plain seconds over decode seconds; 0 before the first step."""
-        return self.plain_seconds / self.seconds if self.seconds else 0.0
+        """Over plain decoding, never above `tokens_per_step`; 0 before the first step."""
+        return self.plain_seconds_per_token * self.tokens / self.seconds if self.seconds else 0.0
 
 
 class Finished(TaggedRecord, frozen=True):

@@ -72,8 +72,8 @@ def _shape(tree: events.TreeChosen) -> dict[str, Any]:
 
 def _plain_ms(totals: events.Totals) -> float | None:
     """Of a token without speculation; None if that was not measured."""
-    measured = totals.tokens > 0 and totals.plain_seconds > 0
-    return 1e3 * totals.plain_seconds / totals.tokens if measured else None
+    plain = totals.plain_seconds_per_token
+    return 1e3 * plain if plain > 0 else None
 
 
 def _looked_up(answer: Answer) -> int:

@@ -117,7 +117,7 @@ class _Listing:
                 more = "; accept its licence on the hub and set HF_TOKEN first" if gated else ""
                 yield replace(row, detail=about + more)
         else:
-            yield self._row("For this target", NO_DRAFT, NO_DRAFT, "decodes plainly")
+            yield self._row("For this target", NO_DRAFT, NO_DRAFT, "prompt lookup alone")
             own = chosen_models(replace(self._settings, draft=None))
             if own.target is None or own.draft is not None:
                 name = own.draft or "bundled draft"
@@ -145,7 +145,7 @@ class _Listing:
             problem = str(error)
         listed = pair if self._kind is ModelKind.TARGET else pair[1:]
         if self._kind is ModelKind.TARGET and not detail:
-            detail = f"with {models.draft}" if models.draft else "no draft: decodes plainly"
+            detail = f"with {models.draft}" if models.draft else "no draft: prompt lookup alone"
         return ModelRow(
             place,
             name,

@@ -85,7 +85,7 @@ class Settings:
 
     pair: str | None = _models(None, "a pair of the catalogue; see `sequoia models`", "NAME")
     target: str | None = _models(None, "hub id, directory, GGUF file or ollama's NAME:TAG", "MODEL")
-    draft: str | None = _models(None, "the draft model, as target; none decodes plainly", "MODEL")
+    draft: str | None = _models(None, "the draft model, as target; or none", "MODEL")
     dtype: DType = _models(DType.AUTO, "number format of the weights")
     weights: WeightFormat = _models(
         WeightFormat.AUTO, "what computes on CPUs; int8 rounds the weights"

@@ -1,7 +1,10 @@
 """Accessible mode: ASCII instead of box drawing, and sentences instead of columns and bars."""
 
+from collections.abc import Sequence
+
 from rich.segment import Segment
 from textual.color import Color
+from textual.content import Content
 from textual.dom import DOMNode
 from textual.filter import LineFilter
 from typing_extensions import override
@@ -10,7 +13,7 @@ from sequoia_core.errors import counted
 from sequoia_core.events import Step
 
 from ..state.answer import Rate, Statistics, step_speedup
-from ..state.figures import figures, speed_words
+from ..state.figures import accepted_words, figures, speed_words
 from ..state.sanitize import quote_token
 from ..state.summary import Summary
 from .tree_rows import NodeVerdict, TreeRow
@@ -75,7 +78,6 @@ def step_in_words(step: Step) -> str:
 def summary_in_words(summary: Summary) -> list[str]:
     """A finished answer in sentences."""
     totals = summary.totals
-    lengths = "; ".join(f"{at}: {count}" for at, count in enumerate(totals.accepted_lengths))
     by_position = "; ".join(
         f"{at}: {count / totals.num_drafts:.0%}"
         for at, count in enumerate(totals.num_accepted_tokens_per_pos, 1)
@@ -86,9 +88,32 @@ def summary_in_words(summary: Summary) -> list[str]:
         f"{totals.tokens - summary.drafted}",
         f"best step {summary.best_step}: {counted(max(summary.tokens), 'token')}, "
         f"{quote_token(summary.best_text)}",
-        f"passes by tokens accepted: {lengths}",
+        f"accepted guesses: {accepted_words(totals.accepted_lengths)}",
         f"accepted at position: {by_position or 'nothing'}",
     ]
+
+
+def summary_rows(summary: Summary, width: int, height: int) -> list[Content]:
+    """As many of its first sentences as fit into so many rows as a whole, or the first in short."""
+    words = summary_in_words(summary)
+    for many in range(len(words), 0, -1):
+        rows = list(Content(". ".join(words[:many])).wrap(width))
+        if len(rows) <= height:
+            return rows
+    parts = figures(summary.totals, summary.speedup)
+    forms = (Content(", ".join(parts[:many])) for many in range(len(parts), 0, -1))
+    return [next((form for form in forms if form.cell_length <= width), Content(parts[0]))]
+
+
+def whole_lines(words: Sequence[str], width: int, height: int) -> list[Content]:
+    """As many of these from the first on as fit as a whole, each from the start of a line."""
+    rows: list[Content] = []
+    for each in words:
+        more = list(Content(each).wrap(max(1, width)))
+        if rows and len(rows) + len(more) > height:
+            break
+        rows += more
+    return rows[:height]
 
 
 def rates_in_words(what: str, rates: tuple[Rate, ...], expected: tuple[float, ...]) -> str:

@@ -3,8 +3,10 @@
 import re
 from datetime import datetime, timedelta
 
+from sequoia_core.config import Lookup
 from sequoia_core.events import PairDescription, TreeChosen
 from sequoia_core.recording.trace_file import LAST_MOMENT, SceneInfo
+from sequoia_core.tree.choice import TreeChoice, lookup_for
 
 from ..config.settings import CHAT_SETTINGS, Settings, shown
 from ..state.answer import Answer
@@ -89,6 +91,12 @@ def value_text(settings: Settings, name: str) -> str:
     return shown(getattr(settings, name)) or CHAT_SETTINGS[name].unset
 
 
+def without_draft(settings: Settings) -> str:
+    """How a target without a draft decodes."""
+    looks_up = lookup_for(TreeChoice(settings.mode, lookup=settings.lookup)) is not Lookup.OFF
+    return "prompt lookup alone guesses tokens" if looks_up else "plain decoding"
+
+
 def describe(
     settings: Settings,
     pair: PairDescription | None,
@@ -102,7 +110,7 @@ def describe(
     else:
         rows += [
             ("target", pair.target),
-            ("draft", pair.draft or "none: plain decoding"),
+            ("draft", pair.draft or f"none: {without_draft(settings)}"),
             ("device", f"{pair.device}, {pair.dtype}"),
             ("context window", f"{pair.context_window} tokens"),
         ]

@@ -156,17 +156,22 @@ class ChatSession:
         return next((tokens for tokens in measured if tokens is not None), None)
 
     def context_warning(self, typed: int = 0) -> str:
-        """One line if turns are left out of the next prompt, or soon will be; "" otherwise.
+        """One line if the next message does not fit, or leaves out turns, or soon will; else "".
 
         `typed` are the characters of the next message so far.
         """
-        tokens = self.context_tokens
-        if self.pair is None or self.answer is None or tokens is None or self.busy:
+        if self.pair is None or self.busy:
             return ""
-        window = self.pair.context_window
-        share = (tokens + typed / _CHARACTERS_PER_TOKEN) / (
-            window - self.settings.sampling().room(window)
-        )
+        window, message = self.pair.context_window, typed / _CHARACTERS_PER_TOKEN
+        if message >= window:
+            return (
+                f"this message alone has about {message:.0f} tokens, but the context window holds "
+                f"{window}: shorten it, or it is refused"
+            )
+        tokens = self.context_tokens
+        if self.answer is None or tokens is None:
+            return ""
+        share = (tokens + message) / (window - self.settings.sampling().room(window))
         if self.answer.left_out:
             turns = counted(self.answer.left_out, "oldest turn")
             return f"context full: the model no longer reads the {turns}; {_WHAT_HELPS}"

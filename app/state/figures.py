@@ -48,6 +48,22 @@ def shown_why(tree: TreeChosen, *, brief: bool = False) -> str:
     return why.removeprefix("shown ").removesuffix(" here") if brief else why
 
 
+def accepted_words(lengths: Sequence[int], most: int | None = None) -> str:
+    """How many guesses were accepted in how many passes: "0 in 9 passes, 1 in 14, 2 or more in 3".
+
+    `lengths` are those of `Totals`; of more than `most` of them the last stands for all longer.
+    """
+    counts = list(lengths)
+    if most is not None and len(counts) > most:
+        counts[most - 1 :] = [sum(counts[most - 1 :])]
+    words = [f"{number} in {count}" for number, count in enumerate(counts)]
+    if words:
+        words[0] += " pass" if counts[0] == 1 else " passes"
+    if 1 < len(counts) < len(lengths):
+        words[-1] = f"{len(counts) - 1} or more in {counts[-1]}"
+    return ", ".join(words)
+
+
 def request_figures(totals: Totals) -> dict[str, object]:
     """Of one request, by the names of vLLM's metrics."""
     return {
@@ -67,12 +83,11 @@ def request_lines(totals: Totals) -> Sequence[str]:
         return ()
     drafts = totals.num_drafts
     by_position = " ".join(f"{each / drafts:.2f}" for each in totals.num_accepted_tokens_per_pos)
-    lengths = ", ".join(f"{n}: {count}" for n, count in enumerate(totals.accepted_lengths))
     return (
         f"num_drafts {drafts}, num_draft_tokens {totals.num_draft_tokens}, "
         f"num_accepted_tokens {totals.num_accepted_tokens}",
         f"mean_acceptance_length {length:.2f}: 1 + accepted tokens / drafts, "
         "the target's own token included",
         f"accepted by position: {by_position or 'none'}",
-        f"accepted lengths, how often: {lengths}",
+        f"accepted guesses: {accepted_words(totals.accepted_lengths)}",
     )

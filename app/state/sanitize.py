@@ -9,6 +9,11 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
 )
+END_OF_ANSWER = "end of answer"
+_END_MARKS = re.compile(  # models call it end of the text, the turn, the message
+    r"</s>|\[EOS\]|<[|｜]?"
+    r"(?:im_end|eo[stm](?:_id)?|end(?:_?|▁)(?:of(?:_?|▁)(?:text|turn|sentence|message))?)[|｜]?>"
+)
 _TOKEN_ESCAPES = {" ": "·", "\n": "\\n", "\t": "\\t", "\r": "\\r", '"': '\\"', "\\": "\\\\"}
 
 
@@ -36,7 +41,15 @@ def _glyph(character: str) -> str:
 
 
 def quote_token(text: str) -> str:
-    """A token as the tree shows it: quoted on one line, spaces as `·`, nothing invisible."""
+    """A token as the tree shows it: quoted on one line, spaces as `·`, nothing invisible.
+
+    The mark by which a model ends its answer, such as `<|im_end|>`, is shown in words.
+    """
+    return END_OF_ANSWER if _END_MARKS.fullmatch(text) else spelt_token(text)
+
+
+def spelt_token(text: str) -> str:
+    """The same in the model's own spelling, end marks too."""
     return '"' + "".join(map(_escape, text)) + '"'
 
 

@@ -15,7 +15,7 @@ from sequoia_core.tree.choice import ADAPTIVE
 from sequoia_core.tree.files import growmap_names
 
 from ..config.load import read_value
-from ..config.model_choice import SHAPES, tree_choice
+from ..config.model_choice import SHAPES, chosen_models, tree_choice
 from ..config.settings import ANSWER_SETTINGS, CHAT_SETTINGS, Settings, shown
 
 
@@ -220,9 +220,11 @@ def _side(words: Sequence[str], label: str, kind: str | None, settings: Settings
         (draft,) = words
         if draft == _NONE:
             return PLAIN
-        if draft != CURRENT_DRAFT and not {"/", ":"} & set(draft) and not path_exists(draft):
+        if draft == CURRENT_DRAFT or _in_use(draft, settings):
+            return RaceSide(label)
+        if not {"/", ":"} & set(draft) and not path_exists(draft):
             raise SlashError(f"draft {draft}: no such file or folder, and no hub id (owner/name)")
-        return RaceSide(label, draft=None if draft == CURRENT_DRAFT else draft)
+        return RaceSide(label, draft=draft)
     if settings.mode is Mode.AR:
         settings = replace(settings, mode=Mode.SEQUOIA)
     for word in words:
@@ -233,6 +235,12 @@ def _side(words: Sequence[str], label: str, kind: str | None, settings: Settings
         else:
             settings = replace(settings, growmap=word)
     return RaceSide(label, tree_choice(settings))
+
+
+def _in_use(draft: str, settings: Settings) -> bool:
+    """Whether the chat decodes with this draft, which then need not be loaded again."""
+    now = chosen_models(settings).draft
+    return now is not None and Path(draft).resolve() == Path(now).resolve()
 
 
 def parse_answer(words: str) -> bool:

@@ -7,6 +7,7 @@ from textual.style import Style
 
 from sequoia_core.errors import counted
 
+from ..state.figures import accepted_words
 from ..state.sanitize import fit, quote_token
 from ..state.summary import Summary
 from .line import bar_chart, first_fitting, gauge, headline
@@ -41,9 +42,13 @@ def _lines(summary: Summary, width: int, height: int, key: str) -> list[Content]
     if left >= _LEAST_ROWS:
         lines += _tables(summary, width, left)
     elif left > 0:
-        counts = enumerate(summary.totals.accepted_lengths)
-        lengths = ", ".join(f"{number}: {count}" for number, count in counts)
-        lines.append(Content.styled(fit(f"{'accepted':<{_LABEL}}{lengths}", width), "$notice"))
+        lengths = summary.totals.accepted_lengths
+        forms = (
+            f"{'accepted':<{_LABEL}}{accepted_words(lengths, most)}"
+            for most in range(max(2, len(lengths)), 1, -1)
+        )
+        shown = first_fitting((Content.styled(form, "$notice") for form in forms), width)
+        lines.append(shown)
     return lines
 
 

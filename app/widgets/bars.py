@@ -14,7 +14,7 @@ from sequoia_core.chat.race import Lane
 from sequoia_core.errors import counted
 from sequoia_core.events import Step
 
-from ..present.accessible import is_accessible, step_in_words, summary_in_words
+from ..present.accessible import is_accessible, step_in_words, summary_rows
 from ..state.answer import Statistics, step_speedup
 from ..state.race_state import LaneState, RaceState
 from ..state.sanitize import fit, visible
@@ -68,8 +68,7 @@ class StepBar(Line):
     def _summed_up(self, summary: Summary) -> Content:
         width, height = self.size
         if is_accessible(self):
-            words = Content(". ".join(summary_in_words(summary)))
-            return Content("\n").join(words.wrap(max(1, width))[:height])
+            return Content("\n").join(summary_rows(summary, max(1, width), height))
         if height < 3:
             return Content.assemble(" ", summary_line(summary, width - 1))
         lines = summary_lines(summary, width - 2, height, self.best_key)

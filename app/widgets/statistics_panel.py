@@ -13,6 +13,7 @@ from ..present.accessible import (
     rates_in_words,
     statistics_in_words,
     summary_in_words,
+    whole_lines,
 )
 from ..present.words import ordinal
 from ..state.answer import Chosen, Rate, Statistics
@@ -97,9 +98,7 @@ class StatisticsPanel(Line):
         return indented(lines)
 
     def _wrapped(self, words: Sequence[str]) -> Content:
-        width = max(1, self.size.width - 1)
-        rows = (row for line in words for row in Content(f" {line}").wrap(width))
-        return Content("\n").join(rows)
+        return indented(whole_lines(words, self.size.width - 2, self.size.height))
 
     def _reason(self) -> str:
         """Where the tree comes from, and since which step if it changed within the answer."""

@@ -20,7 +20,7 @@ from ..present.tree_rows import (
     verdict_of,
 )
 from ..present.words import ordinal
-from ..state.sanitize import fit, quote_token
+from ..state.sanitize import fit, quote_token, spelt_token
 from .line import Line, indented
 
 _STYLES = {verdict: f"bold ${verdict.color}" for verdict in NodeVerdict}
@@ -124,12 +124,18 @@ def _ranked(ranking: Ranking, at: int, cells: int, token_id: int) -> Content:
     return Content.styled(fit(text, cells), "bold $foreground" if chosen else "$notice")
 
 
+def _named(text: str) -> str:
+    """The token, with the model's own spelling where it is shown in words."""
+    shown, spelt = quote_token(text), spelt_token(text)
+    return shown if shown == spelt else f"{shown}, {spelt}"
+
+
 def explain_node(step: Step, index: int) -> NodeExplanation:
     """Explain a node, or the bonus token (`BONUS_NODE`)."""
     if index == BONUS_NODE:
         return _explain_bonus(step)
     node = step.nodes[index]
-    known = verdict_of(node), quote_token(node.text), node.token_id
+    known = verdict_of(node), _named(node.text), node.token_id
     if node.parent < 0:
         return NodeExplanation(
             *known, "the last token of the step before", "the root of this step's tree",
@@ -192,7 +198,7 @@ def _explain_bonus(step: Step) -> NodeExplanation:
     remark = "before rejections" if tried and not greedy else ""
     return NodeExplanation(
         NodeVerdict.BONUS,
-        quote_token(step.bonus_text),
+        _named(step.bonus_text),
         step.bonus_token_id,
         "the target's own token",
         f"after {quote_token(step.nodes[end].text)}, where the accepted path ends",

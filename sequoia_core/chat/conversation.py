@@ -17,7 +17,6 @@ from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
 from sequoia_core.decode.timed_model import TimedModel
-from sequoia_core.decode.tree_choice import lookup_for
 from sequoia_core.errors import ContextFullError, ParameterError
 from sequoia_core.events import (
     Event,
@@ -32,7 +31,7 @@ from sequoia_core.events import (
 )
 from sequoia_core.text.chat_template import ChatTemplate, Turn
 from sequoia_core.text.detokenizer import TokenizerCodec
-from sequoia_core.tree.choice import TreeChoice
+from sequoia_core.tree.choice import TreeChoice, lookup_for
 
 if TYPE_CHECKING:
     from sequoia_core.model.loading.pair import Pair

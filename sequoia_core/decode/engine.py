@@ -16,7 +16,7 @@ from sequoia_core.decode.report import explained, step_nodes
 from sequoia_core.decode.step import MOST_PENDING, Sampler, Speculator
 from sequoia_core.decode.timed_model import timed
 from sequoia_core.decode.token_cache import TokenCache
-from sequoia_core.decode.tree_choice import PlainNotices, lookup_for, smaller, tree_after, tree_for
+from sequoia_core.decode.tree_choice import PlainNotices, smaller, tree_after, tree_for
 from sequoia_core.errors import ContextFullError, MemoryFullError, ParameterError, SequoiaError
 from sequoia_core.events import (
     Event,
@@ -40,7 +40,7 @@ from sequoia_core.speculate.token_tree import ScoredTree
 from sequoia_core.speculate.tree_advisor import TreeAdvisor
 from sequoia_core.speculate.verify import Verdict
 from sequoia_core.text.detokenizer import TextCodec, TextStream, TokenizerCodec
-from sequoia_core.tree.choice import ROOT, Tree, TreeChoice
+from sequoia_core.tree.choice import ROOT, Tree, TreeChoice, lookup_for
 
 if TYPE_CHECKING:
     from sequoia_core.model.loading.pair import Pair

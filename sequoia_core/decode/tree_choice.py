@@ -8,7 +8,16 @@ from sequoia_core.events import Notice, NoticeKind, Step, TreeChosen
 from sequoia_core.model.graphs import Graphs
 from sequoia_core.speculate.adaptive_policy import IDLE_STEPS
 from sequoia_core.speculate.tree_advisor import TRYING, Advice, TreeAdvisor
-from sequoia_core.tree.choice import ADAPTIVE, CHOSEN, ROOT, SHOWN, AdaptiveTree, Tree, TreeChoice
+from sequoia_core.tree.choice import (
+    ADAPTIVE,
+    CHOSEN,
+    ROOT,
+    SHOWN,
+    AdaptiveTree,
+    Tree,
+    TreeChoice,
+    lookup_for,
+)
 from sequoia_core.tree.growmap import GrowMap
 
 
@@ -23,8 +32,10 @@ def tree_for(
     if choice.mode is Mode.AR:
         return _as_chosen(choice, Advice(None, (), None, f"plain decoding, {CHOSEN}"))
     if not drafts:
-        reason, lookup = "plain decoding: this target has no draft", lookup_for(choice).value
-        return ROOT, TreeChosen(Mode.AR.value, "", 1, 0, reason=reason, lookup=lookup)
+        lookup, reason = lookup_for(choice), "plain decoding: this target has no draft"
+        if lookup is not Lookup.OFF:
+            reason = "this target has no draft: prompt lookup alone guesses tokens"
+        return ROOT, TreeChosen(Mode.AR.value, "", 1, 0, reason=reason, lookup=lookup.value)
     chain = choice.mode is Mode.CHAIN
     if choice.adaptive:
         measured = advisor.costs(temperature, context_length) is not None
@@ -103,11 +114,6 @@ def smaller(tree: Tree) -> Tree:
     if isinstance(tree, AdaptiveTree):
         return replace(tree, size=size)
     return GrowMap(tree.parents[:size], f"{tree.name}, first {size}")
-
-
-def lookup_for(choice: TreeChoice) -> Lookup:
-    """Whether to look up: a chain stays a path, and plain decoding plain."""
-    return choice.lookup if choice.mode in (Mode.SEQUOIA, Mode.GREEDY) else Lookup.OFF
 
 
 class PlainNotices:

@@ -208,7 +208,7 @@ class Tuner:
         for _ in self.measure():
             if should_stop():
                 return
-        yield Notice(NoticeKind.CALIBRATION, self.summary())
+        yield Notice(NoticeKind.CALIBRATION, self._news())
 
     def keep(self) -> None:
         """Keep the acceptance learnt since; what another process has measured meanwhile stays."""
@@ -227,6 +227,12 @@ class Tuner:
         if self._kept:
             self.online = OnlineAdvisor(self._kept)
 
+    def _news(self) -> str:
+        """What a chat says once it has measured, whatever tree it decodes with."""
+        drafts = self.calibration is not None and self.calibration.drafts
+        what = "trees now have the size" if drafts else "prompt lookup now has the length"
+        return f"measured how fast this machine decodes: {what} that is fastest here"
+
     def summary(self, temperature: float = TEMPERATURE) -> str:
         """One line: the speed-ups predicted for fixed trees at temperature 0 and at another."""
         if self.online is None:
@@ -240,7 +246,7 @@ class Tuner:
             tree = f"{shape.size} nodes, depth {shape.depth}" if shape else "plain decoding"
             what = predicted if shape else f"the best tree: {predicted}"
             parts.append(f"at temperature {each:g}: {tree} ({what})")
-        return "trees are fitted to this machine; the best of one shape: " + "; ".join(parts)
+        return "trees are fitted to this machine; the best of a fixed shape: " + "; ".join(parts)
 
     def measure(self, temperature: float = TEMPERATURE) -> Iterator[tuple[str, float]]:
         """Measure everything anew, at temperature 0 and at another (0: the default), and keep it.

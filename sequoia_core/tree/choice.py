@@ -40,6 +40,11 @@ class TreeChoice:
             )
 
 
+def lookup_for(choice: TreeChoice) -> Lookup:
+    """Whether to look up: a chain stays a path, and plain decoding plain."""
+    return choice.lookup if choice.mode in (Mode.SEQUOIA, Mode.GREEDY) else Lookup.OFF
+
+
 ROOT = GrowMap((-1,), name="root")  # the tree of plain decoding: nothing is drafted
 ADAPTIVE = "adaptive"  # name of a tree whose shape is decided each step
 CHOSEN = "chosen by you"  # in the reason of a `TreeChosen`

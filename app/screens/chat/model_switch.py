@@ -10,7 +10,7 @@ from ...config.preferences import Preferences
 from ...config.settings import Settings
 from ...engine.decode_thread import DecodeThread
 from ...engine.messages import Loading, Ready, Report, Switch, SwitchFailed
-from ...present.words import progress_text
+from ...present.words import progress_text, without_draft
 from ...state.chat_session import ChatError, ChatSession
 from ...state.history import turns
 from ...ui.base_app import errors_shown
@@ -93,7 +93,7 @@ class ModelSwitch:
                 )
                 session.tree = None  # the known one is of the models before
                 after = session.last.id if session.last is not None else ""
-                self.pages.note(_news(pair), topic=f"models after {after}")
+                self.pages.note(_news(pair, session.settings), topic=f"models after {after}")
                 if choice.keep:
                     with errors_shown(lambda error: self.pages.note(error, error=True)):
                         self.pages.note(self._keep(wanted))
@@ -111,10 +111,10 @@ class ModelSwitch:
         return f"kept for the next start{f'; {remark}' if remark else ''}"
 
 
-def _news(pair: PairDescription) -> str:
+def _news(pair: PairDescription, settings: Settings) -> str:
     if pair.draft is not None:
         return f"{pair.target} ← {pair.draft} answers from here on"
     return (
-        f"{pair.target} answers from here on; it has no draft, so decoding is plain. "
+        f"{pair.target} answers from here on; it has no draft: {without_draft(settings)}. "
         "/draft chooses one"
     )

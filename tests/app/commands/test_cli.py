@@ -442,7 +442,7 @@ def test_sequoia_alone_opens_the_chat_with_its_settings(
     (opened,) = screen
     assert opened.settings == Settings(target="some/model", temperature=0.1)
     assert opened.engine_factory("progress") == ("some/model", "progress")
-    assert "decodes plainly" in errors.getvalue()
+    assert "prompt lookup alone guesses" in errors.getvalue()
 
 
 @pytest.mark.parametrize("records", [True, False])

@@ -200,7 +200,7 @@ async def test_the_tree_is_told_in_words_line_by_line() -> None:
         assert re.search(r"depth \d, rejected: ", text)
         assert re.search(r"depth \d, not reached: ", text)
         assert re.search(r"depth \d, target's own: ", text)
-        assert "passes by tokens accepted: 0: " in text
+        assert "accepted guesses: 0 in " in text
         await driver.pilot.press("left")
         await driver.until(lambda: "accepted by depth: 1: 8" in driver.screen_text())
 

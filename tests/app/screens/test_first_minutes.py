@@ -26,7 +26,7 @@ from app.widgets.tree_strip import TreeStrip
 from app.widgets.welcome import STARTERS, ExampleTree
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.config import Mode
-from sequoia_core.events import Event, Progress
+from sequoia_core.events import Event, Progress, Step
 from sequoia_core.tree.choice import ADAPTIVE, SHOWN
 from tests.app.color_vision import contrast
 from tests.app.driving import Driver, driving
@@ -242,8 +242,12 @@ async def test_every_part_of_the_table_is_found_on_some_screen() -> None:
     async with loading() as (chat, _):
         await look(chat)
     plain = with_baseline(make_answer(), at=3)
-    async with driving(replay(plain), size=(200, 60)) as chat:
+    ended = [
+        replace(each, bonus_text="<|im_end|>") if isinstance(each, Step) else each for each in plain
+    ]
+    async with driving(replay(ended), size=(200, 60)) as chat:
         await chat.ask()
+        await look(chat)
         await chat.pilot.press("home", "right", "right")
         await look(chat)
     async with driving(replay(shown_answer()), size=(200, 30)) as chat:

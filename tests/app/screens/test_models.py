@@ -111,7 +111,9 @@ async def test_the_chat_goes_on_with_other_models(tmp_path: Path) -> None:
         await chat.ask()
         await chat.type("/set temperature 0.3", "enter")
         await choose(chat, *"tiny", "enter")
-        await chat.until(lambda: "tiny answers from here on; it has no draft" in said(chat))
+        await chat.until(
+            lambda: "tiny answers from here on; it has no draft: prompt lookup alone" in said(chat)
+        )
         assert chat.session.settings == Settings(target="other/tiny", temperature=0.3)
         assert loader.engine is not None
         assert [turn.prompt for turn in loader.engine.turns] == ["Why is the sky blue?"]

@@ -92,7 +92,7 @@ async def test_accessible_mode_says_the_summary_in_sentences() -> None:
     async with driving(engine, Settings(accessible=True)) as chat:
         await chat.ask()
         await chat.pilot.press("f4")
-        await chat.until(lambda: "passes by tokens accepted: 0: " in chat.screen_text())
+        await chat.until(lambda: "accepted guesses: 0 in " in chat.screen_text())
         summary = summary_of(chat.session.answer)
         assert summary is not None
         told = " ".join(chat.screen_text().split())

@@ -139,6 +139,7 @@ def test_the_context_is_measured_by_the_last_answer_that_was_read() -> None:
         (7000, 800, "nearly full"),
         (7000, 4000, "the next message leaves out"),
         (8000, 0, "the next message leaves out"),
+        (7000, 4 * 8191, "the next message leaves out"),
     ],
 )
 def test_before_turns_are_left_out_a_line_says_so(
@@ -149,6 +150,14 @@ def test_before_turns_are_left_out_a_line_says_so(
     assert said in line
     assert bool(said) == bool(line)
     assert not line or "/clear" in line
+
+
+def test_a_message_that_does_not_fit_alone_is_named_before_it_is_sent() -> None:
+    for session in (measured(7000), measured(7000, left_out=3), ChatSession(Settings(), PAIR)):
+        line = session.context_warning(4 * 8192)
+        assert line.startswith("this message alone has about 8192 tokens")
+        assert "left out" not in line
+        assert "leaves out" not in line
 
 
 def test_turns_that_were_left_out_are_counted_in_the_line_and_with_the_answer() -> None:

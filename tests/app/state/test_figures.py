@@ -6,11 +6,13 @@ import pytest
 from msgspec.structs import replace
 
 from app.config.settings import Settings
+from app.present.captions import totals_of
 from app.present.words import describe
-from app.state.figures import figures, request_lines, speed_words
+from app.state.figures import accepted_words, figures, request_lines, speed_words
 from app.widgets.header import Header, _figures
 from app.widgets.line import first_fitting, speed_text
-from sequoia_core.events import Step, Totals
+from sequoia_core.config import Lookup
+from sequoia_core.events import Step, StepTimings, Totals
 from sequoia_core.files import decode, encode
 from tests.app.records import answer_of
 from tests.fakes import PAIR, TREE_16, make_answer, unmeasured, with_baseline
@@ -37,6 +39,30 @@ STEPS = [event for event in make_answer() if isinstance(event, Step)]
 def test_wall_clock_is_said_in_words(ratio: float, words: str) -> None:
     assert speed_words(ratio) == words
     assert speed_words(ratio, short=True) == words.removesuffix(" than plain")
+
+
+def timed(tokens: int, step_ms: float, plain_ms: float) -> Step:
+    """A step of so many tokens; one of a single token is a plain one."""
+    return replace(
+        STEPS[0],
+        token_ids=(7,) * tokens,
+        timings=StepTimings(0.0, step_ms, 0.0),
+        plain_ms=plain_ms,
+        baseline=tokens == 1,
+    )
+
+
+def test_a_delayed_plain_step_makes_no_pass_shorter_than_a_plain_one() -> None:
+    passes = [timed(4, 20.0, 90.0)] * 9
+    answer = [*passes[:1], timed(1, 90.0, 90.0), *passes[1:]]
+    totals = totals_of(answer)
+    assert totals.speedup == pytest.approx(37 / 10)  # 90 ms say 12 times
+    assert totals.speedup < totals.tokens_per_step == 4.0
+    assert totals.plain_seconds_per_token == pytest.approx(0.027)  # 270 ms, 10 steps
+    assert [each.speedup for each in answer] == [4.0, 1.0, *[4.0] * 8]
+    quiet = [timed(4, 20.0, 15.0), timed(1, 15.0, 15.0)]
+    assert totals_of(quiet).speedup == pytest.approx(5 * 15 / 35)
+    assert quiet[0].speedup == 3.0
 
 
 def test_a_gain_and_a_loss_have_colours_of_their_own() -> None:
@@ -88,6 +114,12 @@ def test_figures_recorded_by_earlier_versions_are_read_and_promise_nothing() -> 
     assert request_lines(totals) == ()
 
 
+def test_lengths_are_said_in_words_and_the_last_stands_for_longer_ones() -> None:
+    assert accepted_words((9, 14, 6, 1)) == "0 in 9 passes, 1 in 14, 2 in 6, 3 in 1"
+    assert accepted_words((9, 14, 6, 1), 3) == "0 in 9 passes, 1 in 14, 2 or more in 7"
+    assert accepted_words((1,), 2) == "0 in 1 pass"
+
+
 def test_show_has_the_figures_of_the_last_answer() -> None:
     answer = answer_of(make_answer())
     text = describe(Settings(), PAIR, replace(TREE_16, predicted_speedup=1.31), answer)
@@ -97,3 +129,6 @@ def test_show_has_the_figures_of_the_last_answer() -> None:
     assert f"mean_acceptance_length {length:.2f}: 1 + accepted tokens / drafts" in text
     assert f"num_drafts {len(STEPS)}," in text
     assert "last answer" not in describe(Settings(), PAIR, TREE_16)
+    alone = replace(PAIR, draft=None)
+    assert "none: prompt lookup alone" in describe(Settings(), alone, None)
+    assert "none: plain decoding" in describe(Settings(lookup=Lookup.OFF), alone, None)

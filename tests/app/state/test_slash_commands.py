@@ -298,6 +298,10 @@ def test_two_drafts_are_named_by_folder_file_or_hub_id(
         assert drafts == (RaceSide("current"), RaceSide("name", draft="owner/name"))
     drafts, _ = parse_race("draft mine vs plain", Settings())
     assert drafts == (RaceSide("mine", draft="mine"), PLAIN)
+    for chat in (Settings(target="it", draft="./mine"), Settings(target="it", draft="owner/name")):
+        drafts, _ = parse_race("draft mine vs owner/name", chat)
+        loaded = [side.draft for side in drafts]
+        assert loaded == [None, "owner/name"] if chat.draft == "./mine" else ["mine", None]
     assert parse_race("draft current vs none", Settings())[0] == (RaceSide("current"), PLAIN)
     with pytest.raises(SlashError, match=r"draft horses: no such file .* /race : PROMPT"):
         parse_race("draft horses vs current", Settings())

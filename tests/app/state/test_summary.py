@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from app.present.accessible import summary_in_words, summary_rows
 from app.state.summary import Summary, summary_of
 from app.widgets.answer_summary import summary_line, summary_lines
 from app.widgets.line import bar_chart
@@ -80,3 +81,10 @@ def test_the_lines_keep_to_their_room(width: int, height: int) -> None:
     assert ("best step" in text) == (height >= 2 or "best step" in lines[0].plain)
     assert height < 8 or "accepted in a pass" in text or width < 69
     assert summary_line(summed_up(), width).cell_length <= width
+    rows = summary_rows(summed_up(), width, height)
+    told = " ".join(row.plain for row in rows)
+    assert len(rows) <= height
+    assert all(row.cell_length <= width for row in rows)
+    whole = summary_in_words(summed_up())
+    sentences = {". ".join(whole[:many]) for many in range(1, 6)}
+    assert told in sentences or whole[0].startswith(f"the answer: {told}")

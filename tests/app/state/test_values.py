@@ -11,7 +11,7 @@ from rich.cells import cell_len
 
 from app.screens.chat.redraw import LONGEST_SECONDS, SHARE, FramePacer
 from app.state.answer import Answer, Statistics, step_speedup
-from app.state.sanitize import fit, quote_token, visible
+from app.state.sanitize import END_OF_ANSWER, fit, quote_token, spelt_token, visible
 from app.state.step_cursor import StepCursor
 from sequoia_core.events import Origin, Outcome, Step, Totals
 from tests.fakes import ANSWER, make_answer, unmeasured, with_baseline
@@ -49,10 +49,26 @@ def test_an_escape_sequence_is_shown() -> None:
 @quick
 @given(text=any_text | wild)
 def test_a_quoted_token_is_one_line_without_anything_invisible(text: str) -> None:
-    quoted = quote_token(text)
+    quoted = spelt_token(text)
+    assert quote_token(text) in (quoted, END_OF_ANSWER)
     assert quoted[0] == quoted[-1] == '"'
     assert all(c.isprintable() or unicodedata.combining(c) for c in quoted)
     assert " " not in quoted
+
+
+@pytest.mark.parametrize(
+    "mark",
+    ["<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|end|>", "</s>", "<eos>",
+     "<end_of_turn>", "<｜end▁of▁sentence｜>", "[EOS]"],
+)  # fmt: skip
+def test_the_mark_at_the_end_of_an_answer_is_shown_in_words(mark: str) -> None:
+    assert quote_token(mark) == "end of answer"
+    assert spelt_token(mark) == f'"{mark}"'
+
+
+@pytest.mark.parametrize("text", ["<|im_start|>", "<s>", "</p>", "<b>", "end", "<end_of_story>"])
+def test_other_tokens_are_quoted(text: str) -> None:
+    assert quote_token(text) == f'"{text}"'
 
 
 def test_tokens_read_as_in_the_sketch() -> None:

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import astuple
 
-from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.events import (
+    Notice,
     Outcome,
     PrefillDone,
     PrefillProgress,
@@ -17,6 +18,7 @@ from sequoia_core.events import (
     TreeChosen,
 )
 from sequoia_core.files import Record
+from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import (
     check_caches,
@@ -125,7 +127,8 @@ def test_times_add_up_and_the_speedup_is_their_quotient(mode: Mode) -> None:
         assert times.total_ms == pytest.approx(
             times.draft_ms + times.verify_ms + times.bookkeeping_ms
         )
-        assert step.speedup == pytest.approx(len(step.token_ids) * step.plain_ms / times.total_ms)
+        share = min(step.plain_ms / times.total_ms, 1.0)
+        assert step.speedup == pytest.approx(len(step.token_ids) * share)
         assert (times.draft_ms > 0) == (mode is not Mode.AR)
         if mode is Mode.AR:
             assert step.speedup == pytest.approx(1.0)
@@ -133,7 +136,8 @@ def test_times_add_up_and_the_speedup_is_their_quotient(mode: Mode) -> None:
     plain_ms = sum(len(step.token_ids) * step.plain_ms for step in steps)
     assert totals.plain_seconds == pytest.approx(plain_ms / 1e3)
     assert totals.tokens_per_step == totals.tokens / totals.steps
-    assert totals.speedup == pytest.approx(totals.plain_seconds / totals.seconds)
+    measured, most = totals.plain_seconds / totals.seconds, totals.tokens / totals.steps
+    assert totals.speedup == pytest.approx(min(measured, most))
 
 
 class Listening(TableModel):
@@ -184,6 +188,15 @@ def test_a_target_without_a_draft_decodes_plainly_and_says_so(mode: Mode) -> Non
     assert ("no draft" in chosen.reason) == (mode is not Mode.AR)
     assert all(len(step.nodes) == 1 for step in steps_of(events))
     check_laws(events)
+
+
+def test_a_target_without_a_draft_that_looks_up_is_not_called_plain() -> None:
+    engine = make_engine(TableModel(11, 1), None, GrowMap.chain(3))
+    engine.tree_choice = TreeChoice(lookup=Lookup.AUTO)
+    events = list(engine.generate(PROMPT, SamplingParams(temperature=0.0, max_new_tokens=4)))
+    said = [each.reason for each in events if isinstance(each, TreeChosen)]
+    said += [each.message for each in events if isinstance(each, Notice)]
+    assert said == ["this target has no draft: prompt lookup alone guesses tokens"] * 2
 
 
 def test_the_chosen_tree_is_the_one_that_is_drawn() -> None:
