@@ -65,9 +65,8 @@ def chosen_models(settings: Settings) -> Models:
         return Models(target, draft)
     draft = known_draft(target)
     if draft is None:
-        return Models(
-            target, None, "no draft is named, so prompt lookup alone guesses; see --draft"
-        )
+        remark = "no draft is named, so prompt lookup alone guesses; see --draft"
+        return Models(target, None, remark)
     return Models(target, draft, f"draft: {draft}, from the catalogue")
 
 
