@@ -165,8 +165,8 @@ class ChatSession:
         window, message = self.pair.context_window, typed / _CHARACTERS_PER_TOKEN
         if message >= window:
             return (
-                f"this message alone has about {message:.0f} tokens, but the context window holds "
-                f"{window}: shorten it, or it is refused"
+                f"this message alone may be too long to be sent; shorten it: about {message:.0f} "
+                f"tokens, and the context window holds {window}"
             )
         tokens = self.context_tokens
         if self.answer is None or tokens is None:
