@@ -191,10 +191,7 @@ class StepScreen(Screen[None]):
         self.transcript.tint(not self.transcript.tinted)
         self._entitle_chat()
 
-    @on(events.Resize)
-    def _resized(self) -> None:
-        self.call_after_refresh(self._entitle_chat)
-
+    @on(Transcript.Resized)
     def _entitle_chat(self) -> None:
         chat, title = self.transcript, Content("Chat")
         if chat.tinted:

@@ -8,6 +8,7 @@ from rich.style import Style
 from textual import events
 from textual.content import Content
 from textual.geometry import Offset, Size
+from textual.message import Message
 from textual.selection import Selection
 from typing_extensions import override
 
@@ -27,6 +28,9 @@ class Transcript(LineView[list[Segment]], can_focus=True):
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {f"transcript--{name}" for name in STYLES}
     BORDER_TITLE = "Chat"
+
+    class Resized(Message):
+        """There is another room for lines and for the title."""
 
     def __init__(self) -> None:
         super().__init__("transcript")
@@ -266,6 +270,7 @@ class Transcript(LineView[list[Segment]], can_focus=True):
 
     def on_resize(self) -> None:
         self.redraw()
+        self.post_message(self.Resized())
 
     def watch_show_vertical_scrollbar(self) -> None:
         """Wrap without the column of the scroll bar, for which no resize event comes."""
