@@ -439,5 +439,5 @@ def test_a_pair_without_a_draft_is_tuned_for_looking_up() -> None:
     chat = Chat(byte_level(), draft=False)
     (notice,) = chat.talk.tune(lambda: False)
     assert isinstance(notice, Notice)
-    assert (notice.kind, "no draft" in notice.message) == (NoticeKind.CALIBRATION, True)
+    assert (notice.kind, "prompt lookup" in notice.message) == (NoticeKind.CALIBRATION, True)
     assert {len(step.nodes) for step in steps_of(chat.say("hee"))} == {1}
