@@ -8,11 +8,9 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-import platformdirs
 import torch
 from torch import Tensor
 
-from sequoia_core.files import decode, encode, parse_json, write_whole
 from sequoia_core.model.attention import BLOCK, AttentionChoice, MaskedKernel, attend
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import device_name, dtype_name, free_bytes
@@ -44,6 +42,8 @@ def attention_choice(
     """The fastest kernels, as measured here or before; off CUDA always the same."""
     if device.type != "cuda":
         return AttentionChoice()
+    import platformdirs  # here and below: what measures alone needs no library but torch
+
     heads = (config.num_heads, config.num_kv_heads, config.head_dim)
     named = (device_name(device), torch.__version__, torch.version.cuda, dtype_name(dtype), *heads)
     digest = hashlib.sha256(repr(named).encode()).hexdigest()[:16]
@@ -137,6 +137,8 @@ def device_ms(work: Callable[[], Tensor], device: torch.device) -> float:
 
 
 def _kept(path: Path) -> AttentionChoice | None:
+    from sequoia_core.files import decode, parse_json
+
     try:
         found: AttentionChoice = decode(AttentionChoice, parse_json(path.read_bytes()))
     except FileNotFoundError:
@@ -148,6 +150,8 @@ def _kept(path: Path) -> AttentionChoice | None:
 
 
 def _keep(choice: AttentionChoice, path: Path) -> None:
+    from sequoia_core.files import encode, write_whole
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(encode(choice)))

@@ -2,7 +2,7 @@
 
 import gc
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +15,9 @@ from sequoia_core.measure.gpu_day.clock import DeviceClock
 from sequoia_core.measure.gpu_day.pairs import KnownText, random_llama
 from sequoia_core.measure.gpu_day.report import DayReport, Value
 from sequoia_core.measure.gpu_day.scale import Scale, Workload
+from sequoia_core.model.attention import AttentionChoice
+from sequoia_core.model.attention_probe import fastest, measure
+from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.graphs import Graphs
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.recorded import record_forwards
@@ -35,6 +38,7 @@ class GpuDay:
         self.dtype = torch.bfloat16 if self.clock.on_gpu else torch.float32
         self._budget, self._until = budget, monotonic() + budget
         self._target: tuple[str, Llama] | None = None
+        self._attention: dict[tuple[int, int, int], AttentionChoice] = {}
         self.graphs = Graphs(self.clock.runner, self.device)  # of the latest pair
 
     @property
@@ -52,6 +56,7 @@ class GpuDay:
             self.forget_models()
             text = KnownText.certain(workload.text_length)
             made = random_llama(workload.target, (self.device, self.dtype), text)
+            made.attention = self.attention(made.config)
             self._target = workload.name, made
         return self._target[1]
 
@@ -59,9 +64,35 @@ class GpuDay:
         """The target and a new draft, which agree at the rates for a temperature; by graphs."""
         text = KnownText.guessed(workload.text_length, rates(temperature))
         draft = random_llama(workload.draft, (self.device, self.dtype), text, seed=1)
+        draft.attention = self.attention(draft.config)
         target = self.target(workload)
         self.by_graphs(target, draft)
         return target, draft
+
+    def attention(self, config: ModelConfig) -> AttentionChoice:
+        """The kernels that the engine would choose; measured once, the usual ones if it fails."""
+        heads = config.num_heads, config.num_kv_heads, config.head_dim
+        if heads not in self._attention:
+            name, clock = f"kernels for {heads[0]} heads, {heads[1]} KV heads", self._milliseconds
+            try:
+                times = measure(
+                    config, self.device, self.dtype, None if self.clock.on_gpu else clock
+                )
+                self._attention[heads] = fastest(times)
+            except Exception as error:  # whatever the device or its driver may raise
+                self._attention[heads] = AttentionChoice()
+                self.report.row(name, {"failed": f"{type(error).__name__}: {error}"})
+            else:
+                shown = {
+                    f"{each.masked}{', split' if each.split else ''}, {visible} keys us": 1e3 * ms
+                    for visible, row in times.items()
+                    for each, ms in row.items()
+                }
+                self.report.row(name, {"chosen": str(self._attention[heads]), **shown})
+        return self._attention[heads]
+
+    def _milliseconds(self, work: Callable[[], object], _device: torch.device) -> float:
+        return self.clock.time(work, self.scale.repeats).whole
 
     def by_graphs(self, *models: Llama) -> None:
         """Let models of a pair compute by recordings, as the engine lets them on a GPU."""

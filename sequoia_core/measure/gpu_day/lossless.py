@@ -13,7 +13,9 @@ from sequoia_core.measure.gpu_day.day import GpuDay
 from sequoia_core.measure.gpu_day.decoding import PairDecoder
 from sequoia_core.measure.gpu_day.pairs import RandomWeights
 from sequoia_core.measure.gpu_day.scale import llama_entries
+from sequoia_core.model.attention import BLOCK, AttentionChoice
 from sequoia_core.model.config import ModelConfig
+from sequoia_core.model.device import dtype_name
 from sequoia_core.model.llama import Llama
 from sequoia_core.speculate.sampling import shaped_probs
 from sequoia_core.speculate.token_tree import TreeLayout
@@ -28,6 +30,8 @@ MIDDLING = llama_entries((1009, 256, 512, 4, 4, 2), 1024)
 FEW = llama_entries((24, 32, 48, 2, 2, 1), 256)
 LOUDNESS = {1009: 0.08, 24: 0.35}  # of random weights by vocabulary, for logits that differ
 AGREEING = 0.04  # how much of a draft's weights is not the target's
+EAGER = "eager"
+PROMPT = 2 * BLOCK + 60  # tokens, so that two blocks of keys are split off
 CHECKED = 5.0  # draws of a token expected by which its count is checked
 LIMIT = 4.5  # standard deviations of a chi-square figure; a right one passes it once in 10^5
 RULES = {
@@ -52,19 +56,21 @@ def related_pair(
 
 
 def each_way(day: GpuDay) -> Iterator[tuple[str, torch.dtype, Llama, Llama]]:
-    """A pair in each format, eager and by graphs: name, format, target, draft."""
+    """A pair in each format and each way to compute: name, format, target, draft."""
     for dtype in FORMATS:
-        for way in ("eager", "by graphs"):
+        for way in (EAGER, "attention split", "by graphs"):
             target, draft = related_pair(MIDDLING, day.device, dtype)
-            if way == "by graphs":
+            if way == "attention split":
+                target.attention = draft.attention = AttentionChoice(split_from=BLOCK)
+            elif way != EAGER:
                 day.by_graphs(target, draft)
-            yield f"{str(dtype).removeprefix('torch.')}, {way}", dtype, target, draft
+            yield f"{dtype_name(dtype)}, {way}", dtype, target, draft
 
 
 @torch.inference_mode()
 def rows(day: GpuDay) -> None:
     """Logits of a tree's rows against those of the same rows one by one, and the CPU's."""
-    prompt = _prompt(200)
+    prompt = _prompt(PROMPT)
     target, _ = related_pair(MIDDLING, HOST, torch.float32)
     reference = tree_logits(target, prompt, ROWS)
     for name, _, target, _ in each_way(day):
@@ -80,7 +86,7 @@ def rows(day: GpuDay) -> None:
 
 def greedy_tokens(day: GpuDay) -> None:
     """Temperature 0: tokens of all ways to decode against those of plain decoding, eager."""
-    prompt, params = _prompt(60), SamplingParams(temperature=0.0)
+    prompt, params = _prompt(PROMPT), SamplingParams(temperature=0.0)
     wanted: list[int] = []
     for name, dtype, target, draft in each_way(day):
         values: dict[str, float | bool] = {}
@@ -89,7 +95,7 @@ def greedy_tokens(day: GpuDay) -> None:
                 return
             decoder = PairDecoder(target, draft if tree.size > 1 else None)
             decoded = decoder.decode(prompt, params, tree, day.scale.checked)
-            if name.endswith("eager") and tree.size == 1:
+            if name.endswith(EAGER) and tree.size == 1:
                 wanted = decoded.token_ids
             same = equal_tokens(decoded.token_ids, wanted)
             values[f"{shape} equal tokens"] = same

@@ -148,7 +148,7 @@ TINY = Scale(
     calls=20,
     draws=400,
     checked=40,
-    spans=(64,),
+    spans=(320,),
     attention_rows=(1, 8),
     largest_trees=((16, 4),),
 )

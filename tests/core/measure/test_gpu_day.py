@@ -37,6 +37,7 @@ from sequoia_core.measure.gpu_day.pairs import RANKS, KnownText, random_llama
 from sequoia_core.measure.gpu_day.report import DayReport
 from sequoia_core.measure.gpu_day.run import PARTS, DayPart, run_day
 from sequoia_core.measure.gpu_day.scale import GPU, TINY, Scale
+from sequoia_core.model import attention_probe
 from sequoia_core.model.tensor_names import weight_values
 from sequoia_core.speculate import verify
 from sequoia_core.speculate.token_tree import ScoredTree
@@ -164,6 +165,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = SimpleNamespace(wait_stream=lambda _other: None)
     facts = SimpleNamespace(name="NVIDIA H200", total_memory=2**37, multi_processor_count=132)
     for name, value in {
+        "mem_get_info": lambda _device: (2**36, 2**37),
         "set_device": lambda _device: None,
         "get_device_properties": lambda _device: facts,
         "get_device_capability": lambda _device: (9, 0),
@@ -180,6 +182,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         "reset_peak_memory_stats": lambda _device: None,
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(attention_probe, "device_ms", lambda work, _device: len(work()) * 0.1)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
 
 
