@@ -22,6 +22,7 @@ from sequoia_core.tree.growmap import GrowMap
 
 JUDGED_ROWS = SCORED_ROWS // 2  # of a block: float32 p and q and what is left of p in float64
 KEPT_PLANS = 64  # of shapes; those of adaptive trees are few
+_UPWARDS, _EARLIER = 1, 2
 FIRST, NONE = 0, 1  # places of the divisors of a first child, and of what divides by nothing
 
 Index = NDArray[np.int64]
@@ -103,11 +104,13 @@ class JudgePlan:
         self.attempts, self.divisors, self.rows, self.last_drawn, self.parents = tensors[:5]
         """int64 [T] each: the place of a node's attempt and of its divisors (`FIRST`, `NONE`, then
         each block's), its row of the draft's, its last drawn child and its parent, 0 for none."""
-        self.orders, self.sure, self.relation = tensors[5:]
+        self.orders, self.sure, relation = tensors[5:]
         """int64 [T], which of `Vocabulary.orders` a bonus token is drawn by: the draft's columns
         come first where only drawn children were rejected; int64 [T, C], the certain children of
-        each node and then `T`; int64 [T, T], 1 where the column is the row or an ancestor, 2 where
-        it is an earlier sibling of one of these, 0 elsewhere and for the root."""
+        each node and then `T`."""
+        self.upwards, self.earlier = relation == _UPWARDS, relation == _EARLIER
+        """Bool [T, T], of each row the nodes that must be accepted for it to be on the path, and
+        those that must be rejected."""
         self.nodes = torch.arange(size, device=device)
         self.start = torch.zeros((size, 3), dtype=torch.float64, device=device)
         self.start[:, 0].fill_(1.0)  # a mass of 1, and nothing subtracted
@@ -162,11 +165,12 @@ def _uploaded(parts: Sequence[Index], device: torch.device) -> list[Tensor]:
 
 
 def _relation(growmap: GrowMap) -> Index:
+    """Of each row itself and its ancestors but for the root, and their earlier siblings."""
     found = np.zeros((growmap.size, growmap.size), dtype=np.int64)
     for node, parent in enumerate(growmap.parents[1:], start=1):
         found[node] = found[parent]
-        found[node, growmap.children[parent][0] : node] = 2  # siblings lie side by side
-        found[node, node] = 1
+        found[node, growmap.children[parent][0] : node] = _EARLIER  # siblings lie side by side
+        found[node, node] = _UPWARDS
     return found
 
 

@@ -186,7 +186,7 @@ class Judging:
         """
         found = self._attempts()
         accepted = self.uniforms * found.q < found.p  # r < p / q, without dividing by zero
-        broken = (self.plan.relation == accepted.long() + 1).any(1)
+        broken = torch.where(accepted, self.plan.earlier, self.plan.upwards).any(1)
         end = self.plan.nodes.masked_fill(broken, 0).amax(0, keepdim=True)
         bonus = self._bonus(found.after, end)
         return (found.p, found.q, accepted, *found.after.unbind(1), *bonus, *found.complete)
@@ -199,7 +199,7 @@ class Judging:
         divisors, complete = [plan.first], list[Tensor]()
         drawn_prob = self.draft_prob.double()
         for block in plan.blocks:
-            p, whole = self._probs(block.nodes)
+            _, p, whole = self._probs(block.nodes)
             complete += [] if whole is None else [whole]
             tokens = self.token_ids[block.children]  # [n, K]
             if plan.drawn:
@@ -217,10 +217,10 @@ class Judging:
         q = torch.addcdiv(divided[:, 1].reciprocal(), drawn_prob, divided[:, 0])
         return _Attempts(p, q, torch.addcdiv(coefficients, mass, divided), complete)
 
-    def _probs(self, nodes: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The target: float32 [n, V]; with top-p bool [n]: whether the nucleus is whole."""
+    def _probs(self, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The target's logits and p, float32 [n, V]; with top-p bool [n]: is the nucleus whole."""
         logits = self.scored.logits.index_select(0, nodes)
-        return cut_probs(logits, self.scored.params, NUCLEUS_CANDIDATES)
+        return logits, *cut_probs(logits, self.scored.params, NUCLEUS_CANDIDATES)
 
     def _drafted(self, rows: Tensor) -> Tensor:
         """The draft: float32 [n, V_draft], of rows int64 [n]."""
@@ -275,7 +275,7 @@ class Judging:
 
     def _bonus(self, after: Tensor, end: Tensor) -> tuple[Tensor, ...]:
         """Drawn at node `end`, int64 [1]: see `judged`; -1 where a probability is no number."""
-        p, whole = self._probs(end)
+        logits, p, whole = self._probs(end)
         left = p.double()  # [1, V]
         if self.plan.drawn:
             q = self._drafted(self.plan.rows.index_select(0, end))
@@ -297,7 +297,7 @@ class Judging:
         token = torch.minimum(token, (sums < total).sum(-1, keepdim=True))  # an end by rounding
         if order is not None:
             token = order.gather(1, token)
-        own = self.scored.logits.index_select(0, end).gather(1, token).double()
+        own = logits.gather(1, token).double()
         log_prob = own / self.scored.params.temperature - self.scores.log_totals[end]
         bonus = token.masked_fill(~(total > 0), -1), log_prob
         return bonus if whole is None else (*bonus, whole)

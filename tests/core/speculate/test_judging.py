@@ -388,6 +388,28 @@ def test_a_tree_on_the_device_is_read_in_one_copy(mode: Mode, top_p: float) -> N
         check_same(walked, judged, scored)
 
 
+@pytest.mark.parametrize("mode", RULES)
+def test_a_low_temperature_costs_no_precision_on_the_device(mode: Mode) -> None:
+    """Logits over the temperature are in the thousands, where float32 has steps of 1e-4."""
+    generator, temperature, apart = torch.Generator().manual_seed(14), 0.02, 0
+    for _ in range(30):
+        logits = 60 + torch.rand(2, 20, generator=generator) * 0.2
+        exact = torch.softmax(logits.double() / temperature, -1)
+        token = int(logits[0].argmax())
+        ids = torch.tensor([0, token])
+        q = torch.tensor([1.0, 0.9])
+        probs = torch.full((1, 20), 0.1 / 19).index_fill_(1, ids[1:], 0.9)
+        tree = TokenTree(GrowMap.chain(1), DeviceNodes(ids, ids, q), probs, {0: 0})
+        scored = score(tree, logits, SamplingParams(temperature))
+        apart += abs(scored.target_prob(1) / float(exact[0, token]) - 1) > 1e-5
+        with pretended_device():
+            there = on_device(scored)
+            judged = Judge(mode)(there, torch.Generator().manual_seed(1))
+        assert judged.attempts[1].p == pytest.approx(float(exact[0, token]), rel=1e-5)
+        assert there.target_prob(1) == pytest.approx(float(exact[0, token]), rel=1e-5)
+    assert apart > 5, "a total in float32 would do"
+
+
 def test_a_logit_that_is_not_a_number_is_refused() -> None:
     scored = logits_and_tree(random.Random(11), Mode.SEQUOIA, SamplingParams(temperature=1.0))
     scored.logits.fill_(float("nan"))
