@@ -1,11 +1,13 @@
 """A runner for CPUs that is as blind as a CUDA graph.
 
 It records calls of PyTorch's operators with their tensors and numbers as they were. A replay sees
-neither Python nor new tensors, and begins by destroying everything that the recording itself made.
+neither Python nor new tensors, and begins by destroying everything that any recording made, since
+all of a runner share their memory.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -37,6 +39,7 @@ class TapeRunner:
     def __init__(self, fails: str = "", spoils: float = 0.0) -> None:
         self.recorded = self.replayed = 0
         self.fails, self.spoils = fails, spoils
+        self.recordings = WeakSet[TapeRecording[Any]]()
 
     def check(self) -> None:
         """Called before each replay, which it may fail."""
@@ -55,15 +58,15 @@ class TapeRecording(Generic[T]):
     def __init__(self, runner: TapeRunner, calls: Sequence["_Call"], outputs: T) -> None:
         self.outputs = outputs
         self._runner, self._calls = runner, calls
-        for made in self._made():  # a capture computes nothing
-            _destroy(made)
+        runner.recordings.add(self)
+        self.destroy()  # a capture computes nothing
 
     @torch.inference_mode()
     def replay(self) -> T:
         self._runner.check()
         self._runner.replayed += 1
-        for made in self._made():
-            _destroy(made)
+        for each in self._runner.recordings:
+            each.destroy()
         for func, args, kwargs, outputs in self._calls:
             found = func(*args, **kwargs)
             for output, value in zip(outputs, _tensors(found), strict=False):
@@ -72,9 +75,11 @@ class TapeRecording(Generic[T]):
             output.add_(self._runner.spoils)
         return self.outputs
 
-    def _made(self) -> Iterator[Tensor]:
+    def destroy(self) -> None:
+        """Let nothing be left of what it has made."""
         for *_, outputs in self._calls:
-            yield from outputs
+            for made in outputs:
+                _destroy(made)
 
 
 _Call = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any], Sequence[Tensor]]

@@ -25,11 +25,10 @@ from sequoia_core.speculate.draft import (
     DraftModel,
     GrowPlan,
     SampledChildren,
-    grow,
     level_draw,
-    replaced_children,
     top_children,
 )
+from sequoia_core.speculate.draft_loop import grower
 from sequoia_core.speculate.judging import rule_of
 from sequoia_core.speculate.prompt_lookup import PromptLookup, append_path
 from sequoia_core.speculate.token_tree import HostNodes, ScoredTree, TokenTree, Uniforms, score
@@ -77,7 +76,8 @@ class Sampler:
         if mode is Mode.TOPK:
             return cls(params, top_children, rule_of(mode, device), generator)
         if mode is Mode.SPECINFER:
-            return cls(params, replaced_children(params, noise), rule_of(mode, device), generator)
+            choose = SampledChildren(params, noise, replaced=True)
+            return cls(params, choose, rule_of(mode, device), generator)
         choose = SampledChildren(params, noise)
         return cls(params, choose, rule_of(Mode.SEQUOIA, device), generator)
 
@@ -117,6 +117,7 @@ class Speculator:
         ]
         for each in self._deferring:
             each.defers = True
+        self._grow = grower(draft) if draft else None
         self._target_reader = target if isinstance(target, TreeReader) else None
         self._plan = lru_cache(KEPT_PLANS)(partial(GrowPlan, device=target.device))
         self.costs = CostModel()
@@ -156,6 +157,7 @@ class Speculator:
             tree = TokenTree(ROOT, root, nothing, {}, device_ids=ids)
         else:
             assert self._draft is not None
+            assert self._grow is not None
             draft, choose = self._draft, sampler.choose
             if growmap.branching > draft.columns:
                 raise GrowMapError(
@@ -167,7 +169,7 @@ class Speculator:
                 drafted = grow_adaptive(draft, FixedShape(growmap), pending, cache, choose)
                 tree = replace(drafted.tree(), growmap=growmap)
             else:
-                tree = grow(draft, self._plan(growmap), self._uploaded(pending), cache, choose)
+                tree = self._grow(self._plan(growmap), self._uploaded(pending), cache, choose)
         room = self._room() - growmap.size
         known = self._lookup.propose(self._cache.token_ids, lookup, room, growmap.size).token_ids
         return _Proposal(append_path(tree, known), growmap.passes, None, uniforms)

@@ -19,7 +19,7 @@ class TimedModel:
     """
 
     def __init__(self, model: LanguageModel) -> None:
-        self._model = model
+        self.untimed = model
         self.vocab_size, self.context_window = model.vocab_size, model.context_window
         self.device = model.device
         self.new_cache = model.new_cache
@@ -29,14 +29,15 @@ class TimedModel:
 
     @property
     def prompt_rows(self) -> int:
-        return self._model.prompt_rows
+        return self.untimed.prompt_rows
 
     def forward(self, *rows: Any, **options: Any) -> Tensor:
-        with self._timing():
-            return self._model.forward(*rows, **options)
+        with self.timing():
+            return self.untimed.forward(*rows, **options)
 
     @contextmanager
-    def _timing(self) -> Iterator[None]:
+    def timing(self) -> Iterator[None]:
+        """What is computed inside is counted as a forward."""
         if self.device.type == "cuda":
             # what the model computes is issued there, whichever device is the current one
             stream, start, end = _stream(self.device), _event(), _event()
@@ -73,11 +74,11 @@ class TimedTreeReader(TimedModel):
         self._reader = model
 
     def read_tree(self, *rows: Any) -> tuple[Tensor, Summary]:
-        with self._timing():
+        with self.timing():
             return self._reader.read_tree(*rows)
 
     def read_level(self, *rows: Any) -> Draws:
-        with self._timing():
+        with self.timing():
             return self._reader.read_level(*rows)
 
 

@@ -269,6 +269,10 @@ class LayeredKVCache:
         move, self._move = self._move, None
         return move
 
+    def leave_move(self, move: Move) -> None:
+        """Leave a move that was taken and could not be made."""
+        self._move = move
+
     def settle(self) -> None:
         """Move what `keep` has left, here and in a cache that is read."""
         self._settle()
@@ -284,10 +288,14 @@ class LayeredKVCache:
             kept.copy_(buffer.index_select(axis, rows[buffer.device]))
 
     def move(self, source: Tensor, to: Tensor) -> None:
-        """Copy the rows at the slots `source` to the slots `to`, int64 [n], of one device."""
-        for buffer, axis in self.lease.buffers:
-            if buffer.numel():
-                buffer.index_copy_(axis, to, buffer.index_select(axis, source))
+        """Copy the rows at the slots `source` to the slots `to`, int64 [n], of one device.
+
+        All of them or, where memory ends, none.
+        """
+        buffers = [each for each in self.lease.buffers if each[0].numel()]
+        moved_rows = [buffer.index_select(axis, source) for buffer, axis in buffers]
+        for (buffer, axis), rows in zip(buffers, moved_rows, strict=True):
+            buffer.index_copy_(axis, to, rows)
 
     def truncate(self, length: int) -> None:
         assert 0 <= length <= self.length

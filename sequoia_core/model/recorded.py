@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -100,6 +102,13 @@ class _Rows:
         return self.logits.copy_(model.logits(hidden))
 
 
+class _Several(Protocol):
+    def prepare(
+        self, graphs: Graphs, model: Llama, cache: LayeredKVCache, span: int, longer: int
+    ) -> bool:
+        """Record over a longer span what is over this one; False if there is nothing to do."""
+
+
 class RecordedForward:
     """How a `Llama` on one device computes by recordings; `graphs` are its pair's.
 
@@ -109,6 +118,8 @@ class RecordedForward:
     def __init__(self, graphs: Graphs) -> None:
         self.graphs = graphs
         self.pool = LeasePool()
+        self.loops = WeakValueDictionary[Hashable, _Several]()
+        """Works of several forwards; each lives as long as a recording of it."""
         self._rows: dict[tuple[int, int], _Rows] = {}
         self._masks = OrderedDict[tuple[int, ...], _Mask]()
         self._checks = Counter[_Shape]()
@@ -154,7 +165,7 @@ class RecordedForward:
 
     @torch.inference_mode()
     def prepare(self, model: Llama, cache: LayeredKVCache) -> bool:
-        """Record one forward over the next longer span, if this one is nearly full, for idle time.
+        """Record one work over the next longer span, if this one is nearly full, for idle time.
 
         False if there is nothing to record.
         """
@@ -168,7 +179,8 @@ class RecordedForward:
             if (shape.leases, shape.span) == (cache.lease_numbers, span) and wanted not in known:
                 rows = self._rows[shape.rows, shape.columns]
                 return self._recording(model, cache, rows, wanted) is not None
-        return False
+        several = list(self.loops.values())
+        return any(each.prepare(self.graphs, model, cache, span, longer) for each in several)
 
     def _forget(self) -> None:
         """Free what only recordings need."""

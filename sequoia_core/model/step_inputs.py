@@ -63,16 +63,22 @@ class StepInputs:
 
         The caches are the target's and then the draft's. The host does not wait.
         """
-        works = [
-            self._prepared(names, cache, move, graphs)
+        left = [
+            (names, cache, move)
             for names, cache in zip(MOVES, caches, strict=False)
             if (move := cache.take_move(MOVED[-1])) is not None
         ]
-        # pinned memory is used again only once the copy has read it
-        source = self._host.pin_memory() if torch.cuda.is_available() else self._host
-        self._device.copy_(source, True)
-        for work in works:
-            work()
+        try:
+            works = [self._prepared(*each, graphs) for each in left]
+            # pinned memory is used again only once the copy has read it
+            source = self._host.pin_memory() if torch.cuda.is_available() else self._host
+            self._device.copy_(source, True)
+            for work in works:
+                work()
+                left.pop(0)
+        finally:  # what a full memory has left undone is not lost
+            for _, cache, move in left:
+                cache.leave_move(move)
 
     def _prepared(
         self, names: tuple[str, str], cache: LayeredKVCache, move: Move, graphs: Graphs | None

@@ -129,14 +129,13 @@ def nucleus_probs(probs: Tensor, top_p: float, candidates: int) -> tuple[Tensor,
     return kept / kept.sum(-1, keepdim=True), complete
 
 
-def exponential_noise(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Unit exponential noise of the shape and device of `like`, for `ordered_draws`.
+def exponential_noise(uniforms: Tensor) -> Tensor:
+    """Unit exponential noise in float32, for `ordered_draws`; the uniform numbers are overwritten.
 
-    Uniform numbers are float64: small noise decides, and float32 multiples of 2**-24 would draw the
-    tail of a large vocabulary too rarely. Their logarithm is faster than `exponential_` on a CPU.
+    They are float64: small noise decides, and float32 multiples of 2**-24 would draw the tail of a
+    large vocabulary too rarely. Their logarithm is faster than `exponential_` on a CPU.
     """
-    uniform = torch.rand(like.shape, generator=generator, device=like.device, dtype=torch.float64)
-    return uniform.log_().neg_().to(like.dtype)
+    return uniforms.log_().neg_().float()
 
 
 def ordered_draws(probs: Tensor, noise: Tensor, count: int) -> Tensor:

@@ -173,9 +173,13 @@ class FullMemory(TapeRunner):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
 
+@pytest.mark.parametrize("allowed", [9, 10, 11, 12, 13])
 @pytest.mark.parametrize("tree", ["ragged", "root"])
-def test_when_memory_ends_recordings_are_dropped_before_the_tree_shrinks(tree: str) -> None:
-    graphs = Graphs(FullMemory(12), CPU)
+def test_when_memory_ends_recordings_are_dropped_before_the_tree_shrinks(
+    tree: str, allowed: int
+) -> None:
+    """In a forward, in the drafting of a tree, or as rows that were kept are moved."""
+    graphs = Graphs(FullMemory(allowed), CPU)
     choice = TreeChoice(Mode.SEQUOIA, TREES[tree], lookup=Lookup.OFF)
     made = engine(models("whole", graphs), choice)
     events = list(made.generate(PROMPT, GREEDY))

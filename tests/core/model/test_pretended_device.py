@@ -2,10 +2,11 @@
 and forwards are asked for than a step needs. See `tests.pretended_device`.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from sequoia_core.decode import step
 from sequoia_core.events import PrefillDone, Step
 from sequoia_core.model.attention import AttentionChoice
 from sequoia_core.model.conditioned import ConditionedLlama
-from sequoia_core.model.graphs import Graphs
+from sequoia_core.model.graphs import Graphs, Runner
 from sequoia_core.model.kv_cache import CUDA_BUCKET
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.recorded import CHECKED, record_forwards
@@ -28,7 +29,9 @@ from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import make_engine
 from tests.core.models import random_weights, tiny_config
 from tests.pretended_device import CUDA, HOST, MixedDevicesError, Traffic, pretended_device
-from tests.tape_runner import TapeRunner
+from tests.tape_runner import TapeRecording, TapeRunner
+
+T = TypeVar("T")
 
 TREE = GrowMap.k_ary([2, 2])
 PROMPT = (1, 2, 3, 4, 5, 1, 2, 3)
@@ -96,7 +99,7 @@ def decoded(
     traffic: Traffic | None = None,
     kind: str = "whole",
     insight: bool = False,
-    runner: TapeRunner | None = None,
+    runner: Runner | None = None,
 ) -> list[Counted]:
     """The steps of an answer, on the pretended device where its traffic is given.
 
@@ -117,6 +120,29 @@ def decoded(
         if isinstance(event, Step | PrefillDone):
             traffic.forget()
     return counted
+
+
+class OneLaunch:
+    """Records with another runner; a replay counts as one operator, with the copies inside."""
+
+    def __init__(self, traffic: Traffic) -> None:
+        self._traffic, self._runner = traffic, TapeRunner()
+
+    def record(self, work: Callable[[], T]) -> "Launched[T]":
+        return Launched(self._traffic, self._runner.record(work))
+
+
+class Launched(Generic[T]):
+    def __init__(self, traffic: Traffic, recording: TapeRecording[T]) -> None:
+        self._traffic, self._recording = traffic, recording
+        self.outputs = recording.outputs
+
+    def replay(self) -> T:
+        before = Counter(self._traffic.operators)
+        found = self._recording.replay()
+        self._traffic.operators.clear()
+        self._traffic.operators.update(before + Counter({"replay": 1}))
+        return found
 
 
 def tokens_of(counted: list[Counted]) -> list[int]:
@@ -165,6 +191,24 @@ def test_a_greedy_step_takes_one_copy_each_way(
     late = steps[3 * CHECKED if recorded else 1 :]
     assert len(late) > 1
     assert {(each.to_device, each.to_host) for each in late} == {(1, 1)}
+
+
+@pytest.mark.parametrize("kind", ["whole", "trimmed", "conditioned"])
+@pytest.mark.parametrize("name", ["tree", "large tree", "chain"])
+def test_a_recorded_step_is_a_few_launches_between_two_copies(
+    name: str, kind: str, traffic: Traffic
+) -> None:
+    """Of any tree and any model: noise for each level, and the replays.
+
+    In half of the steps at least: the others make recordings and compare them.
+    """
+    params = replace(SAMPLED, max_new_tokens=30)
+    steps = decoded(CHOICES[name], params, traffic, kind, runner=OneLaunch(traffic))
+    usual = sorted(steps, key=lambda each: each.operators)[: len(steps) // 2]
+    assert len(usual) > 3
+    for each in usual:
+        assert (each.to_device, each.to_host) == (1, 1)
+        assert each.operators <= 45
 
 
 @pytest.mark.parametrize("params", [GREEDY, SAMPLED, NUCLEUS], ids=["greedy", "sampled", "top-p"])

@@ -98,6 +98,10 @@ def logits_and_tree(rng: random.Random, mode: Mode, params: SamplingParams) -> S
     return score(tree, logits, params)
 
 
+def noise_of(probs: Tensor, generator: torch.Generator) -> Tensor:
+    return exponential_noise(torch.rand(probs.shape, generator=generator, dtype=torch.float64))
+
+
 def drawn_children(
     logits: Tensor, shape: GrowMap, mode: Mode, params: SamplingParams, rng: random.Random
 ) -> tuple[Tensor, Tensor]:
@@ -112,7 +116,7 @@ def drawn_children(
     if mode is Mode.SPECINFER:
         uniforms = torch.rand(len(probs), count, generator=generator, dtype=torch.float64)
         return probs, independent_draws(probs, uniforms)
-    return probs, ordered_draws(probs, exponential_noise(probs, generator), count)
+    return probs, ordered_draws(probs, noise_of(probs, generator), count)
 
 
 def verdicts(scored: ScoredTree, mode: Mode, seed: int) -> tuple[Verdict, Verdict]:
@@ -210,7 +214,7 @@ def test_a_nucleus_that_is_not_whole_is_left_to_the_walk() -> None:
         scale = torch.where(torch.rand(growmap.size, 1, generator=generator) < 0.25, 0.1, 4.0)
         logits = torch.randn(growmap.size, tokens, generator=generator) * scale
         probs = draft_probs(logits[:3], params)
-        drawn = ordered_draws(probs, exponential_noise(probs, generator), 2)
+        drawn = ordered_draws(probs, noise_of(probs, generator), 2)
         ids = torch.cat((torch.zeros(1, dtype=torch.int64), drawn.flatten()))
         q = torch.cat((torch.ones(1), probs.gather(1, drawn).flatten()))
         scored = score(TokenTree(growmap, DeviceNodes(ids, ids, q), probs, rows), logits, params)

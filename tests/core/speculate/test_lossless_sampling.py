@@ -168,7 +168,8 @@ def test_drawing_as_another_rule_expects_is_not_lossless(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("q", [CASES["mixed"][1], torch.tensor([0.0, 0.6, 0.4, 0.0, 0.0])])
 def test_children_follow_the_law_of_ordered_draws(q: Tensor) -> None:
     runs = 200_000
-    noise = exponential_noise(torch.empty(runs, 5), torch.Generator().manual_seed(5))
+    generator = torch.Generator().manual_seed(5)
+    noise = exponential_noise(torch.rand(runs, 5, generator=generator, dtype=torch.float64))
     drawn = Counter(map(tuple, ordered_draws(q.expand(runs, -1), noise, 3).tolist()))
     law = ordered_tuples(q.double().tolist(), range(5), 3)
     assert set(drawn) <= {tokens for tokens, _ in law}

@@ -1,5 +1,7 @@
 """Shaped distributions against plain implementations; draws against the distribution function."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from hypothesis import given, reject, settings
@@ -32,6 +34,11 @@ def plain_nucleus(probs: Tensor, top_p: float) -> Tensor:
         kept[token] = probs[token]
         mass += float(probs[token])
     return kept / kept.sum()
+
+
+def uniforms(shape: Sequence[int], seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(tuple(shape), generator=generator, dtype=torch.float64)
 
 
 def shaped(logits: Tensor, params: SamplingParams) -> Tensor:
@@ -157,7 +164,7 @@ def test_a_draw_inverts_the_distribution_function(weights: list[float]) -> None:
 )
 def test_draws_differ_and_tokens_without_mass_come_last(weights: list[float], seed: int) -> None:
     probs = (torch.tensor(weights) / sum(weights))[None]
-    noise = exponential_noise(probs, torch.Generator().manual_seed(seed))
+    noise = exponential_noise(uniforms(probs.shape, seed))
     drawn = ordered_draws(probs, noise, len(weights))[0].tolist()
     assert sorted(drawn) == list(range(len(weights)))
     has_mass = [weights[token] > 0 for token in drawn]
@@ -165,11 +172,7 @@ def test_draws_differ_and_tokens_without_mass_come_last(weights: list[float], se
 
 
 def test_the_noise_is_unit_exponential() -> None:
-    noise = (
-        exponential_noise(torch.zeros(1000, 100), torch.Generator().manual_seed(3))
-        .flatten()
-        .double()
-    )
+    noise = exponential_noise(uniforms((1000, 100), 3)).flatten().double()
     assert (noise > 0).all()
     assert abs(float(noise.mean()) - 1.0) < 5 / 100_000**0.5
     for quantile in (0.001, 0.1, 0.5, 0.9, 0.999):
@@ -179,7 +182,7 @@ def test_the_noise_is_unit_exponential() -> None:
 
 def test_small_noise_is_not_on_a_grid() -> None:
     """What wins a race over a large vocabulary must be finer than float32's uniform numbers."""
-    noise = exponential_noise(torch.zeros(1_000_000), torch.Generator().manual_seed(5))
+    noise = exponential_noise(uniforms((1_000_000,), 5))
     smallest = noise.sort().values[:50].double() * 2**24
     assert ((smallest - smallest.round()).abs() > 0.01).sum() > 40
 
