@@ -8,7 +8,7 @@ import torch
 from sequoia_core.errors import MemoryFullError
 from sequoia_core.events import Insight, Opinion, Origin, Ranking, TreeNode, TrialRecord
 from sequoia_core.model.loading.memory_plan import memory_errors
-from sequoia_core.speculate.judging import left_most_probable
+from sequoia_core.speculate.remainders import left_most_probable
 from sequoia_core.speculate.residual import TOP, Remainder
 from sequoia_core.speculate.sampling import most_probable, to_host
 from sequoia_core.speculate.token_tree import ScoredTree

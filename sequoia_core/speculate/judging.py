@@ -27,26 +27,25 @@ from sequoia_core.model.graphs import Rung
 from sequoia_core.model.loading.memory_plan import memory_errors
 from sequoia_core.model.recorded import CHECKED
 from sequoia_core.speculate import verify
-from sequoia_core.speculate.judge_plan import (
-    JUDGED_ROWS,
-    JudgePlan,
-    NodeBlock,
-    Vocabulary,
-    vocabulary_of,
+from sequoia_core.speculate.judge_plan import JudgePlan, NodeBlock, Vocabulary
+from sequoia_core.speculate.remainders import (
+    FLOAT,
+    left_before,
+    left_over,
+    spread,
+    trimmed_vocabulary,
 )
 from sequoia_core.speculate.residual import Remainder
 from sequoia_core.speculate.sampling import (
     NUCLEUS_CANDIDATES,
     checked,
     cut_probs,
-    most_probable,
     packed,
     unpacked,
 )
 from sequoia_core.speculate.token_tree import DeviceNodes, DeviceSummary, ScoredTree
 from sequoia_core.speculate.verify import AcceptanceRule, Attempt, Verdict
 
-FLOAT = torch.float64  # of what is subtracted and summed, as where `verify` sums
 _MEMORY_FULL = "the memory of {} is full; clear the chat or start again with a smaller model"
 
 
@@ -126,7 +125,7 @@ class Judging:
         tree, device = scored.tree, scored.logits.device
         whole, certain = scored.params.shapes, mode is Mode.TOPK
         plan = JudgePlan.of(tree, device, certain=certain, whole=whole)
-        vocabulary, given, nodes = _vocabulary_of(scored), scored.uniforms, tree.nodes
+        vocabulary, given, nodes = trimmed_vocabulary(scored), scored.uniforms, tree.nodes
         if isinstance(nodes, DeviceNodes) or (given is not None and tree.device_ids is not None):
             numbers = uniforms.to(device) if given is None else given.device
             ids = tree.ids_on(device)
@@ -156,7 +155,7 @@ class Judging:
         The first times it is compared with what is computed without.
         """
         given, scored = self.scored.uniforms, self.scored
-        if given is None or given.graphs is None:
+        if given is None or given.graphs is None or scored.scores is not None:
             return None
         inputs = [scored.logits, self.token_ids, self.columns, self.draft_prob, self.uniforms]
         inputs.append(scored.tree.draft_probs)
@@ -229,7 +228,7 @@ class Judging:
     def _certain_states(self, p: Tensor, tokens: Tensor, block: NodeBlock) -> Tensor:
         """States at children none of which was drawn: a rejection takes one token out of p."""
         picked = p.gather(1, tokens).double()
-        mass = _left_before(p, picked * block.counted, tokens)
+        mass = left_before(p, picked * block.counted, tokens)
         nothing = torch.zeros_like(mass)
         return torch.stack((picked, mass, nothing, nothing), -1)
 
@@ -241,7 +240,7 @@ class Judging:
             found[:, :, 0].fill_(1.0)
         elif ranks > 1:
             picked = drawn_prob[block.taken] * block.counted
-            left = _left_before(q, picked, self.columns[block.taken])
+            left = left_before(q, picked, self.columns[block.taken])
             untried = torch.arange(width, width - ranks, -1, dtype=FLOAT, device=q.device)
             used_up = left <= 0
             found[:, :, 1].copy_(untried.clamp_(min=1.0)).masked_fill_(~used_up, inf)
@@ -260,7 +259,7 @@ class Judging:
         states[:, 0, 1].fill_(1.0)
         if self.plan.whole:
             states[:, 0, 0].copy_(p.gather(1, tokens[:, :1])[:, 0])
-        q = _spread(q, self.vocabulary, p.shape[1])
+        q = spread(q, self.vocabulary, p.shape[1])
         for rank in range(1, tokens.shape[1]):
             rows = block.widths[rank]
             before, state = states[:rows, rank - 1], states[:rows, rank]
@@ -268,7 +267,7 @@ class Judging:
                 before[:, 2:], before[:, 1:2], divisors[:rows, rank - 1], out=state[:, 2:]
             )
             even = self.mode is Mode.SEQUOIA and rank > 1
-            left = _left(p[:rows], q[:rows], state[:, 2:], self.vocabulary, even=even)
+            left = left_over(p[:rows], q[:rows], state[:, 2:], self.vocabulary, even=even)
             torch.sum(left, -1, keepdim=True, out=state[:, 1:2])
             torch.gather(left, 1, tokens[:rows, rank : rank + 1], out=state[:, :1])
         return states
@@ -279,9 +278,9 @@ class Judging:
         left = p.double()  # [1, V]
         if self.plan.drawn:
             q = self._drafted(self.plan.rows.index_select(0, end))
-            q = _spread(q, self.vocabulary, p.shape[1])
+            q = spread(q, self.vocabulary, p.shape[1])
             last = self.plan.last_drawn.index_select(0, end)
-            left = _left(p, q, after.index_select(0, last), self.vocabulary)
+            left = left_over(p, q, after.index_select(0, last), self.vocabulary)
         if self.plan.sure.shape[1]:
             known = pad(self.token_ids, (0, 1), value=p.shape[1])
             rejected = known[self.plan.sure.index_select(0, end)[0]]
@@ -301,75 +300,6 @@ class Judging:
         log_prob = own / self.scored.params.temperature - self.scores.log_totals[end]
         bonus = token.masked_fill(~(total > 0), -1), log_prob
         return bonus if whole is None else (*bonus, whole)
-
-
-def left_most_probable(
-    scored: ScoredTree, remainders: Sequence[Remainder], count: int
-) -> tuple[Tensor, Tensor]:
-    """The most probable tokens of residuals: int64 and float64 [n, count] on the device."""
-    vocabulary, rows = _vocabulary_of(scored), scored.tree.inner_rows
-    device = scored.logits.device
-    tokens, probs = list[Tensor](), list[Tensor]()
-    for at in range(0, len(remainders), JUDGED_ROWS):
-        some = remainders[at : at + JUDGED_ROWS]
-        nodes = torch.tensor([each.node for each in some], device=device)
-        logits = scored.logits.index_select(0, nodes)
-        p, _ = cut_probs(logits, scored.params, NUCLEUS_CANDIDATES)
-        left = p.double()
-        if any(each.covered or each.even for each in some):
-            read = torch.tensor([rows.get(each.node, 0) for each in some], device=device)
-            q = _spread(scored.tree.draft_probs.index_select(0, read), vocabulary, p.shape[1])
-            rejected = [(each.covered, each.even) for each in some]
-            left = _left(p, q, torch.tensor(rejected, dtype=FLOAT, device=device), vocabulary)
-        taken = [(row, token) for row, each in enumerate(some) for token in each.without]
-        if taken:
-            places = torch.tensor(taken, device=device).unbind(1)
-            left = left.index_put(places, left.new_zeros(()))
-        mass = left.sum(-1, keepdim=True)
-        left = torch.where(mass > 0, left / mass, p)
-        values, columns = most_probable(left, range(len(some)), count)
-        tokens.append(columns)
-        probs.append(values)
-    return torch.cat(tokens), torch.cat(probs)
-
-
-def _vocabulary_of(scored: ScoredTree) -> Vocabulary | None:
-    ids, logits = scored.tree.vocab_ids, scored.logits
-    return None if ids is None else vocabulary_of(ids, logits.shape[1], logits.device)
-
-
-def _spread(q: Tensor, vocabulary: Vocabulary | None, tokens: int) -> Tensor:
-    """Draft probabilities [n, V_draft] at the target's tokens [n, V]."""
-    if vocabulary is None:
-        return q
-    return q.new_zeros((q.shape[0], tokens)).index_copy_(1, vocabulary.ids, q)
-
-
-def _left(
-    p: Tensor,
-    q: Tensor,
-    coefficients: Tensor,
-    vocabulary: Vocabulary | None,
-    *,
-    even: bool = True,
-) -> Tensor:
-    """What is left of p over q [n, V] by t and d [n, 2]: float64 [n, V]; without `even` d is 0."""
-    left = torch.addcmul(p, q, coefficients[:, :1], value=-1.0)
-    if even and vocabulary is None:
-        left.sub_(coefficients[:, 1:])
-    elif even and vocabulary is not None:
-        left.addcmul_(vocabulary.inside, coefficients[:, 1:], value=-1.0)
-    return left.clamp_(min=0.0)
-
-
-def _left_before(probs: Tensor, picked: Tensor, columns: Tensor) -> Tensor:
-    """What probabilities [n, W] have left before each of some columns [n, K] is taken out.
-
-    Added up, since differences would lose what is small: it is 0 only where nothing is left.
-    `picked` are float64 [n, K], 0 for columns that are none.
-    """
-    others = probs.scatter(1, columns, 0.0).sum(-1, keepdim=True, dtype=FLOAT)
-    return picked.flip(1).cumsum(1).flip(1) + others
 
 
 def _followed(

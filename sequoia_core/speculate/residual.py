@@ -41,7 +41,7 @@ class Residual:
 
 @dataclass(frozen=True, slots=True)
 class Remainder:
-    """A residual on the device, by the numbers from which `judging` makes it again.
+    """A residual on the device, by the numbers from which `remainders` makes it again.
 
     Up to a factor it is max(p - `covered` q - `even`, 0) at a node, where `even` is subtracted at
     the draft's columns only, and nothing at the tokens `without`.

@@ -18,7 +18,7 @@ from sequoia_core.model.attention import AttentionChoice, MaskedKernel
 from sequoia_core.model.interface import KVCache
 from sequoia_core.model.kv_cache import CUDA_BUCKET, LayeredKVCache
 from sequoia_core.model.llama import Llama
-from sequoia_core.speculate import judge_plan, judging
+from sequoia_core.speculate import judge_plan, judging, remainders
 from sequoia_core.speculate.draft import ChildChooser, DraftModel, GrowPlan, grow, top_children
 from sequoia_core.speculate.judge_plan import Vocabulary
 from sequoia_core.speculate.sampling import draft_probs, full_probs, ordered_draws
@@ -165,7 +165,7 @@ def test_all_nodes_are_judged_without_waiting(
     inner = [node for node in range(size) if GROWMAP.children[node]]
     order = torch.ones((2, 61), dtype=torch.int64, device=CUDA)
     vocabulary = Vocabulary(order[1, :30], torch.ones(61, device=CUDA), order)
-    monkeypatch.setattr(judging, "vocabulary_of", lambda *_: vocabulary)
+    monkeypatch.setattr(remainders, "vocabulary_of", lambda *_: vocabulary)
     monkeypatch.setattr(judge_plan, "_plan_of", judge_plan._plan_of.__wrapped__)
     tree = TokenTree(
         GROWMAP,

@@ -242,6 +242,37 @@ def test_a_sampled_step_waits_once(
 
 
 @pytest.mark.parametrize("params", [SAMPLED, NUCLEUS], ids=["sampled", "top-p"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("plain", "whole"), ("tree", "whole"), ("topk", "whole"), ("tree", "trimmed")],
+)
+def test_a_sampled_answer_is_the_same_by_recordings(
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    kind: str,
+    params: SamplingParams,
+    traffic: Traffic,
+) -> None:
+    """Of the forwards and of the verdicts; those of plain steps are one recording."""
+    params, runner, real = replace(params, max_new_tokens=24), TapeRunner(), Judging.packed
+    expected = decoded(CHOICES[name], params, traffic, kind)
+    computed: list[Judging] = []
+
+    def packed(judging: Judging) -> Any:
+        computed.append(judging)
+        return real(judging)
+
+    monkeypatch.setattr(Judging, "packed", packed)
+    found = decoded(CHOICES[name], params, traffic, kind, runner=runner)
+    assert tokens_of(found) == tokens_of(expected)
+    assert [each.step.path for each in found] == [each.step.path for each in expected]
+    if name == "plain":
+        assert {(each.to_device, each.to_host) for each in found[3 * CHECKED :]} == {(1, 1)}
+        once_eager, recording = 1, 2
+        assert len(computed) == once_eager + recording + CHECKED
+
+
+@pytest.mark.parametrize("params", [SAMPLED, NUCLEUS], ids=["sampled", "top-p"])
 @pytest.mark.parametrize("kind", ["whole", "trimmed"])
 @pytest.mark.parametrize("name", ["plain", "tree", "look-up", "adaptive", "topk", "specinfer"])
 def test_an_answer_is_that_of_the_walk(

@@ -16,8 +16,9 @@ from sequoia_core.errors import NumberError
 from sequoia_core.model.graphs import Graphs, Rung
 from sequoia_core.speculate import judge_plan, verify
 from sequoia_core.speculate.judge_plan import JUDGED_ROWS
-from sequoia_core.speculate.judging import Judge, Judging, left_most_probable
+from sequoia_core.speculate.judging import Judge, Judging
 from sequoia_core.speculate.prompt_lookup import append_path
+from sequoia_core.speculate.remainders import left_most_probable
 from sequoia_core.speculate.residual import Remainder, Residual
 from sequoia_core.speculate.sampling import (
     NUCLEUS_CANDIDATES,

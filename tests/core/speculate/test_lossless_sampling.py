@@ -20,7 +20,8 @@ from sequoia_core.decode.step import Sampler, Speculator
 from sequoia_core.decode.token_cache import TokenCache
 from sequoia_core.speculate import verify
 from sequoia_core.speculate.draft import DraftModel, SampledChildren
-from sequoia_core.speculate.judging import Judge, left_most_probable
+from sequoia_core.speculate.judging import Judge
+from sequoia_core.speculate.remainders import left_most_probable
 from sequoia_core.speculate.residual import Remainder, ResidualPair
 from sequoia_core.speculate.sampling import (
     draft_probs,
