@@ -14,6 +14,7 @@ from ..config.paths import output_file, output_result
 from .experiment import ExperimentOptions, experiment_command
 from .options import Command, command_group, flag
 from .paper import paper
+from .prediction import predict_offload
 from .search import search
 
 _VECTOR = Path("acceptance-rate-vector.pt")  # the release's name, in the working folder
@@ -181,3 +182,4 @@ reproduce.command(
 for _rule, (_name, _summary) in TESTBEDS.items():
     reproduce.command(_name, help=_summary)(_testbed(_rule))
 reproduce.command("robustness")(robustness)
+reproduce.command("predict-offload")(predict_offload)

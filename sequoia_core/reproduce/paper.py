@@ -183,7 +183,7 @@ class PaperExperiment(Experiment):
     @override
     def report(self) -> Report:
         outcomes, facts, plan = self.outcomes(), paper_facts(), self._plan
-        published = facts.hardware[self._hardware]
+        published = facts.hardware[self._hardware].title
         measured = sum(isinstance(outcome, CellResult) for _, outcome in outcomes)
         cell, outcome = outcomes[0]
         if cell.pair not in facts.pairs:

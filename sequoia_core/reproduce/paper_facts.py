@@ -73,11 +73,22 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True)
+class Hardware:
+    """A GPU and its peaks, which no program reaches."""
+
+    title: str
+    memory_gib: float
+    memory_gbs: float  # GB/s of its memory
+    link_gbs: float  # GB/s from main memory
+    tflops: float  # TFLOP/s of products in 16 bits
+
+
+@dataclass(frozen=True, slots=True)
 class PaperFacts:
     """Everything in `paper.toml`; setups and figures are in the order of the tables."""
 
     acceptance_rates: tuple[float, ...]  # the vector that the release ships
-    hardware: dict[str, str]  # titles by short name
+    hardware: dict[str, Hardware]  # by short name
     pairs: dict[str, PaperPair]
     setups: tuple[Setup, ...]
     figures: tuple[Figure, ...]
@@ -102,7 +113,7 @@ def paper_facts() -> PaperFacts:
     tried = data["vector"]["tried"]
     return PaperFacts(
         acceptance_rates=tuple(count / tried for count in data["vector"]["accepted"]),
-        hardware={name: entry["title"] for name, entry in data["hardware"].items()},
+        hardware=decode(dict[str, Hardware], data["hardware"]),
         pairs=pairs,
         setups=decode(tuple[Setup, ...], data["setups"]),
         figures=decode(tuple[Figure, ...], data["figures"]),
