@@ -74,17 +74,19 @@ class CudaRunner:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool: Any = None
+        self._side: torch.cuda.Stream | None = None  # one, since libraries have memory for each
 
     def record(self, work: Callable[[], T]) -> Recording[T]:
         current = torch.cuda.current_stream(self._device)
-        side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        if self._side is None:
+            self._side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            self._pool = torch.cuda.graph_pool_handle()
+        side = self._side
         side.wait_stream(current)
         with torch.cuda.stream(side):
             for _ in range(WARM_UPS):
                 work()
         current.wait_stream(side)
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         # other threads may use the device meanwhile
         capture = torch.cuda.graph(graph, self._pool, side, capture_error_mode="thread_local")

@@ -19,6 +19,7 @@ INITIAL_CAPACITY = 256
 CUDA_BUCKET = 256
 PART_LAYERS = 8  # of one buffer: while a cache grows, only one is held twice
 DOUBLED_CAPACITY = 1024  # up to this capacity a cache doubles; from then on it grows by a quarter
+DOUBLED_LEASE = 16384  # the same of leased memory, whose recordings are lost where it grows
 RESERVED_SHARE = 0.25  # of a GPU's free memory: a window that takes no more is reserved at once
 KEPT_LEASES = 4  # of one model: both sides of a race, and the caches of a calibration
 
@@ -100,8 +101,9 @@ class LeasePool:
         """Memory for as long as the cache is alive."""
         if self._free:
             lease = self._free.pop()
-            for buffer, _ in lease.buffers:
-                buffer.zero_()  # see `resized`
+            with torch.inference_mode():  # in which a cache grows
+                for buffer, _ in lease.buffers:
+                    buffer.zero_()  # see `resized`
         else:
             lease = make()
         finalize(cache, self._give_back, lease).atexit = False
@@ -139,6 +141,7 @@ class LayeredKVCache:
         self.length = 0
         self.defers = False  # `keep` leaves a move to `take_move`, or to the next use
         self._move: Move | None = None
+        self._doubled = DOUBLED_LEASE if pool else DOUBLED_CAPACITY
         places = layer_devices or [device] * config.num_layers
         split = [
             (place, min(PART_LAYERS, layers - first))
@@ -194,7 +197,7 @@ class LayeredKVCache:
         if needed <= present:
             return
         quarter = round_up(present + present // 4, self._bucket)
-        grown = present * 2 if present < DOUBLED_CAPACITY else quarter
+        grown = present * 2 if present < self._doubled else quarter
         self._resize(min(max(grown, needed), round_up(self._window, self._bucket)))
 
     def release(self) -> None:

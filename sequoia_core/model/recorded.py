@@ -30,7 +30,7 @@ PLAIN_SPAN = 4096  # above it one row takes the kernel without a mask, which div
 CHECKED = 2  # replays of each recording that are compared; the second is at another length
 KEPT_MASKS = 128
 NEARLY_FULL = 0.75  # of a span: recordings for the next one are made in idle time
-ROUNDING = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.25}
+ROUNDING = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
 """Of the largest logit: what is larger is no rounding."""
 
 
@@ -93,7 +93,7 @@ class _Rows:
         """Logits [R, V] of what the inputs hold."""
         first, start, stop = self.bounds.unbind()
         slots = torch.arange(self.rows, device=model.device) + start
-        slots = torch.where(slots < stop, slots, cache.scratch)
+        slots = slots.masked_fill_(slots >= stop, cache.scratch)
         whole = model.attention.whole(least_tokens(shape.span) - shape.columns)
         bias = model.bias_at(self.bordered, first, shape.span, whole)
         parents = self.parents if shape.with_parents else None
@@ -122,6 +122,7 @@ class RecordedForward:
         """Works of several forwards; each lives as long as a recording of it."""
         self._rows: dict[tuple[int, int], _Rows] = {}
         self._masks = OrderedDict[tuple[int, ...], _Mask]()
+        self._offsets: dict[tuple[int, int], Tensor] = {}
         self._checks = Counter[_Shape]()
 
     def forward(
@@ -215,7 +216,10 @@ class RecordedForward:
             # a row that only fills up the shape must see something, as a softmax of nothing is NaN
             padded = functional.pad(mask, (0, rows.columns - width))
             padded = functional.pad(padded, (0, 0, 0, rows.rows - count), value=True)
-            offsets = torch.tensor((count - width, 0, count), device=model.device)
+            offsets = self._offsets.get((count, width))
+            if offsets is None:  # masks of adaptive trees are new at each step, these are not
+                offsets = torch.tensor((count - width, 0, count), device=model.device)
+                self._offsets[count, width] = offsets
             found = self._masks[key] = _Mask(source, model.bordered(padded), offsets)
             if len(self._masks) > KEPT_MASKS:
                 self._masks.popitem(last=False)

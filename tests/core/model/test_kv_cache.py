@@ -215,15 +215,24 @@ def test_on_cuda_the_window_is_reserved_where_it_takes_a_quarter(
         assert cache.capacity == capacity
 
 
+def grown_to(cache: LayeredKVCache, *needed: int) -> list[int]:
+    capacities = []
+    for tokens in needed:
+        cache.reserve(tokens)
+        capacities.append(cache.capacity)
+    return capacities
+
+
 def test_large_caches_grow_by_a_quarter() -> None:
     cache = LayeredKVCache(tiny_config(context_window=9000), torch.device("meta"), torch.float32)
-    grown = []
-    for needed in (1025, 1281, 1602):
-        cache.reserve(needed)
-        grown.append(cache.capacity)
-    assert grown == [1025, 1281, 1602]
-    cache.reserve(1603)
-    assert cache.capacity == 2002
+    assert grown_to(cache, 1025, 1281, 1602, 1603) == [1025, 1281, 1602, 2002]
+
+
+def test_leased_ones_do_so_later_so_that_recordings_over_them_last() -> None:
+    config, meta = tiny_config(context_window=90_000), torch.device("meta")
+    cache = LayeredKVCache(config, meta, torch.float32, pool=LeasePool())
+    found = grown_to(cache, 257, 513, 1025, 2049, 16_384, 16_385)
+    assert found == [512, 1024, 2048, 4096, 16_384, 20_480]
 
 
 def read_tree_and_keep(cache: LayeredKVCache, path: Sequence[int]) -> None:

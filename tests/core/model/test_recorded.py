@@ -178,6 +178,16 @@ def test_memory_of_an_earlier_chat_needs_no_new_recordings(runner: TapeRunner) -
     assert runner.recorded == 2
 
 
+def test_memory_that_has_grown_is_leased_again(runner: TapeRunner) -> None:
+    model, reference = llama(runner), llama()
+    cache = filled(model, 500)
+    grown = cache.lease.number
+    del cache
+    found, expected = filled(model, 20), filled(reference, 20)
+    assert (found.lease.number, found.capacity) == (grown, 512)
+    close(tree_logits(model, found), tree_logits(reference, expected))
+
+
 def test_recording_disturbs_no_cache(runner: TapeRunner) -> None:
     """Its warm-ups write to the scratch row, whatever the inputs held before."""
     model = llama(runner)
