@@ -253,8 +253,8 @@ def test_a_sampled_answer_is_the_same_by_recordings(
     params: SamplingParams,
     traffic: Traffic,
 ) -> None:
-    """Of the forwards and of the verdicts; those of plain steps are one recording."""
-    params, runner, real = replace(params, max_new_tokens=24), TapeRunner(), Judging.packed
+    """Of drafting, forwards and verdicts, whose replays are nearly all that a step launches."""
+    params, runner, real = replace(params, max_new_tokens=24), OneLaunch(traffic), Judging.packed
     expected = decoded(CHOICES[name], params, traffic, kind)
     computed: list[Judging] = []
 
@@ -266,10 +266,11 @@ def test_a_sampled_answer_is_the_same_by_recordings(
     found = decoded(CHOICES[name], params, traffic, kind, runner=runner)
     assert tokens_of(found) == tokens_of(expected)
     assert [each.step.path for each in found] == [each.step.path for each in expected]
-    if name == "plain":
-        assert {(each.to_device, each.to_host) for each in found[3 * CHECKED :]} == {(1, 1)}
-        once_eager, recording = 1, 2
-        assert len(computed) == once_eager + recording + CHECKED
+    once_eager, recording = 1, 2
+    assert len(computed) == once_eager + recording + CHECKED
+    late = found[3 * CHECKED :]
+    assert {(each.to_device, each.to_host) for each in late} == {(1, 1)}
+    assert max(each.operators for each in late) <= 16
 
 
 @pytest.mark.parametrize("params", [SAMPLED, NUCLEUS], ids=["sampled", "top-p"])
