@@ -214,9 +214,9 @@ def test_a_forward_passes_through_on_the_device(
     with FakeTensorMode(allow_non_fake_inputs=True), WithoutGuards():
         model = offloaded(in_main_memory, Offload.CPU, dtype, resident)
         cache = model.new_cache()
-        model.extend(torch.ones(40, dtype=torch.int64, device=CUDA), cache)
+        model.extend(torch.ones(600, dtype=torch.int64, device=CUDA), cache)
         row = torch.ones(1, dtype=torch.int64, device=CUDA)
-        check(model.forward(row, row * 40, None, cache), 1, 61)
+        check(model.forward(row, row * 600, None, cache), 1, 61)
     assert locked.sizes == [layer_bytes(CONFIG, dtype)] * (LAYERS - resident)
     assert ("compute", "wait", "arrived 0") in log.entries
     model.layer_stream.close()
