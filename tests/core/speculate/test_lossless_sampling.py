@@ -14,10 +14,14 @@ import pytest
 import torch
 from scipy import stats
 from torch import Tensor
+from typing_extensions import override
 
 from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.decode.step import Sampler, Speculator
 from sequoia_core.decode.token_cache import TokenCache
+from sequoia_core.model.graphs import Graphs
+from sequoia_core.model.llama import Llama
+from sequoia_core.model.recorded import record_forwards
 from sequoia_core.speculate import verify
 from sequoia_core.speculate.draft import DraftModel, SampledChildren
 from sequoia_core.speculate.judging import Judge
@@ -33,7 +37,8 @@ from sequoia_core.speculate.sampling import (
 from sequoia_core.speculate.token_tree import DeviceNodes, ScoredTree, TokenTree, score
 from sequoia_core.tree.choice import Tree
 from sequoia_core.tree.growmap import GrowMap
-from tests.core.models import TableModel
+from tests.core.models import TableModel, random_weights, tiny_config
+from tests.tape_runner import TapeRunner
 
 Draws = list[tuple[tuple[int, ...], float]]
 
@@ -250,6 +255,8 @@ def p_value(counts: Counter[tuple[int, ...]], probs: Tensor) -> float:
 RUNS = 40_000
 """Of each case: 200,000 of the default rule's. `make lossless` gives each so many."""
 
+RECORDED_RUNS = 5_000
+
 
 @pytest.mark.long
 @pytest.mark.parametrize(
@@ -305,6 +312,47 @@ def check_joint(mode: Mode, name: str, runs: int, *, at_once: bool) -> None:
         firsts[pair[:1]] += count
     assert p_value(counts, run.joint()) > 1e-4
     assert p_value(firsts, run.joint().sum(1)) > 1e-4
+
+
+class RecordedRuns(Runs):
+    """Of Llamas, whose steps are replayed."""
+
+    def __init__(self, growmap: GrowMap, params: SamplingParams, mode: Mode) -> None:
+        config = tiny_config(vocab_size=4, head_vocab_size=4)
+        self.llama, target, small = (
+            Llama(config, random_weights(config, seed), torch.device("cpu"), torch.float32)
+            for seed in (1, 1, 2)
+        )
+        self.runner = TapeRunner()
+        record_forwards(Graphs(self.runner, torch.device("cpu")), target, small)
+        self.cache = TokenCache(target, small)
+        self.speculator = Speculator(target, DraftModel(small), self.cache)
+        self.sampler = Sampler.of(params, torch.device("cpu"), mode)
+        self.growmap, self.params, self.lookup, self.largest = growmap, params, Lookup.OFF, 0
+
+    @override
+    def joint(self) -> Tensor:
+        first = self.shaped(self.logits_after(self.prompt))[0]
+        rows = [self.logits_after((*self.prompt, token)) for token in range(4)]
+        return first[:, None] * self.shaped(torch.cat(rows))
+
+    def logits_after(self, token_ids: tuple[int, ...]) -> Tensor:
+        positions = torch.arange(len(token_ids))
+        return self.llama.forward(torch.tensor(token_ids), positions, None, self.llama.new_cache())[
+            -1:
+        ]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mode", [Mode.SEQUOIA, Mode.SPECINFER, Mode.TOPK])
+def test_replayed_steps_match_the_target(mode: Mode) -> None:
+    """Fewer of them: a replay on a CPU is slow, and its trees are those without recordings."""
+    params = SamplingParams(temperature=0.8, seed=5)
+    run = RecordedRuns(GrowMap((-1, 0, 0, 1)), params, mode)
+    counts = Counter[tuple[int, ...]](run.first_two() for _ in range(RECORDED_RUNS))
+    assert p_value(counts, run.joint()) > 1e-4
+    assert run.runner.recorded < 10
+    assert run.runner.replayed > 2 * RECORDED_RUNS
 
 
 def test_randomness_is_fresh_each_step_and_a_seed_repeats_it() -> None:
