@@ -21,7 +21,7 @@ PART_LAYERS = 8  # of one buffer: while a cache grows, only one is held twice
 DOUBLED_CAPACITY = 1024  # up to this capacity a cache doubles; from then on it grows by a quarter
 DOUBLED_LEASE = 16384  # the same of leased memory, whose recordings are lost where it grows
 RESERVED_SHARE = 0.25  # of a GPU's free memory: a window that takes no more is reserved at once
-KEPT_LEASES = 4  # of one model: both sides of a race, and the caches of a calibration
+KEPT_LEASES = 2  # of one model that no cache uses: for both sides of a race
 
 _numbers = count(1)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 CAUSAL_ROWS = 64  # more rows without a mask are a prompt's, whose numbers do not repeat
 PLAIN_SPAN = 4096  # above it one row takes the kernel without a mask, which divides the keys
 CHECKED = 2  # replays of each recording that are compared; the second is at another length
-KEPT_MASKS = 128
+KEPT_MASKS = 64
 NEARLY_FULL = 0.75  # of a span: recordings for the next one are made in idle time
 ROUNDING = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
 """Of the largest logit: what is larger is no rounding."""
