@@ -20,12 +20,17 @@ class Mode(StrEnum):
     GREEDY = "greedy"  # a tree of the draft's top-k children; temperature is taken as 0
     SPECINFER = "specinfer"  # a tree, children drawn with replacement (SpecInfer's rule)
     TOPK = "topk"  # a tree of the draft's top-k children, kept where the target's own draw is one
+    TRAVERSE = "traverse"  # trees as of `SEQUOIA`, judged from the leaves up by whole sequences
     CHAIN = "chain"  # the `sequoia` rule on a path: Leviathan's speculative sampling
     AR = "ar"  # plain autoregressive decoding, one target forward a token
 
 
 NON_SEQUOIA_MODES = frozenset({Mode.SPECINFER, Mode.TOPK})
-"""Modes whose children are not those of `SEQUOIA`, so that its acceptance rates are not theirs."""
+"""Modes whose children are not those of `SEQUOIA`."""
+OTHER_RATES = NON_SEQUOIA_MODES | {Mode.TRAVERSE}
+"""Modes whose guesses are not accepted as often as those of `SEQUOIA` above temperature 0."""
+GROWING_MODES = frozenset({Mode.SEQUOIA, Mode.GREEDY, Mode.TRAVERSE})
+"""Modes whose trees may be adaptive without being asked to, and have looked-up nodes."""
 
 
 class WeightFormat(StrEnum):

@@ -158,13 +158,19 @@ class Opinion(Record, frozen=True):
     draft: Ranking | None = None  # its children's; None if the draft did not read the node
 
 
-class TrialRecord(Record, frozen=True):
-    """The test of a child against the residual distributions left by rejections before it."""
+class TrialRecord(Record, frozen=True, omit_defaults=True):
+    """The test of a node against the residual distributions left by rejections before it.
+
+    In the mode `traverse` the node stands for the sequence from the root to it, and its children
+    were tested before it. That sequence's probability of being accepted was min(1, above p / q),
+    and fell with each of their rejections to `TreeNode.accept_prob`.
+    """
 
     node: int
     p: float  # its probability in the target's residual, shaped by top-p and top-k
     q: float  # its probability in the draft's residual; 1 if it was proposed deterministically
     residual: Ranking | None = None  # the target's after its rejection; None if it was accepted
+    above: float | None = None  # that probability of its parent; None in the other modes
 
 
 class Insight(Record, frozen=True):

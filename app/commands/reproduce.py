@@ -142,8 +142,16 @@ def robustness(
         str,
         flag("--growmap", "The tree of all rules: a file or a name.", "Tree", "FILE|NAME"),
     ] = "smollm2-135m/stochastic-16x4",
+    rules: Annotated[
+        list[Mode] | None,
+        flag(
+            "--rule",
+            "Repeated; the first is compared with each other; default: sequoia, specinfer, topk.",
+            "Tree",
+        ),
+    ] = None,
 ) -> Experiment:
-    """Tokens per step of sequoia, specinfer and topk over temperature and top-p, on one fixed tree.
+    """Tokens per step of several rules over temperature and top-p, on one fixed tree.
 
     Nothing is timed, so the machine may be busy. Results are written to --dst line by line; the
     same command continues where it was stopped.
@@ -151,11 +159,18 @@ def robustness(
     data, file = options.data, output_file(options.dst)
     assert file is not None
     from sequoia_core.data.passages import load_prompts
-    from sequoia_core.reproduce.robustness import TEMPERATURES, TOP_PS, RobustnessExperiment, Sweep
+    from sequoia_core.reproduce.robustness import (
+        RULES,
+        TEMPERATURES,
+        TOP_PS,
+        RobustnessExperiment,
+        Sweep,
+    )
     from sequoia_core.tree.files import find_growmap
 
     sweep = Sweep(
         find_growmap(growmap),
+        tuple(rules or RULES),
         tuple(temperatures or TEMPERATURES),
         tuple(top_ps or TOP_PS),
         options.tokens,

@@ -10,7 +10,7 @@ from weakref import proxy
 
 import torch
 
-from sequoia_core.config import Lookup, Mode, SamplingParams
+from sequoia_core.config import GROWING_MODES, Lookup, Mode, SamplingParams
 from sequoia_core.decode.baseline_timer import BaselineTimer, NoBaseline
 from sequoia_core.decode.report import explained, step_nodes
 from sequoia_core.decode.step import MOST_PENDING, Sampler, Speculator
@@ -193,7 +193,7 @@ class Engine:
         choice = self.tree_choice
         if choice.adaptive is not None or choice.growmap is not None:
             return choice
-        known = choice.mode in (Mode.SEQUOIA, Mode.GREEDY)
+        known = choice.mode in GROWING_MODES
         return replace(choice, adaptive=known and self._speculator.reads_trees)
 
     def _prefill(

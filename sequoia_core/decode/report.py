@@ -84,6 +84,7 @@ def explain(scored: ScoredTree, verdict: Verdict, codec: TextCodec) -> Insight:
                 else _ranking(each.residual.top(), codec)
                 if each.residual
                 else None,
+                each.above,
             )
             for node, each in verdict.attempts.items()
             if each.draw is not None

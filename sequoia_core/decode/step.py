@@ -79,7 +79,8 @@ class Sampler:
             choose = SampledChildren(params, noise, replaced=True)
             return cls(params, choose, rule_of(mode, device), generator)
         choose = SampledChildren(params, noise)
-        return cls(params, choose, rule_of(Mode.SEQUOIA, device), generator)
+        rule = Mode.TRAVERSE if mode is Mode.TRAVERSE else Mode.SEQUOIA
+        return cls(params, choose, rule_of(rule, device), generator)
 
 
 class _Proposal(NamedTuple):

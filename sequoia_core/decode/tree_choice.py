@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from sequoia_core.config import NON_SEQUOIA_MODES, Lookup, Mode
+from sequoia_core.config import OTHER_RATES, Lookup, Mode
 from sequoia_core.events import Notice, NoticeKind, Step, TreeChosen
 from sequoia_core.model.graphs import Graphs
 from sequoia_core.speculate.adaptive_policy import IDLE_STEPS
@@ -58,7 +58,7 @@ def tree_for(
             advice = _as_shown(growmap, advisor.advise(temperature, context_length, chain))
     else:
         advice = advisor.advise(temperature, context_length, chain)
-    if choice.mode in NON_SEQUOIA_MODES and temperature > 0.0:  # rates are of other children
+    if choice.mode in OTHER_RATES and temperature > 0.0:  # what is known is of `sequoia`
         advice = replace(advice, rates=(), deeper=(), predicted_speedup=None)
     return _as_chosen(choice, advice)
 
@@ -96,7 +96,7 @@ def tree_after(
     """Hand a step to the advisor; where the tree is left to the machine, it may name another."""
     if choice.mode is Mode.AR:
         return None
-    other = choice.mode in NON_SEQUOIA_MODES and temperature > 0.0
+    other = choice.mode in OTHER_RATES and temperature > 0.0
     if other or (choice.adaptive and drafts):  # their children are accepted at other rates
         advisor.time(step, temperature)
         return None

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sequoia_core.model.loading.pair import Pair
     from sequoia_core.tree.growmap import GrowMap
 
-RULES = FIRST, *OTHERS = (Mode.SEQUOIA, Mode.SPECINFER, Mode.TOPK)
+RULES = (Mode.SEQUOIA, Mode.SPECINFER, Mode.TOPK)
 TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2)
 TOP_PS = (0.8, 0.9, 1.0)
 
@@ -46,6 +46,7 @@ class Sweep:
     """
 
     growmap: GrowMap  # of all rules
+    rules: tuple[Mode, ...] = RULES  # the first is compared with each other
     temperatures: tuple[float, ...] = TEMPERATURES  # above 0, where the rules differ
     top_ps: tuple[float, ...] = TOP_PS
     tokens: int = 64  # per prompt and cell; end-of-sequence tokens end nothing
@@ -53,9 +54,18 @@ class Sweep:
     draft_top_p: float = DRAFT_TOP_P  # that children are drawn from; see `nucleus_sampler`
 
     def __post_init__(self) -> None:
-        for name, values in (("temperature", self.temperatures), ("top-p", self.top_ps)):
+        given = {"temperature": self.temperatures, "top-p": self.top_ps, "rule": self.rules}
+        for name, values in given.items():
             if not values or len(set(values)) < len(values):
                 raise ParameterError(f"give one {name} or more, each once")
+        if {Mode.GREEDY, Mode.AR}.intersection(self.rules):
+            raise ParameterError("the modes greedy and ar do not sample a tree; name other rules")
+        if len(self.rules) < 2:
+            raise ParameterError("give two rules or more, the one that is compared first")
+        if Mode.CHAIN in self.rules and self.growmap.branching > 1:
+            raise ParameterError(
+                f"the mode chain takes one path of growmap {self.growmap.name}; name a chain"
+            )
         if 0.0 in self.temperatures:
             raise ParameterError("at temperature 0 all rules are one; give temperatures above 0")
         if self.growmap.size < 2:
@@ -66,7 +76,7 @@ class Sweep:
 
     def cells(self) -> list[Cell]:
         """All combinations, the rules of one setting next to each other."""
-        settings = product(self.top_ps, self.temperatures, RULES)
+        settings = product(self.top_ps, self.temperatures, self.rules)
         return [Cell(rule, temperature, top_p) for top_p, temperature, rule in settings]
 
     def sampling(self, cell: Cell, prompt_ids: Sequence[int]) -> SamplingParams:
@@ -122,22 +132,23 @@ class RuleComparison:
                 [known[Cell(rule, temperature, top_p), prompt] for prompt in prompts]
                 for top_p, temperature in settings
             ]
-            for rule in RULES
+            for rule in sweep.rules
         }
-        others = [each for rule in OTHERS for each in by_rule[rule]]
-        leads = bootstrap.simultaneous_differences(by_rule[FIRST] * len(OTHERS), others)
+        first, *others = sweep.rules
+        counted = [each for rule in others for each in by_rule[rule]]
+        leads = bootstrap.simultaneous_differences(by_rule[first] * len(others), counted)
         return cls(
             len(prompts),
             tuple(
                 RuleSetting(
                     temperature,
                     top_p,
-                    {rule: bootstrap.tokens_per_step(by_rule[rule][at]) for rule in RULES},
-                    dict(zip(OTHERS, leads[at :: len(settings)], strict=True)),
+                    {rule: bootstrap.tokens_per_step(by_rule[rule][at]) for rule in sweep.rules},
+                    dict(zip(others, leads[at :: len(settings)], strict=True)),
                 )
                 for at, (top_p, temperature) in enumerate(settings)
             ),
-            {rule: bootstrap.mean_difference(by_rule[FIRST], by_rule[rule]) for rule in OTHERS},
+            {rule: bootstrap.mean_difference(by_rule[first], by_rule[rule]) for rule in others},
         )
 
     @property
@@ -163,7 +174,7 @@ class RuleComparison:
                 settings = [each for each in self.settings if each.top_p == top_p]
                 settings.sort(key=lambda each: each.temperature)
                 temperatures = [each.temperature for each in settings]
-                for rule in RULES:
+                for rule in settings[0].tokens_per_step:
                     rates = [each.tokens_per_step[rule].spread() for each in settings]
                     look = {"markersize": 4, "elinewidth": 1, "label": rule.value}
                     plot_spreads(panel, temperatures, rates, **look)
@@ -243,19 +254,20 @@ class RobustnessExperiment(experiment.Experiment):
             "draft_top_p": sweep.draft_top_p,
             "pair": encode(self._pair.description),
             "interval": LEVEL,
-            "first": FIRST.value,
+            "first": sweep.rules[0].value,
             **encode(comparison),
             "behind": [
                 {"temperature": each.temperature, "top_p": each.top_p, "rule": rule.value}
                 for each, rule in comparison.behind
             ],
         }
-        table, text = _table(comparison), _summary(sweep, comparison)
+        table, text = _table(sweep, comparison), _summary(sweep, comparison)
         return experiment.Report((table,), text, values, comparison.draw)
 
 
-def _table(comparison: RuleComparison) -> experiment.ReportTable:
-    headings = ("top-p", "T", *(rule.value for rule in RULES), *(f"over {rule}" for rule in OTHERS))
+def _table(sweep: Sweep, comparison: RuleComparison) -> experiment.ReportTable:
+    leads = (f"over {rule.value}" for rule in sweep.rules[1:])
+    headings = ("top-p", "T", *(rule.value for rule in sweep.rules), *leads)
     rows = tuple(
         (
             f"{each.top_p:g}",
@@ -277,13 +289,13 @@ def _summary(sweep: Sweep, comparison: RuleComparison) -> str:
         f"{rule.value} at temperature {each.temperature:g}, top-p {each.top_p:g}"
         for each, rule in comparison.behind
     )
-    leads = comparison.leads
+    leads, first = comparison.leads, sweep.rules[0].value
     above, lower = sum(lead.low > 0 for lead in leads), sum(lead.value < 0 for lead in leads)
     return (
         f"tokens/step of {sweep.growmap.name}, {comparison.prompts} prompts of {sweep.tokens} "
         "tokens\n"
-        "leads of sequoia on the same prompts and seeds; all intervals hold at once with 95 %\n"
+        f"leads of {first} on the same prompts and seeds; all intervals hold at once with 95 %\n"
         f"mean lead over all settings: {overall}\n"
-        f"sequoia is above in {above} of {len(leads)} comparisons beyond "
+        f"{first} is above in {above} of {len(leads)} comparisons beyond "
         f"the noise, below {behind or 'in none'}; its figure is the lower one in {lower}"
     )

@@ -44,6 +44,7 @@ from sequoia_core.speculate.sampling import (
     unpacked,
 )
 from sequoia_core.speculate.token_tree import DeviceNodes, DeviceSummary, ScoredTree
+from sequoia_core.speculate.traversal import traverse
 from sequoia_core.speculate.verify import AcceptanceRule, Attempt, Verdict
 
 _MEMORY_FULL = "the memory of {} is full; clear the chat or start again with a smaller model"
@@ -73,6 +74,8 @@ class Judge:
 
 def rule_of(mode: Mode, device: torch.device) -> AcceptanceRule:
     """The rule of a sampling mode where the target's logits are on this device."""
+    if mode is Mode.TRAVERSE:  # on a device as well it reads what it visits
+        return traverse
     if device.type != "cpu":
         return Judge(mode)
     rules = {Mode.TOPK: verify.topk, Mode.SPECINFER: verify.specinfer}

@@ -53,6 +53,12 @@ class Remainder:
     without: tuple[int, ...] = ()
 
 
+def share_left(mass: float, reach: float) -> float:
+    """A node's reach after a rejection left this mass of `reach` p."""
+    missed = 1.0 - reach
+    return mass / (mass + missed) if mass + missed > 0 else 1.0
+
+
 class ResidualPair:
     """p and q at a node while its children are rejected one by one.
 
@@ -82,17 +88,23 @@ class ResidualPair:
     def probs_of(self, column: int) -> tuple[float, float]:
         return float(self._p[column]), float(self._q[column])
 
-    def reject(self, column: int) -> None:
-        """Leave in p what q did not cover, and take the child out of q."""
-        residual = self._p - self._q
+    def reject(self, column: int, reach: float = 1.0) -> float:
+        """Leave in p what q did not cover, and take the child out of q.
+
+        `reach` is the probability that the node was to be accepted, which p stands for; returns
+        what it falls to (see `traversal`).
+        """
+        residual = (self._p if reach == 1.0 else self._p * reach) - self._q
         np.maximum(residual, 0.0, out=residual)
-        mass = float(residual.sum(dtype=np.float64)) + self._outside_mass
-        if mass > 0:  # otherwise p = q up to rounding, and p stays
+        outside = reach * self._outside_mass
+        mass = float(residual.sum(dtype=np.float64)) + outside
+        if mass > 0:  # otherwise reach p = q up to rounding, and p stays
             residual /= mass
             self._p = residual
-            self._outside_mass /= mass
+            self._outside_mass = outside / mass
         if not self._replaced:
             self._take_out(column)
+        return share_left(mass, reach)
 
     def residual(self) -> Residual:
         """P after the rejections so far."""

@@ -24,13 +24,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One child compared with the target: accepted when `draw < accept_prob`."""
+    """One node compared with the target: accepted when `draw < accept_prob`."""
 
     accept_prob: float
     draw: float | None  # None where the rule is deterministic
     p: float  # after the rejections before
     q: float  # the same; 1 where the child was proposed with certainty
     residual: Residual | Remainder | None = None  # that its rejection left
+    # in `traversal`, where its children were judged before it: its parent's reach
+    above: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sequoia_core.config import NON_SEQUOIA_MODES, Lookup, Mode
+from sequoia_core.config import GROWING_MODES, NON_SEQUOIA_MODES, Lookup, Mode
 from sequoia_core.errors import GrowMapError
 from sequoia_core.tree.growmap import GrowMap
 
@@ -19,9 +19,9 @@ class TreeChoice:
     mode: Mode = Mode.SEQUOIA
     growmap: GrowMap | None = None  # None leaves the shape to the machine
     # Grown each step by the draft's own probabilities. None does so with models that read a tree in
-    # one call, in the modes `sequoia` and `greedy`.
+    # one call, in the modes of `GROWING_MODES`.
     adaptive: bool | None = None
-    lookup: Lookup = Lookup.OFF  # appends continuations to trees of these two modes
+    lookup: Lookup = Lookup.OFF  # appends continuations to trees of these modes
     shown: bool = False  # `growmap` was chosen to be looked at, not to be fast
 
     def __post_init__(self) -> None:
@@ -30,8 +30,8 @@ class TreeChoice:
             raise GrowMapError("a tree is either of a fixed shape or adaptive; choose one")
         if self.adaptive and self.mode in NON_SEQUOIA_MODES:
             raise GrowMapError(
-                f"adaptive trees are grown for the modes sequoia, greedy and chain, not for "
-                f"{self.mode.value}; name a growmap, or leave it to measured or auto"
+                f"adaptive trees are grown for the modes sequoia, traverse, greedy and chain, not "
+                f"for {self.mode.value}; name a growmap, or leave it to measured or auto"
             )
         if tree is not None and (tree.size > MOST_NODES or tree.depth > MOST_DEPTH):
             raise GrowMapError(
@@ -42,7 +42,7 @@ class TreeChoice:
 
 def lookup_for(choice: TreeChoice) -> Lookup:
     """Whether to look up: a chain stays a path, and plain decoding plain."""
-    return choice.lookup if choice.mode in (Mode.SEQUOIA, Mode.GREEDY) else Lookup.OFF
+    return choice.lookup if choice.mode in GROWING_MODES else Lookup.OFF
 
 
 ROOT = GrowMap((-1,), name="root")  # the tree of plain decoding: nothing is drafted

@@ -87,11 +87,15 @@ def test_a_step_agrees_with_itself(mode: Mode, params: SamplingParams, trimmed: 
                 continue
             assert node.accept_prob is not None
             assert node.draw is not None
-            assert node.accept_prob == pytest.approx(
-                min(1.0, trial.p / trial.q) if trial.q else float(trial.p > 0)
-            )
+            ratio = trial.p / trial.q if trial.q else float(trial.p > 0)
             assert (trial.residual is None) == (node.outcome is Outcome.ACCEPTED)
-            assert (node.draw * trial.q < trial.p) == (node.outcome is Outcome.ACCEPTED)
+            assert (node.draw < node.accept_prob) == (node.outcome is Outcome.ACCEPTED)
+            assert (trial.above is not None) == (node.parent >= 0 and mode is Mode.TRAVERSE)
+            if trial.above is not None and step.children[index]:  # were rejected before it
+                assert node.accept_prob <= min(1.0, trial.above * ratio) + CLOSE
+                continue
+            above = 1.0 if trial.above is None else trial.above
+            assert node.accept_prob == pytest.approx(min(1.0, above * ratio))
 
 
 def check_listed(token_id: int, prob: float | None, ranking: Ranking) -> None:

@@ -168,3 +168,30 @@ def test_the_picture_and_the_values_hold_every_rule_and_setting(
     ]  # fmt: skip
     assert set(values["settings"][0]["ahead"]) == set(values["overall_ahead"])
     assert values["prompts"] == len({prompt_digest(ids) for ids in PROMPTS})
+
+
+def test_other_rules_are_compared_by_their_first_and_added_to_the_same_file(
+    pair: Pair, tmp_path: Path
+) -> None:
+    path = tmp_path / "counts.jsonl"
+    known = decoded(pair, path).file.rows
+    more = decoded(pair, path, replace(SWEEP, rules=(Mode.TRAVERSE, Mode.SEQUOIA)))
+    assert len(more.file.rows) == len(known) + len(SWEEP.cells()) // len(RULES) * len(PROMPTS)
+    report = more.report()
+    assert report.values["first"] == "traverse"
+    assert set(report.values["overall_ahead"]) == {"sequoia"}
+    assert "leads of traverse" in report.text
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ((Mode.TRAVERSE,), "two rules"),
+        ((Mode.TRAVERSE, Mode.TRAVERSE), "each once"),
+        ((Mode.TRAVERSE, Mode.CHAIN), "name a chain"),
+        ((Mode.TRAVERSE, Mode.AR), "do not sample"),
+    ],
+)
+def test_rules_that_cannot_be_compared_are_refused(rules: tuple[Mode, ...], words: str) -> None:
+    with pytest.raises(ParameterError, match=words):
+        replace(SWEEP, rules=rules)
