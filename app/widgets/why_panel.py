@@ -223,15 +223,30 @@ def _quantities(node: TreeNode, trial: TrialRecord | None) -> list[Quantity]:
             remark = f"{_number(first)} before rejections"
         found.append(Quantity(symbol, f"{whose}'s probability", _number(value), remark))
     if node.draw is not None and node.accept_prob is not None:
-        chance = _number(node.accept_prob)
-        ratio = _number(trial.p / trial.q) if trial and trial.q > 0 else chance
-        sign = "<" if node.outcome is Outcome.ACCEPTED else "not <"
-        verdict = f"{sign} p / q: {node.outcome.value}"
-        found += [
-            Quantity("p / q", "their ratio", ratio, f"accepted with probability {chance}"),
-            Quantity("r", "random number", _number(node.draw), verdict),
-        ]
+        found += _test(node, trial, node.accept_prob, node.draw)
     return found
+
+
+def _test(
+    node: TreeNode, trial: TrialRecord | None, accept_prob: float, draw: float
+) -> list[Quantity]:
+    """What the random number was compared with: p / q, or in the mode `traverse` the reach."""
+    chance = _number(accept_prob)
+    ratio = _number(trial.p / trial.q) if trial and trial.q > 0 else chance
+    sign = "<" if node.outcome is Outcome.ACCEPTED else "not <"
+    if trial is None or trial.above is None:
+        verdict = f"{sign} p / q: {node.outcome.value}"
+        return [
+            Quantity("p / q", "their ratio", ratio, f"accepted with probability {chance}"),
+            Quantity("r", "random number", _number(draw), verdict),
+        ]
+    first = min(1.0, trial.above * (trial.p / trial.q if trial.q > 0 else float(trial.p > 0)))
+    fell = f"{_number(first)} before rejections" if _number(first) != chance else ""
+    return [
+        Quantity("p / q", "their ratio", ratio, f"times {_number(trial.above)}, w above it"),
+        Quantity("w", "chance of the sequence", chance, fell or "at most 1"),
+        Quantity("r", "random number", _number(draw), f"{sign} w: {node.outcome.value}"),
+    ]
 
 
 def _reason(step: Step, node: TreeNode) -> str:
@@ -246,6 +261,9 @@ def _reason(step: Step, node: TreeNode) -> str:
     if node.draw is not None:
         return ""
     if not _is_greedy(node):
+        end = step.nodes[step.path[-1]]
+        if node.outcome is Outcome.ACCEPTED and end.draw is not None:  # from the leaves up
+            return f"Accepted with the whole sequence, which ends at {quote_token(end.text)}."
         return "How it was judged was not recorded with this step."
     if node.outcome is Outcome.ACCEPTED:
         return "It is the target's most probable token, which is what greedy decoding takes."

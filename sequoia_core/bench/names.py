@@ -2,12 +2,14 @@
 
 PLAIN = "sequoia plain"
 CHAIN = "sequoia chain"
+BLOCK = "sequoia chain of 3, block verification"
 PACKAGED = "sequoia tree, packaged shape"
 PACKAGED_LOOKUP = "sequoia tree, packaged shape, look-up"
 TREE = "sequoia tree"
 LOOKUP = "sequoia tree, look-up"
 ADAPTIVE = "sequoia adaptive tree"
 ADAPTIVE_LOOKUP = "sequoia adaptive tree, look-up"
+TRAVERSAL = "sequoia adaptive tree, traversal"
 PYTORCH = "sequoia plain, PyTorch"
 AVX2 = "sequoia plain, AVX2"
 FLOAT32_AVX2 = "sequoia plain, PyTorch float32, AVX2"
@@ -24,8 +26,11 @@ LLAMA_SERVER_LOOKUP = "llama.cpp server, n-grams"
 OPENVINO = "OpenVINO GenAI"
 OPENVINO_SPECULATIVE = "OpenVINO GenAI speculative"
 
-TREES = (CHAIN, PACKAGED, PACKAGED_LOOKUP, TREE, LOOKUP, ADAPTIVE, ADAPTIVE_LOOKUP)
-"""This engine's ways to speculate."""
+TREES = (
+    CHAIN, BLOCK, PACKAGED, PACKAGED_LOOKUP, TREE, LOOKUP, ADAPTIVE, ADAPTIVE_LOOKUP, TRAVERSAL,
+)  # fmt: skip
+"""This engine's ways to speculate. Two differ from others above temperature 0 alone: see the mode
+`traverse`."""
 
 
 def busy(name: str) -> str:

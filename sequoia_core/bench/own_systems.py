@@ -16,8 +16,14 @@ from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
 from sequoia_core.events import Step, TreeChosen
 from sequoia_core.speculate.cost_model import StepCosts
-from sequoia_core.speculate.tree_advisor import Advice, BundledAdvisor, TreeAdvisor
+from sequoia_core.speculate.tree_advisor import (
+    DEFAULT_CHAIN,
+    Advice,
+    BundledAdvisor,
+    TreeAdvisor,
+)
 from sequoia_core.tree.choice import ADAPTIVE, TreeChoice
+from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.tree.search import choose_tree, expected_tokens_table
 
 if TYPE_CHECKING:
@@ -37,12 +43,14 @@ _ADAPTIVE = TreeChoice(Mode.SEQUOIA, adaptive=True)
 CHOICES = {
     names.PLAIN: _PLAIN,
     names.CHAIN: TreeChoice(Mode.CHAIN),
+    names.BLOCK: TreeChoice(Mode.TRAVERSE, GrowMap.chain(DEFAULT_CHAIN)),
     names.PACKAGED: _FIXED,
     names.PACKAGED_LOOKUP: replace(_FIXED, lookup=Lookup.AUTO),
     names.TREE: _FIXED,
     names.LOOKUP: replace(_FIXED, lookup=Lookup.AUTO),
     names.ADAPTIVE: _ADAPTIVE,
     names.ADAPTIVE_LOOKUP: replace(_ADAPTIVE, lookup=Lookup.AUTO),
+    names.TRAVERSAL: replace(_ADAPTIVE, mode=Mode.TRAVERSE),
 }
 
 

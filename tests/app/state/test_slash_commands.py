@@ -98,7 +98,7 @@ def test_plain_commands(line: str, command: Command) -> None:
         ("/set top_p 0", "top_p is 0"),
         ("/set top_k 1.5", "no value for top_k"),
         ("/set max_new_tokens 0", "give at least 1"),
-        ("/set mode quick", "sequoia|greedy|specinfer|topk|chain|ar"),
+        ("/set mode quick", "sequoia|greedy|specinfer|topk|traverse|chain|ar"),
         ("/show me", "nothing after it"),
     ],
 )

@@ -7,8 +7,13 @@ from msgspec.structs import replace
 
 from app.present.tree_rows import BONUS_NODE, NodeVerdict, tree_rows
 from app.widgets.why_panel import explain_node
+from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.events import Outcome, Step
+from sequoia_core.tree.growmap import GrowMap
 from tests.app.insights import explained_answer
+from tests.core.engines import make_engine, steps_of
+from tests.core.models import TableModel
 from tests.fakes import make_answer, make_step
 
 STEPS = [event for event in explained_answer() if isinstance(event, Step)]
@@ -116,3 +121,34 @@ def test_a_large_tree_says_what_was_left_out() -> None:
     cut = replace(step, insight=replace(step.insight, opinions=step.insight.opinions[:1]))
     deep = next(i for i, node in enumerate(step.nodes) if node.depth == 2)
     assert "kept only for the path" in explain_node(cut, deep).heading
+
+
+def test_of_whole_sequences_it_says_what_the_random_number_was_compared_with() -> None:
+    """In the mode `traverse` a node stands for all above it, and its guesses are tried first."""
+    tree = GrowMap((-1, 0, 0, 1, 1, 2, 3))
+    engine = make_engine(TableModel(9, 4), TableModel(9, 5, order=2), tree, Mode.TRAVERSE)
+    engine.insight, engine.clock = True, NoBaseline()
+    params = SamplingParams(temperature=1.0, seed=3, max_new_tokens=200)
+    fell = together = 0
+    for step in steps_of(list(engine.generate([1, 2, 3], params))):
+        for at, node in enumerate(step.nodes):
+            explained = explain_node(step, at)
+            if node.draw is None:
+                if at and node.outcome is Outcome.ACCEPTED:
+                    assert explained.reason.startswith("Accepted with the whole sequence")
+                    together += 1
+                continue
+            figures = {each.symbol: float(each.value) for each in explained.quantities}
+            remarks = {each.symbol: each.remark for each in explained.quantities}
+            assert [*figures] == ["p", "q", "p / q", "w", "r"]
+            if abs(figures["r"] - figures["w"]) > 1e-3:
+                assert (figures["r"] < figures["w"]) == (node.outcome is Outcome.ACCEPTED)
+            assert remarks["r"].endswith(f"< w: {node.outcome.value}")
+            above = float(remarks["p / q"].split()[1].rstrip(","))
+            first = min(1.0, figures["p / q"] * above)
+            assert figures["w"] <= first + 2e-3
+            if remarks["w"] != "at most 1":
+                assert step.children[at]
+                assert float(remarks["w"].split()[0]) == pytest.approx(first, abs=2e-3)
+                fell += 1
+    assert min(fell, together) > 5

@@ -25,6 +25,9 @@ from sequoia_core.model.recorded import CHECKED, record_forwards
 from sequoia_core.model.tensor_names import expected_shapes
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.judging import Judging, rule_of
+from sequoia_core.speculate.token_tree import ScoredTree, score
+from sequoia_core.speculate.traversal import traverse
+from sequoia_core.speculate.verify import Verdict
 from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import make_engine
@@ -52,6 +55,7 @@ CHOICES = {
     "look-up": TreeChoice(Mode.SEQUOIA, TREE, lookup=Lookup.ON),
     "topk": TreeChoice(Mode.TOPK, TREE),
     "specinfer": TreeChoice(Mode.SPECINFER, TREE),
+    "traverse": TreeChoice(Mode.TRAVERSE, TREE, lookup=Lookup.ON),
 }
 
 
@@ -290,6 +294,33 @@ def test_an_answer_is_that_of_the_walk(
     assert [each.step.path for each in judged] == [each.step.path for each in walked]
     copies = [sum(each.to_host for each in found) for found in (judged, walked)]
     assert copies[0] < copies[1]
+
+
+@pytest.mark.parametrize("params", [SAMPLED, NUCLEUS], ids=["sampled", "top-p"])
+@pytest.mark.parametrize("kind", ["whole", "trimmed"])
+def test_traversal_reads_what_it_visits_and_decides_as_on_the_host(
+    monkeypatch: pytest.MonkeyPatch, kind: str, params: SamplingParams
+) -> None:
+    seen = list[tuple[Verdict, Verdict, int]]()
+
+    def both(scored: ScoredTree, generator: torch.Generator) -> Verdict:
+        state, before = generator.get_state(), traffic.to_host
+        there = traverse(scored, generator)
+        copies = traffic.to_host - before
+        tree = replace(scored.tree, nodes=scored.nodes, draft_probs=scored.tree.draft_probs.cpu())
+        on_host = score(tree, scored.logits.cpu(), params)
+        generator.set_state(state)
+        seen.append((there, traverse(on_host, generator), copies))
+        return there
+
+    monkeypatch.setattr(step, "rule_of", lambda _mode, _device: both)
+    with pretended_device() as traffic:
+        decoded(CHOICES["traverse"], replace(params, max_new_tokens=3 * LENGTH), traffic, kind)
+    assert max(len(there.path) for there, _, _ in seen) > 1
+    for there, here, _ in seen:
+        assert (there.path, there.bonus_token) == (here.path, here.bonus_token)
+        assert [*there.attempts] == [*here.attempts]
+    assert max(copies for _, _, copies in seen) > 1
 
 
 def test_memory_that_ends_in_judging_is_tried_again_with_a_smaller_tree(

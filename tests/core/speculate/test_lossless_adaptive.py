@@ -170,12 +170,15 @@ def test_two_tokens_have_the_targets_joint_distribution_by_enumeration(
     torch.testing.assert_close(joint, expected, atol=2e-6, rtol=0)
 
 
+@pytest.mark.parametrize("mode", [Mode.SEQUOIA, Mode.TRAVERSE])
 @pytest.mark.parametrize("lookup", [Lookup.OFF, Lookup.ON])
-def test_what_is_learnt_while_sampling_leaves_the_joint_distribution_alone(lookup: Lookup) -> None:
+def test_what_is_learnt_while_sampling_leaves_the_joint_distribution_alone(
+    lookup: Lookup, mode: Mode
+) -> None:
     runs = 8_000
     draft = DraftModel(TableModel(4, 12, order=2, scale=1.0))
     params = SamplingParams(temperature=0.8, seed=17)
-    run = Runs(AdaptiveTree(size=8, depth=3, branching=3), params, draft, lookup)
+    run = Runs(AdaptiveTree(size=8, depth=3, branching=3), params, draft, lookup, mode)
     counts = Counter[tuple[int, ...]](run.first_two() for _ in range(runs))
     assert p_value(counts, run.joint()) > 1e-4
     assert run.largest > 3  # or nothing was tested

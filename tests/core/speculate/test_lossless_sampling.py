@@ -271,6 +271,10 @@ RECORDED_RUNS = 5_000
         (Mode.SPECINFER, "top-p"),
         (Mode.TOPK, "trimmed"),
         (Mode.TOPK, "top-p"),
+        (Mode.TRAVERSE, "chain"),
+        (Mode.TRAVERSE, "look-up"),
+        (Mode.TRAVERSE, "trimmed"),
+        (Mode.TRAVERSE, "top-p"),
     ],
 )
 def test_first_token_and_joint_of_two_match_the_target(

@@ -33,6 +33,7 @@ CHOICES = {
     "trimmed draft": TreeChoice(Mode.SEQUOIA, GrowMap.k_ary([3, 2])),
     "specinfer": TreeChoice(Mode.SPECINFER, GrowMap.k_ary([3, 1])),
     "topk": TreeChoice(Mode.TOPK, GrowMap.k_ary([3, 1])),
+    "traverse": TreeChoice(Mode.TRAVERSE, GrowMap.k_ary([3, 2])),
 }
 
 

@@ -37,6 +37,7 @@ CHOICES = {
     "sequoia": TreeChoice(Mode.SEQUOIA, TREE),
     "greedy with look-up": TreeChoice(Mode.GREEDY, TREE, lookup=Lookup.ON),
     "specinfer": TreeChoice(Mode.SPECINFER, TREE),
+    "traverse": TreeChoice(Mode.TRAVERSE, TREE),
     "topk": TreeChoice(Mode.TOPK, GrowMap.k_ary([3, 2, 1])),
     "chain": TreeChoice(Mode.CHAIN, GrowMap.chain(4)),
     "adaptive with look-up": TreeChoice(Mode.SEQUOIA, adaptive=True, lookup=Lookup.ON),
