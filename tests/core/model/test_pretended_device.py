@@ -309,6 +309,7 @@ def test_traversal_reads_what_it_visits_and_decides_as_on_the_host(
         copies = traffic.to_host - before
         tree = replace(scored.tree, nodes=scored.nodes, draft_probs=scored.tree.draft_probs.cpu())
         on_host = score(tree, scored.logits.cpu(), params)
+        on_host = replace(on_host, uniforms=scored.uniforms)
         generator.set_state(state)
         seen.append((there, traverse(on_host, generator), copies))
         return there
