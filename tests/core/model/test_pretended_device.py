@@ -299,7 +299,7 @@ def test_an_answer_is_that_of_the_walk(
 @pytest.mark.parametrize("params", [SAMPLED, NUCLEUS], ids=["sampled", "top-p"])
 @pytest.mark.parametrize("kind", ["whole", "trimmed"])
 def test_traversal_reads_what_it_visits_and_decides_as_on_the_host(
-    monkeypatch: pytest.MonkeyPatch, kind: str, params: SamplingParams
+    monkeypatch: pytest.MonkeyPatch, kind: str, params: SamplingParams, traffic: Traffic
 ) -> None:
     seen = list[tuple[Verdict, Verdict, int]]()
 
@@ -315,8 +315,7 @@ def test_traversal_reads_what_it_visits_and_decides_as_on_the_host(
         return there
 
     monkeypatch.setattr(step, "rule_of", lambda _mode, _device: both)
-    with pretended_device() as traffic:
-        decoded(CHOICES["traverse"], replace(params, max_new_tokens=3 * LENGTH), traffic, kind)
+    decoded(CHOICES["traverse"], replace(params, max_new_tokens=3 * LENGTH), traffic, kind)
     assert max(len(there.path) for there, _, _ in seen) > 1
     for there, here, _ in seen:
         assert (there.path, there.bonus_token) == (here.path, here.bonus_token)
