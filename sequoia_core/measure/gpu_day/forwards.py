@@ -68,8 +68,9 @@ def _forward(day: GpuDay, name: str, at: tuple[Llama, LayeredKVCache], rows: int
     context = cache.length
     ids = torch.arange(rows, device=day.device) % model.vocab_size
     positions = torch.arange(context, context + rows, device=day.device)
-    whole = torch.ones((rows, context + rows), dtype=torch.bool, device=day.device)
-    mask = whole.tril(context) if rows > 1 else None
+    mask = None
+    if rows > 1:
+        mask = torch.ones((rows, rows), dtype=torch.bool, device=day.device).tril()
 
     def call() -> Tensor:
         cache.truncate(context)
