@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 from weakref import WeakValueDictionary
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 CAUSAL_ROWS = 64  # more rows without a mask are a prompt's, whose numbers do not repeat
 PLAIN_SPAN = 4096  # above it one row takes the kernel without a mask, which divides the keys
-CHECKED = 2  # replays of each recording that are compared; the second is at another length
+CHECKED = 2  # lengths at which each recording is compared: a length that is baked in shows
 KEPT_MASKS = 64
 NEARLY_FULL = 0.75  # of a span: recordings for the next one are made in idle time
 ROUNDING = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
@@ -123,7 +123,8 @@ class RecordedForward:
         self._rows: dict[tuple[int, int], _Rows] = {}
         self._masks = OrderedDict[tuple[int, ...], _Mask]()
         self._offsets: dict[tuple[int, int], Tensor] = {}
-        self._checks = Counter[_Shape]()
+        self._checked = defaultdict[_Shape, set[int]](set)
+        """Lengths at which a recording was compared."""
 
     def forward(
         self,
@@ -152,8 +153,9 @@ class RecordedForward:
             return None
         expected = None
         length = cache.length
-        if self._checks[shape] < CHECKED:
-            self._checks[shape] += 1
+        lengths = self._checked[shape]
+        if len(lengths) < CHECKED and length not in lengths:
+            lengths.add(length)
             expected = model.forward_eagerly(token_ids, position_ids, mask, cache, parents)
             cache.truncate(length)
         rows.fill(token_ids, position_ids, self._mask(model, mask, count, rows), parents, length)

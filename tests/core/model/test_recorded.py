@@ -262,6 +262,24 @@ def test_a_recording_with_a_stale_length_is_noticed_at_the_second_replay() -> No
     assert same_logits(logits + 1e-5, logits, torch.float32)
 
 
+def test_a_recording_is_compared_at_two_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A calibration, which stays at one length, leaves the second to the chat."""
+    model = llama(TapeRunner())
+    cache, compared = filled(model, 20), list[int]()
+    eagerly = model.forward_eagerly
+
+    def forward_eagerly(*given: Any) -> Tensor:
+        compared.append(cache.length)
+        return eagerly(*given)
+
+    monkeypatch.setattr(model, "forward_eagerly", forward_eagerly)
+    for length in (20, 20, 20, 21, 20, 22):
+        cache.truncate(20)
+        cache.advance(length - 20)
+        tree_logits(model, cache)
+    assert compared == [20, 21]
+
+
 def test_where_recording_fails_kernels_are_launched_one_by_one() -> None:
     runner = TapeRunner(fails="operation not permitted\nwhen stream is capturing")
     model, reference = llama(runner), llama()
