@@ -1,17 +1,21 @@
 """What forwards take by their rows, drafting by its tree, and what a whole step is made of."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, supported_activities
 
 from sequoia_core.config import SamplingParams
 from sequoia_core.decode.step import Sampler
+from sequoia_core.measure.gpu_day.clock import CallTime
 from sequoia_core.measure.gpu_day.day import TEMPERATURES, GpuDay, best_tree, eagerly
 from sequoia_core.measure.gpu_day.decoding import PairDecoder, label
 from sequoia_core.measure.gpu_day.scale import Workload
 from sequoia_core.model.kv_cache import LayeredKVCache
 from sequoia_core.model.llama import Llama
 from sequoia_core.speculate.draft import DraftModel, GrowPlan, grow
+from sequoia_core.speculate.draft_loop import Grow, grower
 from sequoia_core.tree.choice import ROOT
 from sequoia_core.tree.growmap import GrowMap
 
@@ -98,7 +102,7 @@ def _forward(day: GpuDay, name: str, at: tuple[Llama, LayeredKVCache], rows: int
 
 @torch.inference_mode()
 def drafting(day: GpuDay) -> None:
-    """A whole tree by the draft, from one pending token."""
+    """A whole tree by the draft, from one pending token: as one recording, and eager."""
     workload = day.scale.workloads[0]
     context = workload.contexts[0]
     for temperature in TEMPERATURES:
@@ -110,12 +114,18 @@ def drafting(day: GpuDay) -> None:
             plan = GrowPlan(best_tree(nodes, depth, temperature), day.device)
             pending = torch.zeros(1, dtype=torch.int64, device=day.device)
 
-            def call() -> None:
-                cache.truncate(context)  # noqa: B023  called in this turn
-                grow(drafts, plan, pending, cache, choose)  # noqa: B023
+            def timed(draw: Grow) -> CallTime:
+                def call() -> None:
+                    cache.truncate(context)  # noqa: B023  called in this turn
+                    draw(plan, pending, cache, choose)  # noqa: B023
 
-            taken = day.clock.time(call, day.scale.repeats)
-            day.report.row(label(temperature, f"tree {nodes}x{depth}"), taken.row())
+                return day.clock.time(call, day.scale.repeats)
+
+            with eagerly(draft):
+                eager = timed(partial(grow, drafts))
+            values = {**timed(grower(drafts)).row(), "eager ms": eager.whole}
+            day.report.row(label(temperature, f"tree {nodes}x{depth}"), values)
+        day.report_graphs()
 
 
 def profiled(day: GpuDay) -> None:

@@ -39,6 +39,7 @@ RULES = {
     "tree, top-p 0.9": (Mode.SEQUOIA, 0.9),
     "with replacement": (Mode.SPECINFER, 1.0),
     "top-k": (Mode.TOPK, 1.0),
+    "traversed": (Mode.TRAVERSE, 1.0),
 }
 
 
