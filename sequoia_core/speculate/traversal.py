@@ -5,6 +5,7 @@ Why it is lossless for children drawn without replacement, trees that follow the
 nodes is in docs/decisions/0072.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +28,11 @@ def traverse(scored: ScoredTree, generator: torch.Generator) -> Verdict:
 
     Children were drawn as for `verify.sequoia`. Below a node without reach nothing is visited.
     """
-    uniforms = verify.uniforms_of(scored, generator).tolist()
+    return climb(scored, verify.uniforms_of(scored, generator).tolist())
+
+
+def climb(scored: ScoredTree, uniforms: Sequence[float]) -> Verdict:
+    """`traverse` by given uniform numbers, the root's for the bonus token."""
     attempts, visits = dict[int, Attempt](), [_Visit(scored, 0, 1.0)]
     while True:
         visit = visits[-1]
