@@ -331,6 +331,9 @@ class _Event:
     def record(self, stream: object = None) -> None:
         """Nothing is waited for."""
 
+    def synchronize(self) -> None:
+        """It has happened."""
+
     def elapsed_time(self, _end: "_Event") -> float:
         """Milliseconds; those of no device."""
         return 1.0

@@ -61,9 +61,11 @@ class TimedModel:
             torch.cuda.empty_cache()
 
     def take_ms(self) -> float:
-        """Milliseconds since the last call. On CUDA the forwards must have finished."""
+        """Milliseconds since the last call. On CUDA it waits for what has not finished."""
         seconds, self._seconds = self._seconds, 0.0
         spans, self._spans = self._spans, []
+        for _, end in spans:  # what a step that broke off has issued may still be computed
+            end.synchronize()
         on_device = sum(float(start.elapsed_time(end)) for start, end in spans)
         return seconds * 1e3 + on_device
 

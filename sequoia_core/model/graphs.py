@@ -6,8 +6,10 @@ in tensors of fixed addresses.
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable
+from contextlib import suppress
 from enum import IntEnum
 from typing import Any, Generic, Protocol, TypeVar
+from weakref import WeakSet
 
 import torch
 
@@ -66,36 +68,59 @@ class CudaRecording(Generic[T]):
 
 
 class CudaRunner:
-    """Captures CUDA graphs, all in one memory pool.
+    """Captures CUDA graphs, all that live at a time in one memory pool.
 
-    Since they run one after the other, what one needs in between may be memory of another.
+    Since they run one after the other, what one needs in between may be memory of another. A pool
+    whose graphs are all gone is used no more: PyTorch refuses it for as long as a tensor lies in
+    it, and otherwise frees it.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool: Any = None
         self._side: torch.cuda.Stream | None = None  # one, since libraries have memory for each
+        self._alive = WeakSet[CudaRecording[Any]]()
 
     def record(self, work: Callable[[], T]) -> Recording[T]:
         current = torch.cuda.current_stream(self._device)
         if self._side is None:
             self._side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        if self._pool is None or not self._alive:
             self._pool = torch.cuda.graph_pool_handle()
         side = self._side
         side.wait_stream(current)
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UPS):
-                work()
-        current.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         # other threads may use the device meanwhile
         capture = torch.cuda.graph(graph, self._pool, side, capture_error_mode="thread_local")
-        try:
-            with capture:
-                outputs = work()
-        finally:
-            torch.cuda.set_stream(current)  # which a capture that fails does not
-        return CudaRecording(graph, outputs)
+        # around the capture as well, which waits for whichever device is the thread's current one,
+        # and which does not leave the stream if it fails
+        with torch.cuda.stream(side):
+            try:
+                for _ in range(WARM_UPS):
+                    work()
+            finally:
+                current.wait_stream(side)
+            try:
+                with capture:
+                    outputs = work()
+            except BaseException:
+                self._abandon_pool()
+                raise
+        found = CudaRecording(graph, outputs)
+        self._alive.add(found)
+        return found
+
+    def _abandon_pool(self) -> None:
+        """Use the pool of a capture that failed no more.
+
+        PyTorch before 2.13 goes on as if the capture was under way (pytorch #180395): it refuses
+        the next one, and never again frees its unused memory where memory is short.
+        """
+        pool, self._pool = self._pool, None
+        for name in ("_cuda_endAllocateToPool", "_cuda_endAllocateCurrentStreamToPool"):
+            if end := getattr(torch._C, name, None):
+                with suppress(RuntimeError):  # it has ended
+                    end(self._device.index, pool)
 
 
 class Rung(IntEnum):
@@ -181,4 +206,7 @@ def least_tokens(span: int) -> int:
 
 
 def _first_line(error: BaseException) -> str:
+    """Of what failed first: ending a capture then fails as well, and says only that."""
+    while isinstance(error.__context__, RuntimeError):
+        error = error.__context__
     return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -151,10 +151,12 @@ def ordered_draws(probs: Tensor, noise: Tensor, count: int) -> Tensor:
 def independent_draws(probs: Tensor, uniforms: Tensor) -> Tensor:
     """Draw tokens of each row with replacement, where its distribution function passes `uniforms`.
 
-    Of q [n, V] and float64 [n, count] in [0, 1): int64 [n, count], never one of probability 0.
+    Of q [n, V] and float64 [n, count] in [0, 1): int64 [n, count], never one of probability 0. Of
+    what is no number it is any token: an index out of range would end the work of a GPU for good.
     """
     cumulative = probs.double().cumsum(-1)
-    return torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True)
+    found = torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True)
+    return found.clamp_(max=probs.shape[1] - 1)
 
 
 def draw(probs: Tensor, uniform: float) -> int:

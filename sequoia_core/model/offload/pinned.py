@@ -4,6 +4,7 @@ PyTorch's own allocator rounds such blocks up to powers of two (pytorch #150517)
 """
 
 import mmap
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ class PinnedMemory:
         first = -whole.data_ptr() % mmap.PAGESIZE
         pages = whole[first : first + -(-size // mmap.PAGESIZE) * mmap.PAGESIZE]
         if int(self._runtime.cudaHostRegister(pages.data_ptr(), len(pages), PORTABLE)):
+            self._forget_error()
             raise MemoryFullError(
                 f"{size_text(size)} of main memory cannot be locked for copies to the GPU; free "
                 "some, or leave the layers on disk with --offload disk"
@@ -37,4 +39,14 @@ class PinnedMemory:
 
     def close(self) -> None:
         while self._blocks:
-            self._runtime.cudaHostUnregister(self._blocks.pop().data_ptr())
+            pages = self._blocks.pop()  # not freed before it is unlocked
+            self._runtime.cudaHostUnregister(pages.data_ptr())
+
+    def _forget_error(self) -> None:
+        """Else the next kernel that this thread launches is said to have failed."""
+        forget = getattr(self._runtime, "cudaGetLastError", None)  # of PyTorch 2.10 and later
+        if forget:
+            forget()
+            return
+        with suppress(RuntimeError):
+            torch.ones(1, device="cuda")  # a launch that reports it, and so forgets it

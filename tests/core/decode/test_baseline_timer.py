@@ -432,15 +432,20 @@ class Stream:
 
 
 class RecordedEvent:
-    """Remembers where it was recorded."""
+    """Remembers where it was recorded, and has not happened until it is waited for."""
 
     def __init__(self) -> None:
         self.stream: Stream | None = None
+        self.happened = False
 
     def record(self, stream: Stream | None = None) -> None:
         self.stream = stream
 
+    def synchronize(self) -> None:
+        self.happened = True
+
     def elapsed_time(self, end: "RecordedEvent") -> float:
+        assert end.happened, "CUDA error: device not ready"
         assert self.stream is not None
         assert end.stream is not None
         assert self.stream.device == end.stream.device

@@ -195,6 +195,13 @@ def test_independent_draws_follow_q_and_repeat() -> None:
     assert stats.chisquare(observed, expected, sum_check=False).pvalue > 1e-4
 
 
+def test_independent_draws_of_what_is_no_number_are_tokens() -> None:
+    """An index out of range would end a GPU's process."""
+    q = torch.tensor([[float("nan")] * 3, [0.5, 0.5, float("nan")], [0.0, 0.0, 0.0]])
+    drawn = independent_draws(q, torch.full((3, 2), 0.5, dtype=torch.float64))
+    assert ((drawn >= 0) & (drawn < 3)).all()
+
+
 class Runs:
     """Engine steps from one prompt, over and over, with fresh randomness each time."""
 

@@ -255,18 +255,24 @@ class Runtime:
     def __init__(self, most: int = 1 << 30) -> None:
         self.ranges: dict[int, int] = {}
         self.most = most
+        self.last_error = 0
 
     def cudaHostRegister(self, address: int, size: int, flags: int) -> int:  # noqa: N802
         assert flags == 1
         assert address % mmap.PAGESIZE == size % mmap.PAGESIZE == 0
         if sum(self.ranges.values()) + size > self.most:
-            return 2  # cudaErrorMemoryAllocation
+            self.last_error = 2  # cudaErrorMemoryAllocation
+            return self.last_error
         assert all(
             address + size <= first or first + length <= address
             for first, length in self.ranges.items()
         ), "a page is locked twice"
         self.ranges[address] = size
         return 0
+
+    def cudaGetLastError(self) -> int:  # noqa: N802
+        found, self.last_error = self.last_error, 0
+        return found
 
     def cudaHostUnregister(self, address: int) -> int:  # noqa: N802
         del self.ranges[address]
@@ -325,3 +331,4 @@ def test_memory_that_cannot_be_locked_is_a_line_and_is_given_back(
         offloaded(on_disk, offload, torch.float32)
     assert "\n" not in str(caught.value)
     assert not runtime.ranges
+    assert runtime.last_error == 0, "the next kernel would be said to have failed"
