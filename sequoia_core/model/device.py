@@ -142,7 +142,8 @@ def prepare(devices: Sequence[torch.device]) -> None:
     products = torch.backends.cuda.matmul
     products.allow_fp16_reduced_precision_reduction = False
     products.allow_bf16_reduced_precision_reduction = False
-    products.allow_fp16_accumulation = False
+    if hasattr(products, "allow_fp16_accumulation"):  # from PyTorch 2.7 on
+        products.allow_fp16_accumulation = False
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(False)
     torch.backends.cuda.enable_cudnn_sdp(False)  # it builds a plan for every new shape
 

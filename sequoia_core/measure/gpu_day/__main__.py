@@ -12,7 +12,7 @@ from sequoia_core.model.device import choose_device
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0; 1 if a part failed or decoding was not lossless, 2 for wrong usage."""
+    """0; 1 if a part failed or decoding was not lossless, 2 for wrong usage, 130 if stopped."""
     parser = argparse.ArgumentParser(prog="gpu-day", description="Measure a GPU, within minutes.")
     add = parser.add_argument
     add("--device", default="cuda", help="cuda, cuda:N, or cpu, where models are tiny")
@@ -27,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SequoiaError as error:
         print(f"gpu-day: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("gpu-day: stopped; what was found is kept", file=sys.stderr)
+        return 130
     print(f"kept in {report.path}")
     return int(report.broken)
 

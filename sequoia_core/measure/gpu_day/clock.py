@@ -6,7 +6,9 @@ from statistics import median
 from time import perf_counter
 
 import torch
+from torch import Tensor
 
+from sequoia_core.model import attention_probe
 from sequoia_core.model.graphs import CudaRunner, EagerRunner, Runner
 
 WARM_UPS = 2  # calls before those that count: kernels are loaded and chosen in the first
@@ -50,6 +52,16 @@ class DeviceClock:
                 host.append((returned - began) * 1e3)
                 whole.append((ended - began) * 1e3)
         return CallTime(median(host), median(whole), first)
+
+    def kernel(self, call: Callable[[], Tensor], repeats: int) -> tuple[float, float]:
+        """Milliseconds of the first call, as `CallTime.first`, and of what the device then does.
+
+        On a GPU without launching it and waiting for it, which may take longer.
+        """
+        taken = self.time(call, 1 if self.on_gpu else repeats)
+        if not self.on_gpu:
+            return taken.first, taken.whole
+        return taken.first, attention_probe.device_ms(call, self.device)
 
     def rate(self, call: Callable[[], object], count: int) -> CallTime:
         """One of many calls in a row, which the device may do while the host goes on."""

@@ -99,7 +99,7 @@ class GpuDay:
         self.graphs = Graphs(self.clock.runner, self.device)
         record_forwards(self.graphs, *models)
 
-    def report_graphs(self) -> None:
+    def report_graphs(self, row: str = "graphs") -> None:
         """What is recorded of the latest pair, and what was said of it."""
         notices = "; ".join(self.graphs.notices)
         values: dict[str, Value] = {
@@ -107,7 +107,7 @@ class GpuDay:
             "rung": self.graphs.rung.name.lower(),
             "notices": notices or "none",
         }
-        self.report.row("graphs", values)
+        self.report.row(row, values)
 
     def forget_models(self) -> None:
         self._target, self.graphs = None, Graphs(self.clock.runner, self.device)
@@ -121,9 +121,11 @@ def eagerly(*models: Llama) -> Iterator[None]:
     recorded = [model.recorded for model in models]
     for model in models:
         model.recorded = None
-    yield
-    for model, each in zip(models, recorded, strict=True):
-        model.recorded = each
+    try:
+        yield
+    finally:
+        for model, each in zip(models, recorded, strict=True):
+            model.recorded = each
 
 
 def rates(temperature: float) -> tuple[float, ...]:

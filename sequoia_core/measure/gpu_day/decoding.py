@@ -142,7 +142,7 @@ def decode_all(day: GpuDay, workload: Workload) -> None:
         with eagerly(*pair):
             for name in ("plain", judged):
                 decode_one(day, workload, pair, (temperature, f"{name}, eager", known[name]))
-        day.report_graphs()
+        day.report_graphs(label(temperature, "graphs"))
     if memory := day.clock.memory():
         day.report.row("memory", memory)
 

@@ -1,9 +1,12 @@
 """What forwards take by their rows, drafting by its tree, and what a whole step is made of."""
 
+from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, supported_activities
 
 from sequoia_core.config import SamplingParams
@@ -46,11 +49,24 @@ def large_vocabulary_forwards(day: GpuDay) -> None:
     day.report_graphs()
 
 
+def device_ms(events: Iterable[Any]) -> dict[str, float]:
+    """Milliseconds a step of each kernel and copy, by averaged events of the profiler.
+
+    Operators state the time of the kernels that they launched, too; only the device's own events
+    are counted.
+    """
+    return {
+        event.key: event.self_device_time_total / 1e3 / PROFILED
+        for event in events
+        if event.device_type == DeviceType.CUDA and not event.is_user_annotation
+    }
+
+
 @torch.inference_mode()
 def _curve(day: GpuDay, name: str, model: Llama, workload: Workload, most: int) -> None:
     for context in workload.contexts:
-        cache = _filled(day, model, workload, context)
-        taken = day.clock.time(lambda: _filled(day, model, workload, context), 1).whole  # noqa: B023
+        cache, ids = model.new_cache(), _text(day, workload, context)
+        taken = day.clock.time(lambda: _read(model, cache, ids), 1).whole  # noqa: B023
         values = {"ms": taken, "tokens/s": 1e3 * context / taken}
         day.report.row(f"{name}, prompt of {context} tokens", values)
         for rows in workload.rows:
@@ -60,10 +76,13 @@ def _curve(day: GpuDay, name: str, model: Llama, workload: Workload, most: int) 
                 _forward(day, f"{name}, {rows} rows, {context} tokens", (model, cache), rows)
 
 
-def _filled(day: GpuDay, model: Llama, workload: Workload, context: int) -> LayeredKVCache:
-    cache = model.new_cache()
-    model.extend(torch.arange(context, device=day.device) % workload.text_length, cache)
-    return cache
+def _text(day: GpuDay, workload: Workload, count: int) -> Tensor:
+    return torch.arange(count, device=day.device) % workload.text_length
+
+
+def _read(model: Llama, cache: LayeredKVCache, token_ids: Tensor) -> None:
+    cache.truncate(0)
+    model.extend(token_ids, cache)
 
 
 def _forward(day: GpuDay, name: str, at: tuple[Llama, LayeredKVCache], rows: int) -> None:
@@ -107,7 +126,8 @@ def drafting(day: GpuDay) -> None:
     context = workload.contexts[0]
     for temperature in TEMPERATURES:
         _, draft = day.pair(workload, temperature)
-        drafts, cache = DraftModel(draft), _filled(day, draft, workload, context)
+        drafts, cache = DraftModel(draft), draft.new_cache()
+        _read(draft, cache, _text(day, workload, context))
         params = SamplingParams(temperature=temperature, seed=1)
         choose = Sampler.of(params, day.device).choose
         for nodes, depth in workload.trees:
@@ -125,7 +145,7 @@ def drafting(day: GpuDay) -> None:
                 eager = timed(partial(grow, drafts))
             values = {**timed(grower(drafts)).row(), "eager ms": eager.whole}
             day.report.row(label(temperature, f"tree {nodes}x{depth}"), values)
-        day.report_graphs()
+        day.report_graphs(label(temperature, "graphs"))
 
 
 def profiled(day: GpuDay) -> None:
@@ -156,6 +176,7 @@ def _profile(day: GpuDay, pair: tuple[Llama, Llama], way: tuple[float, str, Grow
 
     for _ in range(WARM_UPS):  # in which recordings are made
         steps()
+    decoder.read(day.scale.workloads[0].prompt_ids)  # the same spans again, none of them new
     wanted = {ProfilerActivity.CPU, ProfilerActivity.CUDA} & supported_activities()  # type: ignore[no-untyped-call]
     with profile(activities=wanted) as seen:
         steps()
@@ -163,7 +184,7 @@ def _profile(day: GpuDay, pair: tuple[Llama, Llama], way: tuple[float, str, Grow
     calls = {event.key: event.count / PROFILED for event in events}
     counts = {kind: sum(calls.get(each, 0.0) for each in names) for kind, names in CALLS.items()}
     operators = sum(count for key, count in calls.items() if key.startswith("aten::"))
-    busy = {event.key: event.self_device_time_total / 1e3 / PROFILED for event in events}
+    busy = device_ms(events)
     total = sum(busy.values())
     values = {"operators": operators, **counts, **({"device ms": total} if total > 0 else {})}
     day.report.row(label(temperature, name), values)

@@ -23,6 +23,7 @@ TO_REACH = {
 """By GPU: a pattern of its name, and figures at the paper's C4 rates."""
 MOST_HOST_MS = 0.5
 REACHED, MISSED, UNKNOWN = "reached", "not reached", "not measured"
+NO_GOAL = "no goal for this device"
 
 
 def goals(day: GpuDay) -> None:
@@ -30,7 +31,7 @@ def goals(day: GpuDay) -> None:
     name = torch_name(day)
     wanted: dict[str, float] = {}
     for gpu, (pattern, figures) in TO_REACH.items():
-        if re.search(pattern, name):
+        if re.search(pattern, name) and "MIG" not in name:  # which is a part of a GPU
             day.report.row("goals for", {"device": gpu})
             wanted = figures
     found = {FLOOR: over_floor(day), SPEED_UP: speed_up(day)}
@@ -46,9 +47,10 @@ def goals(day: GpuDay) -> None:
 
 
 def verdict(goal: str, found: float | None, wanted: float | None) -> str:
-    """Not measured if there is no figure, or no goal for this device."""
-    if found is None or wanted is None:
+    if found is None:
         return UNKNOWN
+    if wanted is None:
+        return NO_GOAL
     return REACHED if (found >= wanted if goal in AT_LEAST else found <= wanted) else MISSED
 
 
@@ -81,9 +83,10 @@ def read_bytes(config: ModelConfig, size: int) -> int:
 
 
 def best_tree_ms(day: GpuDay) -> float | None:
-    """Milliseconds per token of the fastest tree at temperature 0."""
+    """Milliseconds per token of the fastest tree at temperature 0 whose tokens are right."""
     rows = (label(0.0, f"tree {nodes}x{depth}") for nodes, depth in day.scale.workloads[0].trees)
-    found = [day.report.number("decoding", row, "ms/token") for row in rows]
+    right = (row for row in rows if day.report.number("decoding", row, "lossless"))
+    found = [day.report.number("decoding", row, "ms/token") for row in right]
     return min((each for each in found if each is not None), default=None)
 
 
@@ -91,7 +94,8 @@ def speed_up(day: GpuDay) -> float | None:
     """Of it over plain decoding by a graph at the same context."""
     row = f"{day.scale.workloads[0].contexts[0]} tokens"
     tree, plain = best_tree_ms(day), day.report.number("graphed-plain", row, "ms/token")
-    return None if tree is None or plain is None else plain / tree
+    right = day.report.number("graphed-plain", row, "right")
+    return None if tree is None or plain is None or not right else plain / tree
 
 
 def host_ms(day: GpuDay) -> float | None:

@@ -17,6 +17,7 @@ from sequoia_core.model.attention import BLOCK, AttentionChoice
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import dtype_name
 from sequoia_core.model.llama import Llama
+from sequoia_core.model.recorded import same_logits
 from sequoia_core.speculate.sampling import shaped_probs
 from sequoia_core.speculate.token_tree import TreeLayout
 from sequoia_core.tree.choice import ROOT
@@ -76,13 +77,14 @@ def rows(day: GpuDay) -> None:
     prompt = _prompt(PROMPT)
     target, _ = related_pair(MIDDLING, HOST, torch.float32)
     reference = tree_logits(target, prompt, ROWS)
-    for name, _, target, _ in each_way(day):
+    for name, dtype, target, _ in each_way(day):
         found, single = (each(target, prompt, ROWS) for each in (tree_logits, path_logits))
         values: dict[str, float | bool] = {
             "from single rows": _distance(found, single),
             "from the CPU's float32": _distance(found, reference),
             "argmax as single rows'": bool((found.argmax(-1) == single.argmax(-1)).all()),
             "finite": bool(torch.isfinite(found).all()),
+            "lossless": same_logits(found, single, dtype),
         }
         day.report.row(name, values)
 

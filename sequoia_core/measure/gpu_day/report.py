@@ -1,9 +1,12 @@
 """What is found, printed as it comes and kept as JSON after every line."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import monotonic
+
+from sequoia_core.errors import ParameterError
 
 NAME = "gpu-day.json"
 VERSION = 1  # of the format
@@ -16,7 +19,10 @@ class DayReport:
     """Parts with rows of named values; a name ends with its unit. Nothing found is ever lost."""
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ParameterError(f"no report can be kept in {folder}: {error}") from error
         self.path = folder / NAME
         self.parts: dict[str, dict[str, Row]] = {}
         self.failures: dict[str, str] = {}  # by part
@@ -28,6 +34,7 @@ class DayReport:
         self._part, self._began = part, monotonic()
         self.parts[part] = {}
         self._say(f"[{part}]")
+        self._save()
 
     def end(self, failure: str = "") -> None:
         """The part is over; a failure is a traceback or a reason, whose last line is printed."""
@@ -43,7 +50,8 @@ class DayReport:
         self._save()
 
     def row(self, name: str, values: Row) -> None:
-        self.parts[self._part][name] = dict(values)
+        values = {key: _plain(value) for key, value in values.items()}
+        self.parts[self._part][name] = values
         shown = ", ".join(f"{key} {_shown(value)}" for key, value in values.items())
         self._say(f"  {name}: {shown}")
         self._save()
@@ -71,6 +79,11 @@ class DayReport:
         unfinished = self.path.with_suffix(".part")
         unfinished.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
         unfinished.replace(self.path)
+
+
+def _plain(value: Value) -> Value:
+    """As JSON can state it: not a number, and infinity, are words there."""
+    return value if not isinstance(value, float) or math.isfinite(value) else str(value)
 
 
 def _shown(value: Value) -> str:

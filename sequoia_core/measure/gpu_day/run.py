@@ -3,6 +3,7 @@
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -43,6 +44,9 @@ PARTS = (
 )
 
 
+print_at_once = partial(print, flush=True)  # also into a file or a pipe
+
+
 def run_day(
     device: torch.device,
     folder: Path,
@@ -50,7 +54,7 @@ def run_day(
     budget: float = BUDGET,
     scale: Scale | None = None,
     only: Sequence[str] = (),
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = print_at_once,
 ) -> DayReport:
     """Measure part by part; one that fails does not keep the others from being tried.
 
@@ -66,10 +70,12 @@ def run_day(
     scale = scale or (GPU if device.type == "cuda" else TINY)
     prepare([device])
     day = GpuDay(device, DayReport(folder, say), budget, scale)
-    for part in PARTS:
-        if not only or part.name in only:
-            _try(part, day)
-    _try(DayPart("goals", goals, 0), day)
+    try:
+        for part in PARTS:
+            if not only or part.name in only:
+                _try(part, day)
+    finally:  # also of what there is when somebody stops it
+        _try(DayPart("goals", goals, 0), day)
     return day.report
 
 
@@ -81,6 +87,9 @@ def _try(part: DayPart, day: GpuDay) -> None:
     report.begin(part.name)
     try:
         part.measure(day)
+    except KeyboardInterrupt:
+        report.end("stopped")
+        raise
     except Exception:  # whatever the device, its driver or a library may raise
         report.end(traceback.format_exc())
     else:

@@ -103,7 +103,7 @@ GPU = Scale(
     ),
     planned=1.0,
     copied=1 << 29,
-    matrix=(22016, 4096),
+    matrix=(88064, 4096),  # far more than caches hold
     squares=(4096, 8192),
     repeats=10,
     calls=200,

@@ -3,6 +3,7 @@ a device that is pretended, whatever fails; and what it says of losslessness and
 """
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -18,14 +19,17 @@ from typing import Any
 import pytest
 import torch
 from packaging.requirements import Requirement
+from torch.autograd import DeviceType
 
 from sequoia_core.measure.gpu_day import clock, lossless, run
 from sequoia_core.measure.gpu_day.__main__ import main
 from sequoia_core.measure.gpu_day.day import GpuDay, best_tree, paper_tree, rates
+from sequoia_core.measure.gpu_day.forwards import PROFILED, device_ms
 from sequoia_core.measure.gpu_day.goals import (
     FLOOR,
     HOST_MS,
     MISSED,
+    NO_GOAL,
     PER_TOKEN,
     REACHED,
     SPEED_UP,
@@ -198,12 +202,14 @@ def test_every_part_runs_on_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyP
     rows = report.parts
     assert rows["environment"]["device"]["name"] == "NVIDIA H200"
     assert rows["forwards"].pop("graphs")["rung"] == "eager"
+    assert rows["drafting"]["T=0 graphs"].keys() == rows["drafting"]["T=0.6 graphs"].keys()
     timed = [row for name, row in rows["forwards"].items() if "prompt" not in name]
     assert all(row["graph differs by"] for row in timed)
     assert not any(row["right"] for row in rows["graphed-plain"].values())
     checked = [row for part in ("rows", "tokens", "decoding") for row in rows[part].values()]
     assert not any(value is False for row in checked for value in row.values())
-    assert "computes something else" in str(rows["decoding"]["graphs"]["notices"])
+    for name in ("T=0 graphs", "T=0.6 graphs"):
+        assert "computes something else" in str(rows["decoding"][name]["notices"])
     assert rows["decoding"]["memory"]["peak GiB"] == 4.0
     assert rows["goals"]["goals for"]["device"] == "H200"
     assert rows["goals"][SPEED_UP]["wanted"] == 2.4
@@ -220,8 +226,8 @@ def test_what_is_recorded_on_a_device_computes_the_same(
         report = run_day(CUDA, tmp_path, scale=TINY, only=only, say=silent)
     assert not report.broken
     rows = report.parts
-    for part in ("decoding", "forwards"):
-        graphs = rows[part].pop("graphs")
+    for part, name in (("decoding", "T=0 graphs"), ("forwards", "graphs")):
+        graphs = rows[part].pop(name)
         assert (graphs["rung"], graphs["notices"]) == ("loops", "none")
     assert all(row["right"] for row in rows["graphed-plain"].values())
     timed = [row for name, row in rows["forwards"].items() if "prompt" not in name]
@@ -249,6 +255,51 @@ def test_a_part_that_fails_is_recorded_and_the_next_goes_on(
     assert "in broken" in found["failures"]["broken"]
     assert "  failed: RuntimeError: CUDA error: an illegal memory access was encountered" in said
     assert found["parts"]["environment"]["device"] == {"name": "cpu"}
+
+
+def test_what_is_stopped_is_kept_and_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(day: GpuDay) -> None:
+        day.report.row("found before", {"ms": math.nan, "tokens/s": math.inf})
+        assert "stopped" in kept(tmp_path)["parts"]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "PARTS", (DayPart("stopped", stopped, 0), PARTS[0]))
+    assert main(["--device", "cpu", "--to", str(tmp_path)]) == 130
+    found = kept(tmp_path)
+    assert found["parts"]["stopped"] == {"found before": {"ms": "nan", "tokens/s": "inf"}}
+    assert found["failures"] == {"stopped": "stopped"}
+    assert "environment" not in found["parts"]
+    assert found["parts"]["goals"][PER_TOKEN] == {"verdict": UNKNOWN}
+    assert capsys.readouterr().err == "gpu-day: stopped; what was found is kept\n"
+
+
+def test_a_folder_that_cannot_be_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["--device", "cpu", "--to", str(tmp_path / "file" / "new")]) == 2
+    said = capsys.readouterr().err
+    assert "no report can be kept in" in said
+    assert said.count("\n") == 1
+
+
+def test_a_kernel_is_counted_once() -> None:
+    """The profiler states its time twice: as the operator's that launched it, and as its own."""
+
+    def event(key: str, kind: DeviceType, micros: float, *, named: bool = False) -> SimpleNamespace:
+        return SimpleNamespace(
+            key=key, device_type=kind, self_device_time_total=micros, is_user_annotation=named
+        )
+
+    events = [
+        event("aten::mm", DeviceType.CPU, 4000.0),
+        event("gemm", DeviceType.CUDA, 4000.0),
+        event("Memcpy DtoH", DeviceType.CUDA, 40.0),
+        event("a step", DeviceType.CUDA, 9000.0, named=True),
+    ]
+    assert device_ms(events) == {"gemm": 4.0 / PROFILED, "Memcpy DtoH": 0.04 / PROFILED}
 
 
 def test_a_part_is_left_out_when_its_time_is_not_left(
@@ -344,11 +395,12 @@ def test_goals_are_judged_by_what_was_found(tmp_path: Path) -> None:
         "environment": {"device": {"name": "NVIDIA A100-SXM4-80GB"}},
         "ceilings": {"read": {"TB/s": 1.6}, "copy": {"TB/s": 2.0}},
         "decoding": {
-            "T=0 tree 64x8": {"ms/token": 3.5},
-            "T=0 tree 128x10": {"ms/token": 3.1},
+            "T=0 tree 32x6": {"ms/token": 2.0, "lossless": False},
+            "T=0 tree 64x8": {"ms/token": 3.5, "lossless": True},
+            "T=0 tree 128x10": {"ms/token": 3.1, "lossless": True},
             "T=0.6 tree 64x8": {"ms/step": 12.0},
         },
-        "graphed-plain": {"128 tokens": {"ms/token": 8.06}},
+        "graphed-plain": {"128 tokens": {"ms/token": 8.06, "right": True}},
         "profile": {"T=0.6 tree 64x8": {"device ms": 11.7}},
     }
     for part, rows in found.items():
@@ -370,6 +422,38 @@ def test_goals_are_judged_by_what_was_found(tmp_path: Path) -> None:
     assert judged[FLOOR]["verdict"] == MISSED
     assert judged[HOST_MS]["found"] == pytest.approx(0.3)
     assert judged[HOST_MS]["verdict"] == REACHED
+    day.report.begin("graphed-plain")
+    day.report.row("128 tokens", {"ms/token": 8.06, "right": False})
+    day.report.begin("goals")
+    goals(day)
+    assert day.report.parts["goals"][SPEED_UP]["verdict"] == UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("name", "gpu"),
+    [
+        ("NVIDIA A100 80GB PCIe", "A100, 80 GB"),
+        ("NVIDIA A100-SXM4-40GB", None),
+        ("NVIDIA A100-SXM4-80GB MIG 3g.40gb", None),
+        ("NVIDIA L40", "L40"),
+        ("NVIDIA L40S", None),
+        ("NVIDIA H200 NVL", "H200"),
+        ("NVIDIA GH200 480GB", None),
+    ],
+)
+def test_goals_are_those_of_the_device(name: str, gpu: str | None, tmp_path: Path) -> None:
+    day = day_of(tmp_path, GPU)
+    day.report.begin("environment")
+    day.report.row("device", {"name": name})
+    day.report.begin("decoding")
+    day.report.row("T=0 tree 64x8", {"ms/token": 1.0, "lossless": True})
+    day.report.begin("goals")
+    goals(day)
+    judged = day.report.parts["goals"]
+    assert judged.get("goals for", {}).get("device") == gpu
+    assert judged[PER_TOKEN]["verdict"] == (REACHED if gpu else NO_GOAL)
+    assert judged[PER_TOKEN]["found"] == 1.0
+    assert judged[FLOOR]["verdict"] == UNKNOWN
 
 
 def test_what_was_not_measured_is_no_miss(tmp_path: Path) -> None:
@@ -377,6 +461,6 @@ def test_what_was_not_measured_is_no_miss(tmp_path: Path) -> None:
     day.report.begin("goals")
     goals(day)
     assert {row["verdict"] for row in day.report.parts["goals"].values()} == {UNKNOWN}
-    assert verdict(PER_TOKEN, 1.0, None) == UNKNOWN
+    assert verdict(PER_TOKEN, 1.0, None) == NO_GOAL
     assert verdict(SPEED_UP, 3.0, 2.7) == verdict(PER_TOKEN, 2.7, 2.7) == REACHED
     assert verdict(SPEED_UP, 2.6, 2.7) == verdict(PER_TOKEN, 2.8, 2.7) == MISSED

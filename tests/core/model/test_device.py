@@ -221,6 +221,21 @@ def test_a_gpu_sums_in_full_and_plans_no_kernel_for_each_shape(
     assert torch._C._get_cudnn_sdp_enabled() is False
 
 
+@pytest.mark.usefixtures("as_it_was")
+def test_an_option_that_an_older_pytorch_lacks_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Older:  # PyTorch 2.6 raises for names that it does not know
+        __slots__ = (
+            "allow_bf16_reduced_precision_reduction",
+            "allow_fp16_reduced_precision_reduction",
+        )
+
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _device: None)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.backends.cuda, "matmul", older := Older())
+    prepare((GPU,))
+    assert older.allow_bf16_reduced_precision_reduction is False
+
+
 @pytest.mark.parametrize(
     ("name", "places", "written"),
     [
