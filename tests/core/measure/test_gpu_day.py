@@ -44,9 +44,10 @@ from sequoia_core.measure.gpu_day.scale import GPU, TINY, Scale
 from sequoia_core.model import attention_probe
 from sequoia_core.model.tensor_names import weight_values
 from sequoia_core.speculate import verify
-from sequoia_core.speculate.token_tree import ScoredTree
+from sequoia_core.speculate.token_tree import ScoredTree, TreeLayout
 from sequoia_core.speculate.verify import Verdict
 from sequoia_core.tree.files import find_growmap
+from sequoia_core.tree.growmap import GrowMap
 from tests.pretended_device import CUDA, HOST, pretended_device
 from tests.tape_runner import TapeRunner
 
@@ -371,6 +372,23 @@ def test_decoding_that_is_not_lossless_is_found(
     monkeypatch.setattr(verify, rule, credulous)
     report = run_day(HOST, tmp_path, only=[part], say=silent)
     assert not report.failures
+    assert report.broken
+
+
+def test_rows_that_see_other_branches_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bfloat16 as well, where rounding is largest."""
+
+    def seeing(tree: GrowMap, device: torch.device) -> SimpleNamespace:
+        right = TreeLayout(tree, device)
+        return SimpleNamespace(depths=right.depths, mask=torch.ones_like(right.mask).tril())
+
+    monkeypatch.setattr(lossless, "TreeLayout", seeing)
+    monkeypatch.setattr(lossless, "FORMATS", lossless.FORMATS[:2])
+    report = run_day(HOST, tmp_path, only=["rows"], say=silent)
+    assert not report.failures
+    assert not any(row["lossless"] for row in report.parts["rows"].values())
     assert report.broken
 
 
