@@ -4,6 +4,7 @@ import platform
 import sys
 from collections.abc import Callable
 from functools import partial
+from importlib import metadata
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ def environment(day: GpuDay) -> None:
         {
             "sequoia": sequoia_core.__version__,
             "torch": str(torch.__version__),
+            "transformers": _version("transformers"),
             "python": platform.python_version(),
             "system": sys.platform,
             "threads": torch.get_num_threads(),
@@ -43,6 +45,13 @@ def environment(day: GpuDay) -> None:
         )
     else:
         day.report.row("device", {"name": "cpu"})
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "none"
 
 
 def ceilings(day: GpuDay) -> None:

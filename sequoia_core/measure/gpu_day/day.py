@@ -37,6 +37,7 @@ class GpuDay:
         self.clock = DeviceClock(device)
         self.dtype = torch.bfloat16 if self.clock.on_gpu else torch.float32
         self._budget, self._until = budget, monotonic() + budget
+        self.reserved = 0.0  # seconds of a whole budget, for what is to come
         self._target: tuple[str, Llama] | None = None
         self._attention: dict[tuple[int, int, int], AttentionChoice] = {}
         self.graphs = Graphs(self.clock.runner, self.device)  # of the latest pair
@@ -47,8 +48,8 @@ class GpuDay:
         return self._until - monotonic()
 
     def has(self, seconds: float) -> bool:
-        """Whether that much of a whole budget is left."""
-        return self.left > seconds * self.scale.planned * self._budget / BUDGET
+        """Whether that much of a whole budget is left, and not reserved."""
+        return self.left > (seconds + self.reserved) * self.scale.planned * self._budget / BUDGET
 
     def target(self, workload: Workload) -> Llama:
         """Of the latest workload only: two would not fit into every GPU."""

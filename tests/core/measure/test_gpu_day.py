@@ -310,7 +310,7 @@ def test_a_part_is_left_out_when_its_time_is_not_left(
     asked: list[str] = []
     parts = tuple(
         DayPart(f"of {seconds}", lambda _day: asked.append("a part"), seconds)
-        for seconds in (0, 440, 500)
+        for seconds in (500, 440, 0)
     )
     monkeypatch.setattr(run, "PARTS", parts)
     for budget in (480.0, 48.0):
@@ -320,6 +320,18 @@ def test_a_part_is_left_out_when_its_time_is_not_left(
         assert len(asked) == 2
         assert set(report.left_out) == {"of 500"}
         assert "goals" in report.parts
+
+
+def test_time_for_the_last_part_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[bool] = []
+    parts = (
+        DayPart("long", lambda day: left.append(day.has(420)), 10),
+        DayPart("last", lambda day: left.append(day.has(420)), 100),
+    )
+    monkeypatch.setattr(run, "PARTS", parts)
+    run_day(HOST, tmp_path, scale=replace(TINY, planned=1.0), say=silent)
+    assert left == [False, True]
+    assert [part.name for part in PARTS][-1] == "profile"
 
 
 def test_a_target_knows_its_text_and_a_draft_ranks_it(tmp_path: Path) -> None:
