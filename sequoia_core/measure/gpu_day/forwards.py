@@ -178,8 +178,8 @@ def _profile(day: GpuDay, pair: tuple[Llama, Llama], way: tuple[float, str, Grow
     for _ in range(WARM_UPS):  # in which recordings are made
         steps()
     decoder.read(day.scale.workloads[0].prompt_ids)  # the same spans again, none of them new
-    # without these, graphs and repeated profiling crash before CUDA 12.6 (PyTorch PR 112507)
-    os.environ |= {"TEARDOWN_CUPTI": "0", "DISABLE_CUPTI_LAZY_REINIT": "1"}
+    if day.clock.on_gpu:  # before CUDA 12.6, graphs crash without (PyTorch's PR 112507)
+        os.environ |= {"TEARDOWN_CUPTI": "0", "DISABLE_CUPTI_LAZY_REINIT": "1"}
     wanted = {ProfilerActivity.CPU, ProfilerActivity.CUDA} & supported_activities()  # type: ignore[no-untyped-call]
     with profile(activities=wanted) as seen:
         steps()
