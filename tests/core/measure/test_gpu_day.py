@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 from packaging.requirements import Requirement
-from torch.autograd import DeviceType
+from torch.autograd import DeviceType  # type: ignore[attr-defined]
 
 from sequoia_core.measure.gpu_day import clock, lossless, run
 from sequoia_core.measure.gpu_day.__main__ import main

@@ -228,6 +228,7 @@ def test_an_option_that_an_older_pytorch_lacks_is_left_out(monkeypatch: pytest.M
             "allow_bf16_reduced_precision_reduction",
             "allow_fp16_reduced_precision_reduction",
         )
+        allow_bf16_reduced_precision_reduction: bool
 
     monkeypatch.setattr(torch.cuda, "set_device", lambda _device: None)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
