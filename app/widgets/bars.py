@@ -95,7 +95,7 @@ def _outcome(step: Step, width: int) -> Content:
     if not step.baseline:
         ends += [[between, number], [(gives[-1].removeprefix(own), "$notice"), tokens]]
     forms = (Content.assemble(*start, *end) for end in ends)
-    speedup = step_speedup(step)
+    speedup = 0.0 if step.baseline else step_speedup(step)  # it is as fast as plain
     right = speed_text(speedup, short=True) if speedup else Content("")
     return spread(first_fitting(forms, width - right.cell_length - 2), right, width)
 

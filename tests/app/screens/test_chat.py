@@ -106,7 +106,7 @@ async def test_the_outcome_of_a_step_is_never_a_part_of_a_sentence() -> None:
             await chat.ask()
             await chat.pilot.press("home")
             assert re.search(
-                r"1 target's own, cut to 1( token)?( in \d+\.\d ms)? +(\d|as fast|│|$)",
+                r"1( target's own)?, cut to 1 token( in \d+\.\d ms)? +(\d|as fast|│|$)",
                 chat.screen_text(),
                 re.MULTILINE,
             )

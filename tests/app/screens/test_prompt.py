@@ -96,7 +96,7 @@ async def test_words_of_a_command_each_say_what_they_do() -> None:
     async with driving() as chat:
         await typed(chat, "/draft ", "none")
         none, default = listed(chat)
-        assert "plain decoding" in none
+        assert "prompt lookup alone" in none
         assert "the draft of this target" in default
 
 
