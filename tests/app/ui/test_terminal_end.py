@@ -71,7 +71,7 @@ def test_nothing_that_is_typed_ends_the_chat(data: Path) -> None:
 
 def test_what_is_typed_before_the_chat_has_the_terminal_is_sent(data: Path) -> None:
     with Chat(data) as chat:
-        chat.shows(" target's own = ", "/set temperature 0\rWhy?\r")
+        chat.shows("best step", "/set temperature 0\rWhy?\r")  # where an answer rests
         chat.type("\x11")
         assert chat.wait(PATIENCE) == 0
 
