@@ -73,14 +73,10 @@ class Sampler:
         noise = generator
         if device.type != "cpu":
             noise = torch.Generator(device).manual_seed(generator.initial_seed())
+        choose: ChildChooser = SampledChildren(params, noise, replaced=mode is Mode.SPECINFER)
         if mode is Mode.TOPK:
-            return cls(params, top_children, rule_of(mode, device), generator)
-        if mode is Mode.SPECINFER:
-            choose = SampledChildren(params, noise, replaced=True)
-            return cls(params, choose, rule_of(mode, device), generator)
-        choose = SampledChildren(params, noise)
-        rule = Mode.TRAVERSE if mode is Mode.TRAVERSE else Mode.SEQUOIA
-        return cls(params, choose, rule_of(rule, device), generator)
+            choose = top_children
+        return cls(params, choose, rule_of(mode, device), generator)
 
 
 class _Proposal(NamedTuple):

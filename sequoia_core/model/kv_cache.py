@@ -263,7 +263,7 @@ class LayeredKVCache:
             self._settle()
 
     def take_move(self, most: int) -> Move | None:
-        """The rows that `keep` has left to be moved; by whoever takes them, before a read.
+        """The rows that `keep` has left; the caller must move them before anything is read.
 
         If there are more than `most`, they are moved now.
         """

@@ -189,7 +189,7 @@ def predict(
 ) -> Prediction:
     """The times of a pair's step with a tree and without.
 
-    Raises ParameterError if the GPU cannot hold two layers beside everything else.
+    Raises ParameterError if the GPU has no room for two layers and everything else.
     """
     target, draft, (setup, figure) = pair.target.config, pair.draft.config, published
     memory = int(machine.memory_gib * 2**30)

@@ -73,12 +73,15 @@ class Judge:
 
 
 def rule_of(mode: Mode, device: torch.device) -> AcceptanceRule:
-    """The rule of a sampling mode where the target's logits are on this device."""
+    """The rule of a sampling mode where the target's logits are on this device.
+
+    Modes without a rule of their own have that of `sequoia`.
+    """
     if mode is Mode.TRAVERSE:  # on a device as well it reads what it visits
         return traverse
-    if device.type != "cpu":
-        return Judge(mode)
     rules = {Mode.TOPK: verify.topk, Mode.SPECINFER: verify.specinfer}
+    if device.type != "cpu":
+        return Judge(mode if mode in rules else Mode.SEQUOIA)
     return rules.get(mode, verify.sequoia)
 
 

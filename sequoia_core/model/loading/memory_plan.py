@@ -41,7 +41,7 @@ class MemoryPlan:
         return self.layer * self.resident_layers
 
     def with_resident_layers(self, layer: int, most: int, free: int) -> "MemoryPlan":
-        """With as many layers of so many bytes as fit into what is free, beside the whole window.
+        """With as many layers of so many bytes as fit into what is free next to the whole window.
 
         One more stays free: for caches that are copied as they grow, and for what an allocator
         cannot use.
