@@ -73,6 +73,11 @@ class Driver:
             await self.pilot.pause(0.01)
         raise AssertionError(f"never happened; the screen:\n{self.screen_text()}")
 
+    async def ready(self) -> None:
+        """Wait until the models are there and the header says so, which is a moment later."""
+        await self.until(lambda: self.session.pair is not None and self.app.chat.redraw.done)
+        await self.until(lambda: "loading" not in self.screen_text().partition("\n")[0])
+
     async def type(self, text: str, *keys: str) -> None:
         self.prompt.insert(text)
         await self.pilot.press(*keys)
@@ -112,5 +117,5 @@ async def driving(
     app = SequoiaApp(lambda progress: engine or replay(), settings or Settings(), recorder)
     async with app.run_test(size=size) as pilot:
         driver = Driver(app, pilot)
-        await driver.until(lambda: app.chat.session.pair is not None)
+        await driver.ready()
         yield driver

@@ -105,9 +105,7 @@ class Stage:
         app = SequoiaApp(lambda progress: engine, settings or Settings(), recorder, preferences)
         async with self.shown(app) as pilot:
             driver = Driver(app, pilot)
-            await driver.until(lambda: app.chat.session.pair is not None)
-            # the header is painted a moment later
-            await driver.until(lambda: "loading" not in driver.screen_text())
+            await driver.ready()
             yield driver
 
     def hold(self, steps: int) -> Callable[[Event], None]:
@@ -145,6 +143,9 @@ async def views(pilot: Pilot[Any], themes: Sequence[str]) -> dict[str, View]:
 
 async def _settled(pilot: Pilot[Any]) -> list[Strip]:
     """The lines of the screen once they change no more."""
+    app = pilot.app
+    if isinstance(app, SequoiaApp):  # a chat that is behind a dialog is drawn when it is due
+        await Driver(app, pilot).until(lambda: app.chat.redraw.done)
     before: list[Strip] = []
     for _ in range(_TRIES):
         await pilot.pause()

@@ -85,7 +85,7 @@ async def test_a_step_that_takes_long_is_given_up_and_what_came_before_it_is_kep
     try:
         async with app.run_test() as pilot:
             chat = Driver(app, pilot)
-            await chat.until(lambda: app.chat.session.pair is not None)
+            await chat.ready()
             await chat.type("Why?", "enter")
             await chat.until(lambda: chat.steps == 2)
             await pilot.press("ctrl+q")

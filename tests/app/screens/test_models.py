@@ -90,7 +90,7 @@ async def choosing(
     app = SequoiaApp(lambda progress: replay(), Settings(), recorder, models=loader)
     async with app.run_test(size=(120, 44)) as pilot:
         driver = Driver(app, pilot)
-        await driver.until(lambda: app.chat.session.pair is not None)
+        await driver.ready()
         yield driver
 
 

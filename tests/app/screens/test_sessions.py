@@ -418,7 +418,7 @@ async def test_without_a_record_the_commands_say_so() -> None:
     app = SequoiaApp(lambda progress: replay(), Settings())
     async with app.run_test(size=(120, 44)) as pilot:
         chat = Driver(app, pilot)
-        await chat.until(lambda: app.chat.session.pair is not None)
+        await chat.ready()
         await chat.ask("Why?")
         for command in ("/sessions", "/search sky", "/save blue", "/load blue", "/continue"):
             chat.prompt.text = ""

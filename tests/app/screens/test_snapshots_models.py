@@ -11,5 +11,5 @@ async def test_models_listed(stage: Stage) -> None:
     app = SequoiaApp(lambda progress: replay(), Settings(), models=FakeLoader())
     async with stage.shown(app) as pilot:
         chat = Driver(app, pilot)
-        await chat.until(lambda: app.chat.session.pair is not None)
+        await chat.ready()
         await choose(chat, "down")

@@ -187,7 +187,7 @@ async def test_a_session_that_is_opened_shows_the_last_step_of_its_answer(tmp_pa
     app = SequoiaApp(lambda progress: replay(), Settings(), DatabaseRecorder(path))
     async with app.run_test(size=(160, 50)) as pilot:
         chat = Driver(app, pilot)
-        await chat.until(lambda: app.chat.session.pair is not None)
+        await chat.ready()
         await chat.type("/load old", "enter")
         await chat.until(lambda: title(chat) == f"Step {STEPS_OF_ONE}, the last")
         assert chat.tree.step is not None
@@ -207,7 +207,7 @@ async def test_the_last_answers_steps_are_read_once(tmp_path: Path) -> None:
     app = SequoiaApp(lambda progress: replay(), Settings(), DatabaseRecorder(path))
     async with app.run_test(size=(160, 50)) as pilot:
         chat = Driver(app, pilot)
-        await chat.until(lambda: app.chat.session.pair is not None)
+        await chat.ready()
         await chat.type("/load old", "enter")
         await chat.until(lambda: title(chat).endswith(", the last"))
         await chat.walk("home", "left_square_bracket")
