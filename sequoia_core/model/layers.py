@@ -1,7 +1,7 @@
 """The operations of a Llama's layers: norms, products and rotary positions."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -11,6 +11,10 @@ from torch.nn import functional
 from sequoia_core.model.config import ModelConfig
 
 Product = Callable[[Tensor], Tensor]  # x @ weight.T [+ bias]: [n, in] -> [n, out]
+
+
+MakeProduct = Callable[[Sequence[str], torch.device], Product | None]
+"""Makes the product with named matrices, one above the other, on a device; None: as `dense`."""
 
 
 def dense(weight: Tensor) -> Product:

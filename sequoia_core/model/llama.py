@@ -19,6 +19,7 @@ from sequoia_core.model.device import Stage, moved
 from sequoia_core.model.interface import KVCache
 from sequoia_core.model.kv_cache import LayeredKVCache, LeasePool
 from sequoia_core.model.layers import (
+    MakeProduct,
     Product,
     RmsNorm,
     RotaryEmbedding,
@@ -60,6 +61,7 @@ class Llama:
         dtype: torch.dtype,  # of weights, activations and cache; logits are float32
         feature_layers: Sequence[int] = (),  # whose outputs a cache keeps, for a draft to read
         stages: Sequence[Stage] = (),  # of devices of one type; by default `device` computes all
+        make_product: MakeProduct | None = None,  # of matrices that are held in another format
     ) -> None:
         self.config, self.device, self.dtype = config, device, dtype
         self.vocab_size, self.context_window = config.head_vocab_size, config.context_window
@@ -68,6 +70,7 @@ class Llama:
         # a copy from a GPU to the host would be read before it has arrived
         assert len({stage.device.type for stage in self._stages}) == 1
         self._groups = config.num_heads // config.num_kv_heads  # G
+        self._make_product = make_product
         self.feature_slots = {layer: slot for slot, layer in enumerate(feature_layers)}
 
         def get(name: str, place: torch.device = device) -> Tensor:
@@ -100,10 +103,15 @@ class Llama:
         return Layer(attention_norm=attention_norm, mlp_norm=mlp_norm, **products)
 
     def _product(
-        self, _layer: int, _kind: str, modules: Sequence[str], get: Callable[[str], Tensor]
+        self, layer: int, _kind: str, modules: Sequence[str], get: Callable[[str], Tensor]
     ) -> Product:
         """The product with the matrices of these modules, one above the other."""
-        parts = [get(f"{module}.weight") for module in modules]
+        matrices = [f"{module}.weight" for module in modules]
+        if self._make_product is not None:
+            made = self._make_product(matrices, self._layer_devices[layer])
+            if made is not None:
+                return made
+        parts = [get(name) for name in matrices]
         return dense(parts[0] if len(parts) == 1 else torch.cat(parts))
 
     def new_cache(self, target_cache: KVCache | None = None) -> LayeredKVCache:  # noqa: ARG002

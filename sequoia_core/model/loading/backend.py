@@ -75,10 +75,13 @@ class Backend:
         """For a title bar: the weights' format, and what is unusual about computing them."""
         if self.weights is WeightFormat.INT8:
             return WeightFormat.INT8.value
+        packed = target.weights.packed_format
         if self.native:
-            return dtype_name(self.dtype) if self.dtype else stored_format(target.weights)
+            stored = packed or stored_format(target.weights)
+            return dtype_name(self.dtype) if self.dtype else stored
         assert self.dtype is not None
-        parts = [dtype_name(self.dtype), *(["PyTorch"] if self.placement.is_one_cpu else [])]
+        parts = [packed] if packed else []
+        parts += [dtype_name(self.dtype), *(["PyTorch"] if self.placement.is_one_cpu else [])]
         offload = self.placement.offload
         return " ".join([*parts, *(["offload", offload.value] if offload != Offload.NONE else [])])
 
@@ -179,6 +182,30 @@ def _check_int8(own_format: bool, models: Sequence[Checkpoint]) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class PackedLayer:
+    """What a layer's matrices of few bits take; of the layers' mean."""
+
+    values: int = 0  # numbers of them
+    held: int = 0  # bytes
+    largest: int = 0  # numbers of the matrix that is largest when it is dequantised
+
+    def spared(self, value_bytes: int) -> int:
+        """Bytes less than at so many bytes per number."""
+        return value_bytes * self.values - self.held
+
+
+def _packed_layer(model: Checkpoint | ModelConfig | None) -> PackedLayer:
+    if model is None or isinstance(model, ModelConfig) or not model.weights.packed_format:
+        return PackedLayer()
+    weights, layers, values, held = model.weights, model.config.num_layers, [0], 0
+    for name in weights:
+        if name.startswith("model.layers.") and (size := weights.packed_bytes(name)) is not None:
+            values.append(prod(weights.shape(name)))
+            held += size
+    return PackedLayer(sum(values) // layers, held // layers, max(values))
+
+
 def pair_plans(
     target: Checkpoint | ModelConfig,
     draft: Checkpoint | ModelConfig | None,
@@ -194,7 +221,8 @@ def pair_plans(
     shape, draft_shape = _config(target), _config(draft) if draft else None
     if not backend.native:
         assert backend.dtype is not None
-        return memory_plans(shape, draft_shape, backend.dtype, backend.placement, free)
+        packed = _packed_layer(target), _packed_layer(draft)
+        return memory_plans(shape, draft_shape, backend.dtype, backend.placement, free, packed)
     slots = len(draft_shape.feature_layers) if draft_shape else 0
     weights, token = _native_held(target, backend.target_format, slots)
     if draft:
@@ -214,15 +242,18 @@ def memory_plans(
     dtype: torch.dtype,
     placement: Placement,
     free: Callable[[torch.device], int] = free_bytes,
+    packed: tuple[PackedLayer, PackedLayer] = (PackedLayer(), PackedLayer()),
 ) -> dict[torch.device, MemoryPlan]:
-    """As `pair_plans`, of models that PyTorch computes."""
+    """As `pair_plans`, of models that PyTorch computes; `packed` are of target and draft."""
     size, first = dtype.itemsize, placement.device
     draft_values = weight_values(draft) if draft else 0
+    resident = placement.offload is Offload.NONE  # else layers lie in memory as they are computed
+    spared = packed[0].spared(size) if resident else 0
     layer_token = kv_token_bytes(target, size) // target.num_layers
     weights: Counter[torch.device] = Counter()
     token: Counter[torch.device] = Counter()
     for stage in even_stages(target, placement.devices, draft_values):
-        weights[stage.device] += size * stage.values
+        weights[stage.device] += size * stage.values - spared * len(stage.layers)
         token[stage.device] += layer_token * len(stage.layers)
     if placement.offload is not Offload.NONE:
         weights[first] = resident_bytes(target, dtype)
@@ -230,7 +261,7 @@ def memory_plans(
     columns = 0
     if draft:
         slots, columns = len(draft.feature_layers), draft.head_vocab_size
-        weights[first] += size * draft_values
+        weights[first] += size * draft_values - packed[1].spared(size) * draft.num_layers
         token[first] += size * slots * target.hidden_size
         token[first] += kv_token_bytes(draft, size, feature_slots=min(slots, 1))
     plans = {}
@@ -242,6 +273,8 @@ def memory_plans(
             value_bytes=size,
             on_gpu=device.type == "cuda",
         )
+        dequantised = size * max(each.largest for each in packed) if resident else 0
+        plan = replace(plan, activations=plan.activations + dequantised)
         plans[device] = plan if device == first else replace(plan, logits=0)
     if placement.offload is Offload.NONE or first.type == "cpu":
         return plans

@@ -63,12 +63,6 @@ def foreign_settings(settings: Mapping[str, Any]) -> str:
     heads += [head for head in _HEADS if settings.get(head.get("entry")) is not None]
     if heads:
         return f"{heads[0]['kind']}, {_HEAD_INSTEAD}"
-    if (stored := settings.get("quantization_config")) is not None:
-        how = stored if isinstance(stored, Mapping) else {}
-        words = f"{how.get('quant_method', 'quantization_config')!s:.40}"
-        if how.get("bits") is not None:
-            words += f", {how['bits']!s:.10} bits"
-        return f"quantized weights ({words}) are not supported; {_UNQUANTIZED_INSTEAD}"
     if isinstance(mlx := settings.get("quantization"), dict) and "group_size" in mlx:
         return f"an MLX model with quantized weights, not readable here; {_UNQUANTIZED_INSTEAD}"
     if kind != "llama":

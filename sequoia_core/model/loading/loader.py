@@ -20,8 +20,10 @@ from sequoia_core.model.loading.catalogue import HUB_ID, NO_DRAFT, catalogue
 from sequoia_core.model.loading.foreign import foreign_files, foreign_settings, foreign_tensors
 from sequoia_core.model.loading.model_files import file_digest, first_line, read_json
 from sequoia_core.model.loading.ollama import pulled_file
+from sequoia_core.model.loading.packed_weights import PackedFormat, PackedWeights, packed_format
 from sequoia_core.model.loading.tokenizer import has_tokenizer, load_tokenizer, stated_eos_ids
 from sequoia_core.model.loading.weights import Weights, check_weights, head_is_stored, open_weights
+from sequoia_core.model.tensor_names import expected_shapes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,7 +53,9 @@ class Checkpoint:
             file_digest(file, partial(progress, f"Reading {file.name} (once)"))
             for file in self.weights.files
         ]
-        return hashlib.sha256("\n".join([*digests, repr(self.config)]).encode()).hexdigest()
+        packed = self.settings.get("quantization_config")
+        stated = [repr(self.config), *([repr(packed)] if packed else [])]
+        return hashlib.sha256("\n".join([*digests, *stated]).encode()).hexdigest()
 
 
 Opener = Callable[[str, Progress], Checkpoint]
@@ -122,11 +126,16 @@ def _open_gguf(path: Path) -> Checkpoint:
 def open_directory(directory: Path) -> Checkpoint:
     """Open a Hugging Face directory with `config.json` and weights, as `open_checkpoint` does."""
     settings = _llama_settings(directory)
-    weights = _unpacked(open_weights(directory), settings.get("quantization"), directory)
+    weights = open_weights(directory)
+    if (packed := _packed_format(directory, settings)) is not None:
+        weights = PackedWeights(weights, packed)
+    weights = _unpacked(weights, settings.get("quantization"), directory)
     _refuse(weights.origin, foreign_tensors(weights))
     model = _checkpoint(directory, settings, weights)
     if head_is_stored(model.config, weights):
         model = replace(model, config=replace(model.config, tie_word_embeddings=False))
+    if isinstance(weights, PackedWeights):
+        weights.leave_out_zero_biases(expected_shapes(model.config))
     check_weights(model.config, weights)
     return model
 
@@ -139,8 +148,21 @@ def describe_directory(directory: Path) -> Checkpoint:
 def _llama_settings(directory: Path) -> dict[str, Any]:
     _refuse(directory, foreign_files(directory))
     settings = read_json(directory / "config.json")
+    if settings.get("quantization_config") is None:  # AutoGPTQ wrote it to a file of its own
+        alone = read_json(directory / "quantize_config.json", missing_ok=True)
+        settings |= {"quantization_config": alone} if alone else {}
     _refuse(directory, foreign_settings(settings))
+    _packed_format(directory, settings)  # refuses what is not computed
     return settings
+
+
+def _packed_format(directory: Path, settings: Mapping[str, Any]) -> PackedFormat | None:
+    if (stated := settings.get("quantization_config")) is None:
+        return None
+    try:
+        return packed_format(stated)
+    except ModelLoadError as error:
+        raise ModelLoadError(f"{directory}: {error}") from None
 
 
 def _checkpoint(directory: Path, settings: dict[str, Any], weights: Weights) -> Checkpoint:

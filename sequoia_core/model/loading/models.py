@@ -18,6 +18,7 @@ from sequoia_core.model.native.llama import NativeLlama
 from sequoia_core.model.native.matrices import draft_format
 from sequoia_core.model.native.rows import NativeRows, read_rows_with
 from sequoia_core.model.offload.model import load_offloaded
+from sequoia_core.model.packed import packed_products
 from sequoia_core.model.recorded import graphs_of, record_forwards
 from sequoia_core.model.tensor_names import weight_values
 
@@ -40,7 +41,8 @@ def target_model(
     else:
         on_first = weight_values(draft.config) if draft else 0
         stages = even_stages(config, placement.devices, on_first)
-        model = Llama(config, weights, device, dtype, read_by_draft, stages)
+        make = packed_products(weights.packed) if weights.packed_format else None
+        model = Llama(config, weights, device, dtype, read_by_draft, stages, make)
     model.attention = attention
     if backend.graphs:
         record_forwards(Graphs(CudaRunner(device), device), model)
@@ -77,8 +79,12 @@ def draft_model(
         return model, fitted.vocab_ids
     fitted = fit_draft(draft, target.config, lambda: target.embedding)
     ids = None if fitted.vocab_ids is None else fitted.vocab_ids.to(target.device)
-    kind = ConditionedLlama if fitted.config.feature_layers else Llama
-    made = kind(fitted.config, fitted.weights, target.device, target.dtype)
+    made: Llama
+    if fitted.config.feature_layers:
+        made = ConditionedLlama(fitted.config, fitted.weights, target.device, target.dtype)
+    else:
+        make = packed_products(draft.weights.packed) if draft.weights.packed_format else None
+        made = Llama(fitted.config, fitted.weights, target.device, target.dtype, make_product=make)
     made.attention = attention_choice(fitted.config, target.device, target.dtype)
     if (graphs := graphs_of(target)) is not None:
         record_forwards(graphs, made)

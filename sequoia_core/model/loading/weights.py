@@ -19,6 +19,7 @@ from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import dtype_name
 from sequoia_core.model.loading.model_files import first_line, read_json
+from sequoia_core.model.packed import PackedMatrix
 from sequoia_core.model.tensor_names import DRAFT_VOCAB_IDS, EMBEDDING, HEAD, expected_shapes
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
@@ -82,6 +83,19 @@ class Weights(Mapping[str, Tensor]):
         if dtype not in DTYPE_FORMATS:
             raise unread_format(name, dtype_name(dtype))
         return StoredMatrix(DTYPE_FORMATS[dtype], self.shape(name), lambda: bytes_of(self[name]))
+
+    def packed(self, name: str) -> PackedMatrix | None:  # noqa: ARG002
+        """A matrix of few bits as PyTorch computes with it; None for any other tensor."""
+        return None
+
+    def packed_bytes(self, name: str) -> int | None:  # noqa: ARG002
+        """What `packed(name)` takes in memory."""
+        return None
+
+    @property
+    def packed_format(self) -> str:
+        """The name of the packed matrices' format; "" without any."""
+        return ""
 
     def matrices(self) -> Iterator[str]:
         return (name for name in self if len(self.shape(name)) == 2)

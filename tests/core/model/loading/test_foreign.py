@@ -120,9 +120,9 @@ FOREIGN: dict[str, tuple[Folder, str]] = {
         holding(**LLAMA, quantization={"group_size": 64, "bits": 4}),
         "an MLX model with quantized weights",
     ),
-    "AWQ": (
-        holding(**LLAMA, quantization_config={"quant_method": "awq", "bits": 4}),
-        r"quantized weights (awq, 4 bits) are not supported; give the model without",
+    "AQLM": (
+        holding(**LLAMA, quantization_config={"quant_method": "aqlm", "bits": 2}),
+        r"quantized weights (aqlm, 2 bits) are not supported; give the model without",
     ),
     "FP8": (
         holding(**LLAMA, quantization_config={"quant_method": "fp8"}),

@@ -288,7 +288,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "foreign quantization": (
         lambda d: edit_settings(d, quantization_config={"quant_method": "gptq", "bits": 4}),
-        r"quantized weights \(gptq, 4 bits\)",
+        "states matrices of GPTQ 4 bits, but none is stored so",
     ),
     "a weight of whole numbers": (
         lambda d: edit_tensors(
