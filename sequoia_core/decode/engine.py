@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from time import perf_counter
 from typing import TYPE_CHECKING
 from weakref import proxy
@@ -162,9 +163,9 @@ class Engine:
         answer = self._answers
         try:
             with memory_errors(self._speculator.memory_full):
-                yield from self._prefill(tree, prompt_ids, should_stop)
                 after = prompt_ids[len(prompt_ids) - begun :]
-                for event in self._decode(tree, params, should_stop, after):
+                read = self._prefill(tree, prompt_ids, should_stop)
+                for event in chain(read, self._decode(tree, params, should_stop, after)):
                     yield event
                     if answer != self._answers:
                         raise SequoiaError("this answer was left for a newer one")

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from sequoia_core.model.interface import KVCache, LanguageModel
+from sequoia_core.model.interface import KVCache, LanguageModel, PartReader
 from sequoia_core.model.recorded import prepare_forward
 
 KEPT = 256  # that stay when memory is returned: about a system prompt, which the next chat has too
@@ -51,10 +51,18 @@ class TokenCache:
         return common
 
     def read_prompt(self) -> Iterator[int]:
-        """Bring the target's cache up to the last committed token; yields tokens left to read."""
+        """Bring the target's cache up to the last committed token; yields tokens left to read.
+
+        Of a model that reads all of them at once, so many as the work that is left is worth.
+        """
         while left := self.unread:
             yield left
-            self._extend(self._target, self.target_cache, left)
+            ids = self._next_ids(self._target, self.target_cache, left)
+            if isinstance(self._target, PartReader):
+                for done in self._target.extend_in_parts(ids, self.target_cache):
+                    yield left - int(done * len(ids))
+            else:
+                self._target.extend(ids, self.target_cache)
 
     def read_draft_prompt(self, most_pending: int) -> Iterator[int]:
         """The same for the draft's cache, if it lags by more than `most_pending` tokens."""
@@ -63,7 +71,8 @@ class TokenCache:
         if len(self.draft_pending) > most_pending:
             while left := len(self.draft_pending) - 1:
                 yield left
-                self._extend(self._draft, self.draft_cache, left)
+                ids = self._next_ids(self._draft, self.draft_cache, left)
+                self._draft.extend(ids, self.draft_cache)
 
     def prepare(self) -> bool:
         """Record one forward that the coming steps will need; False if there is none."""
@@ -94,7 +103,7 @@ class TokenCache:
         for cache in filter(None, (self.target_cache, self.draft_cache)):
             cache.truncate(min(cache.length, length))
 
-    def _extend(self, model: LanguageModel, cache: KVCache, left: int) -> None:
+    def _next_ids(self, model: LanguageModel, cache: KVCache, left: int) -> torch.Tensor:
+        """Of the tokens left to read those that the model reads at once, int64 [n]."""
         end = cache.length + min(left, model.prompt_rows)
-        ids = torch.tensor(self.token_ids[cache.length : end], device=model.device)
-        model.extend(ids, cache)
+        return torch.tensor(self.token_ids[cache.length : end], device=model.device)

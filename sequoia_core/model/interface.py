@@ -8,7 +8,7 @@ Shape legend, for the whole package: `T` tree nodes (root included), `n` rows of
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -103,7 +103,7 @@ class LanguageModel(Protocol):
 
     @property
     def prompt_rows(self) -> int:
-        """Tokens of a prompt to read at once; an answer can be stopped in between."""
+        """Tokens of a prompt to read by one `extend`; an answer can be stopped in between."""
 
     def new_cache(self, target_cache: KVCache | None = None) -> KVCache:
         """An empty cache for one conversation.
@@ -134,6 +134,17 @@ class LanguageModel(Protocol):
         """Append n tokens, int64 [n], after the S cached ones without computing logits.
 
         Raises ContextFullError if S + n exceeds the context window; the cache is unchanged.
+        """
+
+
+@runtime_checkable
+class PartReader(LanguageModel, Protocol):
+    """A model that reads a prompt at once, which takes long."""
+
+    def extend_in_parts(self, token_ids: Tensor, cache: KVCache) -> Iterator[float]:
+        """`extend`; yields the fraction done, below 1.
+
+        If it is left, the cache is unchanged. The cache must not be used until it has ended.
         """
 
 

@@ -35,6 +35,7 @@ from sequoia_core.model.loading.models import draft_model, target_model
 from sequoia_core.model.loading.tokenizer import pair_tokenizer
 from sequoia_core.model.malloc_trim import return_freed_memory
 from sequoia_core.model.native.llama import NativeLlama
+from sequoia_core.model.offload.model import OffloadedLlama
 from sequoia_core.text.chat_template import turn_ends
 from sequoia_core.text.template_renderer import RENDERER
 
@@ -186,6 +187,8 @@ def _with_draft(
     parts = [target.digest(report), draft.digest(report) if draft else "", backend.key()]
     on_gpus = [each for each in (pair.target, model) if each and each.device.type == "cuda"]
     parts += [str(each.attention) for each in on_gpus if isinstance(each, Llama)]
+    if isinstance(pair.target, OffloadedLlama):  # so many are never waited for
+        parts.append(f"{len(pair.target.resident)} resident layers")
     return replace(
         pair,
         draft=model,

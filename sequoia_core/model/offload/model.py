@@ -96,7 +96,8 @@ class LayerStream:
 
     The last layer is followed by the first, which is loaded during the last for the next forward.
     A failure to load a layer is raised when that layer is due, and the next forward starts over.
-    Resident layers are yielded too, and never loaded.
+    Resident layers are yielded too, and never loaded. A pass that is left may be taken up again
+    after others, which have used the buffers in between.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class LayerStream:
         self._streamed = [layer for layer in range(layers) if layer not in resident]
         self._turns = {layer: turn for turn, layer in enumerate(self._streamed)}
         self._loads: deque[tuple[int, int, Future[None]]] = deque()  # layer, slot, when it is there
+        self._pass: object = None  # the one that the loads are for
         self._thread = ThreadPoolExecutor(1, THREAD)
         # neither this nor the submitted work may refer to the stream, or it would never be garbage
         self._finalizer = weakref.finalize(self, _close, self._thread, loader)
@@ -114,13 +116,18 @@ class LayerStream:
 
     def iterate(self, items: Sequence[Item]) -> Iterator[Item]:
         """One item per layer; the layer's weights are in buffer `slot` until the next item."""
+        self._pass = this = object()
         for layer, item in enumerate(items):
             turn = self._turns.get(layer)
-            if turn is None:
-                yield item
-                continue
-            self._wait_for(turn)
+            if turn is not None:
+                self._wait_for(turn)
             yield item
+            if self._pass is not this:
+                self._reset()
+                self._pass = this
+                continue
+            if turn is None:
+                continue
             self.loader.release(self.slot)
             self._loads.popleft()
             self._submit(turn + SLOTS, self.slot)
@@ -247,12 +254,16 @@ class OffloadedLlama(Llama):
         super().__init__(config, weights, like.device, like.dtype, feature_layers)
         self.prompt_rows = config.context_window  # each call reads the layers once
 
-    @torch.inference_mode()
     @override
     def extend(self, token_ids: Tensor, cache: KVCache) -> None:
+        for _ in self.extend_in_parts(token_ids, cache):
+            pass
+
+    @torch.inference_mode()
+    def extend_in_parts(self, token_ids: Tensor, cache: KVCache) -> Iterator[float]:
         """Every layer reads all tokens before the next one, in chunks as of a resident model.
 
-        So the layers are read once, and the results have the same bits.
+        So the layers are read once, and the results have the same bits. See `PartReader`.
         """
         assert isinstance(cache, LayeredKVCache)
         cache.reserve(token_ids.shape[0])
@@ -268,6 +279,8 @@ class OffloadedLlama(Llama):
                     chunks[at] = self._through([numbered], hidden, cos_sin, *uses)
                     cache.advance(rows)
                 cache.truncate(first)
+                if (done := numbered[0] + 1) < self.config.num_layers:
+                    yield done / self.config.num_layers
         except BaseException:
             cache.truncate(first)
             raise

@@ -5,6 +5,7 @@ import itertools
 import threading
 import weakref
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 from hypothesis import given
@@ -95,6 +96,21 @@ def test_resident_layers_are_spread_evenly(data: st.DataObject) -> None:
     around = [*resident, *(layer + layers for layer in resident[:1])]  # the next pass follows
     gaps = {after - before for before, after in itertools.pairwise(around)}
     assert not gaps or max(gaps) - min(gaps) <= 1
+
+
+@given(st.data())
+def test_passes_that_take_turns_each_get_their_layers(data: st.DataObject) -> None:
+    """As a prompt that is read while another conversation asks for the model."""
+    layers = data.draw(st.integers(1, 7))
+    resident = data.draw(st.sets(st.integers(0, layers - 1), max_size=layers - 1))
+    turns = data.draw(st.lists(st.integers(0, 2), max_size=4 * layers))
+    log = Log()
+    with closing(LayerStream(log, layers, resident)) as stream:
+        passes = [stream.iterate(range(layers)) for _ in range(3)]
+        for turn in [*turns, *[0, 1, 2] * (layers + 1)]:
+            layer = next(passes[turn], None)
+            assert layer is None or layer in resident or log.buffers[stream.slot] == layer
+        assert not any(list(each) for each in passes)
 
 
 @pytest.mark.parametrize("layers", [3, 4])

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sequoia_core.config import Mode, Offload, SamplingParams
 from sequoia_core.errors import ModelLoadError
+from sequoia_core.events import Event, Finished, FinishReason, PrefillProgress
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import Placement
 from sequoia_core.model.interface import KVCache
@@ -29,7 +30,7 @@ from sequoia_core.model.offload.model import (
     resident_bytes,
 )
 from sequoia_core.tree.growmap import GrowMap
-from tests.core.engines import make_engine, tokens_of
+from tests.core.engines import make_engine, steps_of, tokens_of
 from tests.core.models import fresh_logits, random_weights, tiny_config
 
 CPU = torch.device("cpu")
@@ -141,16 +142,72 @@ def test_an_engine_reads_a_prompt_by_one_pass(
 ) -> None:
     model = offloaded(tiny_config(num_layers=3, context_window=1024))
     lengths: list[int] = []
-    extend = model.extend
+    extend = model.extend_in_parts
 
-    def counted(token_ids: Tensor, cache: KVCache) -> None:
+    def counted(token_ids: Tensor, cache: KVCache) -> Iterator[float]:
         lengths.append(len(token_ids))
-        extend(token_ids, cache)
+        return extend(token_ids, cache)
 
-    monkeypatch.setattr(model, "extend", counted)
+    monkeypatch.setattr(model, "extend_in_parts", counted)
     prompt = [at % 61 for at in range(600)]
     list(make_engine(model, None, mode=Mode.AR).generate(prompt, SamplingParams(max_new_tokens=2)))
     assert lengths == [599]
+
+
+def test_a_prompt_is_read_in_parts_between_which_others_may_compute(
+    offloaded: Offloaded,
+) -> None:
+    config = tiny_config(num_layers=4, context_window=1024)
+    streamed, whole = offloaded(config), resident_model(config)
+    ids = torch.arange(600) * 7 % 61
+    cache, expected = streamed.new_cache(), whole.new_cache()
+    others = fresh_logits(whole, TOKENS)
+    parts = []
+    for done in streamed.extend_in_parts(ids, cache):
+        parts.append((done, cache.length))
+        assert torch.equal(fresh_logits(streamed, TOKENS), others)
+    assert parts == [(0.25, 0), (0.5, 0), (0.75, 0)]
+    whole.extend(ids, expected)
+    row = torch.tensor([5]), torch.tensor([600]), None
+    assert torch.equal(streamed.forward(*row, cache), whole.forward(*row, expected))
+
+
+def test_a_prompt_that_is_left_between_two_layers_leaves_the_cache_as_it_was(
+    offloaded: Offloaded,
+) -> None:
+    config = tiny_config(num_layers=4, context_window=1024)
+    model = offloaded(config)
+    cache = model.new_cache()
+    model.extend(TOKENS[:8], cache)
+    parts = model.extend_in_parts(torch.arange(600) % 61, cache)
+    assert (next(parts), next(parts)) == (0.25, 0.5)
+    parts.close()  # type: ignore[attr-defined]
+    assert cache.length == 8
+    found = model.forward(TOKENS[8:], torch.arange(8, 17), None, cache)
+    torch.testing.assert_close(found, fresh_logits(resident_model(config), TOKENS)[8:])
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_an_answer_says_which_part_of_a_prompt_is_read_and_stops_in_between(
+    stop: int, offloaded: Offloaded
+) -> None:
+    config = tiny_config(num_layers=4, context_window=1024)
+    prompt, params = [at % 61 for at in range(401)], SamplingParams(0.0, max_new_tokens=8)
+    engine = make_engine(offloaded(config), None, mode=Mode.AR)
+    events: list[Event] = []
+    for event in engine.generate(prompt, params, lambda: len(events) > stop):
+        events.append(event)
+    assert [each for each in events if isinstance(each, PrefillProgress)] == [
+        PrefillProgress(100 * at, 400) for at in range(stop)
+    ]
+    assert not steps_of(events)
+    assert isinstance(events[-1], Finished)
+    assert events[-1].reason is FinishReason.CANCELLED
+    whole = list(engine.generate(prompt, params))
+    read = [each for each in whole if isinstance(each, PrefillProgress)]
+    assert read == [PrefillProgress(100 * at, 400) for at in range(4)]
+    resident = make_engine(resident_model(config), None, mode=Mode.AR)
+    assert tokens_of(whole) == tokens_of(list(resident.generate(prompt, params)))
 
 
 def test_a_prompt_that_fails_leaves_the_cache_as_it_was(

@@ -19,7 +19,7 @@ from sequoia_core.model.loading import loader, models
 from sequoia_core.model.loading import pair as pair_module
 from sequoia_core.model.loading.backend import Backend, memory_plans, pair_plans
 from sequoia_core.model.loading.loader import open_directory
-from sequoia_core.model.loading.pair import Pair, load_pair
+from sequoia_core.model.loading.pair import Pair, load_pair, with_other_draft
 from sequoia_core.model.offload.model import OffloadedLlama, layer_bytes, resident_bytes
 from tests.core.checkpoints import save_gguf, save_model, tiny_llama
 from tests.core.checkpoints import tiny_tokenizer as tokenizer_of
@@ -93,6 +93,18 @@ def test_the_fingerprint_follows_it(target: str) -> None:
     prints = {load(target, offload=each).fingerprint for each in (Offload.NONE, Offload.DISK)}
     assert len(prints) == 2
     assert load(target).fingerprint in prints
+
+
+def test_the_fingerprint_follows_the_layers_that_stay(target: str) -> None:
+    """What was measured with others is not used again."""
+    pair, prints = load(target), set[str]()
+    assert isinstance(pair.target, OffloadedLlama)
+    for resident in (0, 2, 5):
+        pair.target.resident = frozenset(range(resident))
+        prints.add(with_other_draft(pair, None).fingerprint)
+    assert len(prints) == 3
+    assert pair.fingerprint in prints
+    assert load(target, offload=Offload.NONE).fingerprint not in prints
 
 
 def test_what_is_refused_is_refused_before_anything_is_read(
