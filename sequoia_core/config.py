@@ -29,6 +29,8 @@ NON_SEQUOIA_MODES = frozenset({Mode.SPECINFER, Mode.TOPK})
 """Modes whose children are not those of `SEQUOIA`."""
 OTHER_RATES = NON_SEQUOIA_MODES | {Mode.TRAVERSE}
 """Modes whose guesses are not accepted as often as those of `SEQUOIA` above temperature 0."""
+RANKED_MODES = frozenset({Mode.GREEDY, Mode.TOPK})
+"""Modes whose children are the draft's most probable tokens at any temperature."""
 GROWING_MODES = frozenset({Mode.SEQUOIA, Mode.GREEDY, Mode.TRAVERSE})
 """Modes whose trees may be adaptive without being asked to, and have looked-up nodes."""
 

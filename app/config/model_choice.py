@@ -17,7 +17,7 @@ from sequoia_core.model.loading.catalogue import (
 )
 from sequoia_core.model.loading.ollama import is_pulled
 from sequoia_core.speculate.tree_advisor import DEFAULT_CHAIN, MEASURED, PACKAGED
-from sequoia_core.tree.choice import ADAPTIVE, TreeChoice
+from sequoia_core.tree.choice import ADAPTIVE, DYNAMIC, DynamicTree, TreeChoice
 from sequoia_core.tree.files import find_growmap, largest_packaged
 from sequoia_core.tree.growmap import GrowMap
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:  # every command imports this module, few of them load a model
     from sequoia_core.chat.interface import ChatEngine
     from sequoia_core.model.loading.pair import Pair
 
-SHAPES = ("auto", ADAPTIVE, MEASURED)
-"""Growmaps that the machine chooses."""
+SHAPES = ("auto", ADAPTIVE, DYNAMIC, MEASURED)
+"""Growmaps that are neither packaged nor in a file."""
 
 
 class Models(NamedTuple):
@@ -112,7 +112,7 @@ _LEAST_SHOWN = 8  # nodes; in a smaller panel this tree scrolls
 
 def shows_tree(settings: Settings) -> bool:
     """Whether trees are chosen to be looked at: a growmap that a person named stays."""
-    unnamed = settings.growmap in SHAPES
+    unnamed = settings.growmap in SHAPES and settings.growmap != DYNAMIC
     return settings.show_tree and unnamed and settings.mode is not Mode.AR
 
 
@@ -138,12 +138,14 @@ def tree_choice(settings: Settings, room: TreeRoom | None = None) -> TreeChoice:
         return TreeChoice(
             settings.mode, _shown_growmap(settings, room), lookup=settings.lookup, shown=True
         )
-    named = settings.growmap not in SHAPES
+    dynamic = DynamicTree.named(settings.growmap)
+    named = dynamic is None and settings.growmap not in SHAPES
     return TreeChoice(
         settings.mode,
         find_growmap(settings.growmap, SHAPES) if named else None,
         adaptive={ADAPTIVE: True, MEASURED: False}.get(settings.growmap),
         lookup=settings.lookup,
+        dynamic=dynamic,
     )
 
 

@@ -132,8 +132,8 @@ class Settings:
     mode: Mode = _tree(Mode.SEQUOIA, "how guesses are drawn and judged; ar is plain decoding")
     growmap: str = _tree(
         "auto",
-        "tree shape: a file, a name, adaptive, measured, or auto",
-        "FILE|NAME|auto|adaptive|measured",
+        "tree shape: a file, a name, adaptive, dynamic, measured, or auto",
+        "FILE|NAME|auto|adaptive|dynamic|measured",
     )
     show_tree: bool = _tree(
         False, "larger trees than pay here, to look at them in the panel", has_option=False

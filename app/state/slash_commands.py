@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from sequoia_core.chat.race import PLAIN, PLAIN_AND_CHOSEN, RaceSide
-from sequoia_core.config import NON_SEQUOIA_MODES, Lookup, Mode
+from sequoia_core.config import NON_SEQUOIA_MODES, RANKED_MODES, Lookup, Mode
 from sequoia_core.errors import ParameterError, SequoiaError, close_names, suggest
 from sequoia_core.files import parse_toml, path_exists
-from sequoia_core.tree.choice import ADAPTIVE
+from sequoia_core.tree.choice import ADAPTIVE, DYNAMIC
 from sequoia_core.tree.files import growmap_names
 
 from ..config.load import read_value
@@ -201,6 +201,10 @@ def race_words(before: Sequence[str]) -> Sequence[str]:
         unfit |= NON_SEQUOIA_MODES
     elif NON_SEQUOIA_MODES.intersection(side):
         unfit |= {ADAPTIVE}
+    if any(map(_is_dynamic, side)):
+        unfit |= {*Mode} - RANKED_MODES
+    elif not RANKED_MODES.intersection(side):
+        unfit |= {DYNAMIC}
     names = [name for part in parts if not {*part}.intersection(side) for name in part]
     alone = [] if side else [PLAIN.label] if before else [PLAIN.label, "draft"]
     return [*ends, *alone, *(name for name in names if name not in unfit)]
@@ -209,7 +213,13 @@ def race_words(before: Sequence[str]) -> Sequence[str]:
 def _is_name(word: str, shapes: Container[str]) -> bool:
     """Whether a word names a part of a side."""
     named = word in tuple(Mode) or word in _LOOKUPS or word in shapes or word == PLAIN.label
-    return named or (Path(word).suffix in (".json", ".pt") and path_exists(word))
+    return (
+        named or _is_dynamic(word) or (Path(word).suffix in (".json", ".pt") and path_exists(word))
+    )
+
+
+def _is_dynamic(word: str) -> bool:
+    return word.partition(":")[0] == DYNAMIC
 
 
 def _side(words: Sequence[str], label: str, kind: str | None, settings: Settings) -> RaceSide:

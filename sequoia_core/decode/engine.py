@@ -192,7 +192,7 @@ class Engine:
     def _choice(self) -> TreeChoice:
         """The person's, where adaptive trees are chosen or not."""
         choice = self.tree_choice
-        if choice.adaptive is not None or choice.growmap is not None:
+        if choice.adaptive is not None or choice.growmap is not None or choice.dynamic is not None:
             return choice
         known = choice.mode in GROWING_MODES
         return replace(choice, adaptive=known and self._speculator.reads_trees)

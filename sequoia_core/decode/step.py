@@ -17,7 +17,12 @@ from sequoia_core.model.kv_cache import LayeredKVCache
 from sequoia_core.model.loading.memory_plan import memory_errors
 from sequoia_core.model.step_inputs import UNIFORMS, StepInputs
 from sequoia_core.speculate import verify
-from sequoia_core.speculate.adaptive_draft import DraftedTree, FixedShape, grow_adaptive
+from sequoia_core.speculate.adaptive_draft import (
+    BestPaths,
+    DraftedTree,
+    FixedShape,
+    grow_adaptive,
+)
 from sequoia_core.speculate.adaptive_policy import AdaptivePolicy
 from sequoia_core.speculate.cost_model import CostModel
 from sequoia_core.speculate.draft import (
@@ -33,7 +38,7 @@ from sequoia_core.speculate.judging import rule_of
 from sequoia_core.speculate.prompt_lookup import PromptLookup, append_path
 from sequoia_core.speculate.token_tree import HostNodes, ScoredTree, TokenTree, Uniforms, score
 from sequoia_core.speculate.verify import AcceptanceRule, Verdict
-from sequoia_core.tree.choice import ROOT, AdaptiveTree, Tree
+from sequoia_core.tree.choice import ROOT, AdaptiveTree, DynamicTree, Tree
 from sequoia_core.tree.growmap import GrowMap
 
 MOST_PENDING = 32  # tokens the draft may lag behind; more are not left to a tree's first level
@@ -131,7 +136,9 @@ class Speculator:
         and GrowMapError if a node of it has more children than the draft has tokens.
         """
         with memory_errors(self.memory_full):
-            if isinstance(shape, AdaptiveTree):
+            if isinstance(shape, DynamicTree):
+                proposal = self._draft_dynamic(shape, sampler, lookup)
+            elif isinstance(shape, AdaptiveTree):
                 proposal = self._draft_adaptive(shape, sampler, lookup)
             else:
                 proposal = self._draft_fixed(shape, sampler, lookup)
@@ -193,12 +200,22 @@ class Speculator:
         room = min(bounds.size, self._room())
         known = self._lookup.propose(self._cache.token_ids, lookup, room - 1, 1)
         pending, cache = self._draft_state()
-        draft_room = self._draft.model.context_window - len(self._cache.token_ids) + 1
         bounds = replace(bounds, size=room)
-        policy = self._policies[sampler.greedy].step(bounds, draft_room, known)
+        policy = self._policies[sampler.greedy].step(bounds, self._draft_room(), known)
         drafted = grow_adaptive(self._draft, policy, pending, cache, sampler.choose)
         tree = append_path(drafted.tree(), known.token_ids)
         return _Proposal(tree, policy.passes, drafted)
+
+    def _draft_dynamic(self, shape: DynamicTree, sampler: Sampler, lookup: Lookup) -> _Proposal:
+        assert self._draft is not None
+        room = self._room()
+        pending, cache = self._draft_state()
+        policy = BestPaths(shape, min(shape.size, room), self._draft_room())
+        drafted = grow_adaptive(self._draft, policy, pending, cache, sampler.choose)
+        tree = drafted.part(policy.best(), shape.name)
+        size = tree.growmap.size
+        known = self._lookup.propose(self._cache.token_ids, lookup, room - size, size)
+        return _Proposal(append_path(tree, known.token_ids), policy.passes)
 
     def _score(
         self, tree: TokenTree, params: SamplingParams, uniforms: Tensor | None
@@ -258,6 +275,11 @@ class Speculator:
     def _room(self) -> int:
         """Rows that the target's context window has left, the root's included."""
         return self._target.context_window - len(self._cache.token_ids) + 1
+
+    def _draft_room(self) -> int:
+        """The same of the draft's."""
+        assert self._draft is not None
+        return self._draft.model.context_window - len(self._cache.token_ids) + 1
 
     def _draft_state(self) -> tuple[list[int], KVCache]:
         """What the draft must read before it can go on, the root last, and its cache."""

@@ -36,6 +36,11 @@ def tree_for(
         if lookup is not Lookup.OFF:
             reason = "this target has no draft: prompt lookup alone guesses tokens"
         return ROOT, TreeChosen(Mode.AR.value, "", 1, 0, reason=reason, lookup=lookup.value)
+    if (dynamic := choice.dynamic) is not None:
+        name, reason = dynamic.name, "the draft's most probable paths, anew at each step"
+        bounds, looks_up = (dynamic.size, dynamic.depth), lookup_for(choice).value
+        mode = choice.mode.value
+        return dynamic, TreeChosen(mode, name, *bounds, reason=reason, lookup=looks_up)
     chain = choice.mode is Mode.CHAIN
     if choice.adaptive:
         measured = advisor.costs(temperature, context_length) is not None
@@ -97,7 +102,8 @@ def tree_after(
     if choice.mode is Mode.AR:
         return None
     other = choice.mode in OTHER_RATES and temperature > 0.0
-    if other or (choice.adaptive and drafts):  # their children are accepted at other rates
+    grown = choice.adaptive or choice.dynamic is not None
+    if other or (grown and drafts):  # their children are accepted at other rates
         advisor.time(step, temperature)
         return None
     advice = advisor.observe(step, temperature, choice.mode is Mode.CHAIN)

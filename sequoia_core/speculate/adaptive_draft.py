@@ -1,6 +1,7 @@
 """Drafts a token tree whose shape is decided while it grows, one small transfer per level."""
 
 from collections.abc import Sequence
+from math import inf, log
 from typing import Protocol
 
 import numpy as np
@@ -18,7 +19,7 @@ from sequoia_core.speculate.draft import (
 )
 from sequoia_core.speculate.sampling import full_probs, to_host
 from sequoia_core.speculate.token_tree import HostNodes, TokenTree
-from sequoia_core.tree.choice import ADAPTIVE
+from sequoia_core.tree.choice import ADAPTIVE, DynamicTree
 from sequoia_core.tree.growmap import GrowMap
 
 
@@ -45,6 +46,45 @@ class FixedShape:
 
     def children(self, candidates: Sequence[DraftCandidates]) -> list[int]:
         return [len(self.growmap.children[each.node]) for each in candidates]
+
+
+class BestPaths:
+    """EAGLE-2's policy (arXiv 2406.16858): what the draft finds the most probable, at each level.
+
+    Every node read gets `bounds.branching` children; `best` are the nodes of the tree, at most
+    `size`. The draft reads at most `draft_room` nodes.
+    """
+
+    def __init__(self, bounds: DynamicTree, size: int, draft_room: int) -> None:
+        self.width, self.passes = bounds.branching, list[int]()  # rows of each drafting pass
+        self._bounds, self._size, self._draft_room = bounds, size, draft_room
+        self._scores: list[float] = []  # log probability of the path to each node, as stated
+
+    def read(self, nodes: Sequence[NewNode]) -> list[int]:
+        """The best of the level; not those that `best` leaves out already, with all below them."""
+        for each in nodes:
+            above = self._scores[each.parent] if each.node else 0.0
+            # never above its parent's: float32 can state slightly more than 1
+            stated = min(each.prob, 1.0)
+            self._scores.append(above + (log(stated) if stated > 0.0 else -inf))
+        if self._size < 2 or len(self.passes) == self._bounds.depth:
+            return []
+        best, room = set(self.best()), self._draft_room - sum(self.passes)
+        inside = [each.node for each in nodes if each.node in best]
+        chosen = self._ranked(inside)[: max(min(self.width, room), 0)]
+        if chosen:
+            self.passes.append(len(chosen))
+        return sorted(chosen)
+
+    def children(self, candidates: Sequence[DraftCandidates]) -> list[int]:
+        return [each.width for each in candidates]
+
+    def best(self) -> list[int]:
+        """Ascending; each with its parent, which is no worse and comes first on a tie."""
+        return sorted(self._ranked(range(len(self._scores)))[: self._size])
+
+    def _ranked(self, nodes: Sequence[int]) -> list[int]:
+        return sorted(nodes, key=lambda node: -self._scores[node])
 
 
 class DraftedTree:
@@ -110,12 +150,34 @@ class DraftedTree:
         return new
 
     def tree(self) -> TokenTree:
+        growmap = GrowMap.numbered(tuple(self._parents), ADAPTIVE)
+        nodes = HostNodes(tuple(self.token_ids), tuple(self._columns), tuple(self._probs))
+        return self._filled(growmap, nodes, self._rows)
+
+    def part(self, kept: Sequence[int], name: str) -> TokenTree:
+        """The tree of these nodes alone, ascending, the root and each one's parent among them.
+
+        Lossless for children that are the most probable tokens; children that were drawn may not be
+        left out once it is known what was drawn.
+        """
+        assert self._ranked, "what is left out must follow from the distributions alone"
+        place = {node: at for at, node in enumerate(kept)}
+        parents = (-1, *(place[self._parents[node]] for node in kept[1:]))
+        nodes = HostNodes(
+            tuple(map(self.token_ids.__getitem__, kept)),
+            tuple(map(self._columns.__getitem__, kept)),
+            tuple(map(self._probs.__getitem__, kept)),
+        )
+        rows = {place[node]: row for node, row in self._rows.items() if node in place}
+        return self._filled(GrowMap.numbered(parents, name), nodes, rows)
+
+    def _filled(self, growmap: GrowMap, nodes: HostNodes, rows: dict[int, int]) -> TokenTree:
         distributions = self._distributions or [torch.empty((0, 0))]
         return TokenTree(
-            growmap=GrowMap.numbered(tuple(self._parents), ADAPTIVE),
-            nodes=HostNodes(tuple(self.token_ids), tuple(self._columns), tuple(self._probs)),
+            growmap=growmap,
+            nodes=nodes,
             draft_probs=torch.cat(distributions) if len(distributions) > 1 else distributions[0],
-            inner_rows=self._rows,
+            inner_rows=rows,
             vocab_ids=self._draft.host_vocab_ids,
         )
 

@@ -49,6 +49,7 @@ _IN_USE = "in use"
 _GROWMAPS = {
     "auto": "chosen for this machine",
     "adaptive": "grown in each step by the draft's own probabilities",
+    "dynamic": "the draft's most probable paths, in the modes topk and greedy",
     "measured": "a fixed shape, chosen by measured times",
 }
 _EXPORTS = ("to read", "for programs", "to replay", "a picture of the screen")

@@ -87,7 +87,10 @@ def test_a_wrong_command_or_option_names_the_right_one(arguments: str, hint: str
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("nope", "there is auto, adaptive, measured and what `sequoia growmap list` names"),
+        (
+            "nope",
+            "there is auto, adaptive, dynamic, measured and what `sequoia growmap list` names",
+        ),
         ("atuo", "did you mean auto?"),
         ("gredy-16x4", "did you mean smollm2-135m/greedy-16x4"),
     ],

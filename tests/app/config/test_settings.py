@@ -11,7 +11,7 @@ from app.config.model_choice import Models, build_chat, chosen_models, tree_choi
 from app.config.settings import Settings
 from sequoia_core.config import GraphChoice, Lookup, Mode, Offload, WeightFormat
 from sequoia_core.errors import GrowMapError, ParameterError
-from sequoia_core.tree.choice import TreeChoice
+from sequoia_core.tree.choice import DynamicTree, TreeChoice
 from sequoia_core.tree.files import find_growmap
 
 SAMPLES: dict[str, tuple[str, Any]] = {
@@ -199,6 +199,10 @@ def test_auto_leaves_the_shape_to_the_machine() -> None:
     assert chosen == TreeChoice(adaptive=True, lookup=Lookup.OFF)
     chosen = tree_choice(load_settings({"growmap": "measured"}))
     assert chosen == TreeChoice(adaptive=False, lookup=Lookup.AUTO)
+    chosen = tree_choice(load_settings({"growmap": "dynamic", "mode": "topk"}))
+    assert chosen == TreeChoice(Mode.TOPK, dynamic=DynamicTree(), lookup=Lookup.AUTO)
+    chosen = tree_choice(load_settings({"growmap": "dynamic:30x4x5", "mode": "greedy"}))
+    assert chosen.dynamic == DynamicTree(30, 4, 5)
     chosen = tree_choice(load_settings({"growmap": "chain/2"}))
     assert chosen.growmap == find_growmap("chain/2")
     with pytest.raises(GrowMapError, match="chain/4"):

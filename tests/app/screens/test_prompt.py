@@ -89,7 +89,7 @@ async def test_growmaps_of_the_target_are_listed_first() -> None:
         assert target is not None
         chat.session.pair = replace(target, target="SmolLM2-135M-Instruct")
         await typed(chat, "/set growmap ", "smollm2-135m/")
-        assert "smollm2-135m/" in listed(chat)[3]
+        assert "smollm2-135m/" in listed(chat)[4]
 
 
 async def test_words_of_a_command_each_say_what_they_do() -> None:
@@ -411,7 +411,7 @@ async def test_a_refusal_that_the_border_is_too_short_for_is_read_whole_above_it
     async with driving(size=(60, 20)) as chat:
         before = chat.transcript
         await chat.type("/set growmap nope", "enter")
-        whole = "there is auto, adaptive, measured and what `sequoia growmap list` names"
+        whole = "there is auto, adaptive, dynamic, measured and what `sequoia growmap list` names"
         await chat.until(lambda: whole in " ".join(chat.screen_text().replace("│", "").split()))
         assert chat.transcript == before
         await chat.pilot.press("backspace")

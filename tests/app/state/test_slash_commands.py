@@ -209,6 +209,8 @@ def sides(words: str, settings: Settings | None = None) -> tuple[list[Any], str]
         ("mode topk VERSUS mode ar", ("topk", Mode.TOPK, None, None), PLAIN_SIDE),
         (f"{SHAPE} vs. adaptive", ("greedy-24x4", Mode.SEQUOIA, SHAPE, None),
          ("adaptive", Mode.SEQUOIA, None, True)),
+        ("topk dynamic:30x4x5 vs greedy dynamic", ("topk dynamic:30x4x5", Mode.TOPK, None, None),
+         ("greedy dynamic", Mode.GREEDY, None, None)),
         (f"tree {SHAPE} against plain", ("greedy-24x4", Mode.SEQUOIA, SHAPE, None), PLAIN_SIDE),
         (f"growmap measured vs specinfer {SHAPE}", ("measured", Mode.SEQUOIA, None, False),
          ("specinfer greedy-24x4", Mode.SPECINFER, SHAPE, None)),
@@ -242,6 +244,7 @@ def test_what_looks_like_sides_is_a_prompt_after_a_colon() -> None:
     [
         ("adaptive vs adaptve", "adaptive"), ("mode greedi vs topk", "greedi"),
         (f"tree {SHAPE}x vs auto", "did you mean"), ("specinfer adaptive vs topk", "adaptive"),
+        ("dynamic vs topk", "topk and greedy"), ("topk dynamic:3 vs topk", "as in dynamic:60x6x10"),
         ("tree ~no-user/a.json vs auto", "no-user"),
     ],
 )  # fmt: skip
@@ -285,6 +288,7 @@ def test_nothing_is_completed_in_what_names_no_sides() -> None:
     assert all(not race_words(words.split()) for words in ("why", "plain vs why", "a vs b vs c"))
     assert race_words(["plain"]) == ["vs"]
     assert race_words(["draft"]) == ["current", "none"]
+    assert {*race_words(["dynamic"])} & {*Mode} == {Mode.TOPK, Mode.GREEDY}
     assert not {"ar", "auto"} & {*race_words(["greedy", "vs", "topk", "adaptive"])}
 
 

@@ -116,7 +116,7 @@ def test_an_adaptive_tree_says_its_bounds_and_a_chain_is_one() -> None:
     assert (chosen.growmap, chosen.nodes, chosen.depth) == ("adaptive", bounds.size, bounds.depth)
     assert chosen.lookup == "auto"
     assert "not fitted" in chosen.reason
-    with pytest.raises(GrowMapError, match="either of a fixed shape or adaptive"):
+    with pytest.raises(GrowMapError, match="fixed shape, adaptive or dynamic"):
         TreeChoice(growmap=ROOT, adaptive=True)
 
 

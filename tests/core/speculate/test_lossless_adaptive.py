@@ -17,13 +17,13 @@ from torch import Tensor
 
 from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.speculate import verify
-from sequoia_core.speculate.adaptive_draft import DraftedTree, grow_adaptive
+from sequoia_core.speculate.adaptive_draft import BestPaths, DraftedTree, grow_adaptive
 from sequoia_core.speculate.adaptive_policy import DraftCandidates, NewNode
-from sequoia_core.speculate.draft import DraftModel
+from sequoia_core.speculate.draft import DraftModel, top_children
 from sequoia_core.speculate.prompt_lookup import append_path
 from sequoia_core.speculate.sampling import draft_probs
 from sequoia_core.speculate.token_tree import ScoredTree, TokenTree, score
-from sequoia_core.tree.choice import AdaptiveTree, TreeChoice
+from sequoia_core.tree.choice import AdaptiveTree, DynamicTree, TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.decode.test_lossless_greedy import plain
 from tests.core.engines import check_caches, check_laws, finish_of, make_engine, tokens_of
@@ -99,11 +99,16 @@ def every_tree(draft: DraftModel, seed: int, depth: int) -> Iterator[tuple[Draft
         yield drafted, probability
 
 
-def judged(scored: ScoredTree, node: int) -> tuple[dict[int, float], Tensor]:
-    """Probability that each child of a node is accepted, and what is emitted otherwise [V]."""
+def judged(
+    scored: ScoredTree, node: int, *, certain: bool = False
+) -> tuple[dict[int, float], Tensor]:
+    """Probability that each child of a node is accepted, and what is emitted otherwise [V].
+
+    By `sequoia`, or with `certain` by `topk`.
+    """
     attempts: dict[int, verify.Attempt] = {}
     uniforms = [1.0 - 2.0**-53] * scored.growmap.size
-    found = verify._try_children(scored, node, uniforms, attempts)
+    found = verify._try_children(scored, node, uniforms, attempts, certain=certain)
     # a child that is accepted with certainty leaves nothing
     residual = torch.zeros(scored.logits.shape[1])
     if not isinstance(found, int):
@@ -115,17 +120,17 @@ def judged(scored: ScoredTree, node: int) -> tuple[dict[int, float], Tensor]:
     return accepted, reach * residual.double()
 
 
-def joint_of(scored: ScoredTree, target: TableModel) -> Tensor:
+def joint_of(scored: ScoredTree, target: TableModel, *, certain: bool = False) -> Tensor:
     """Probability of each first and second token that one tree leads to."""
 
     def after(tokens: Sequence[int]) -> Tensor:
         logits = target.logits_after((*CONTEXT, *tokens))
         return (logits / SAMPLED.temperature).softmax(-1).double()
 
-    accepted, rest = judged(scored, 0)
+    accepted, rest = judged(scored, 0, certain=certain)
     joint = torch.stack([rest[first] * after([first]) for first in range(VOCAB)])
     for child, probability in accepted.items():
-        below, bonus = judged(scored, child)
+        below, bonus = judged(scored, child, certain=certain)
         second = bonus.clone()
         for grandchild, share in below.items():
             second[scored.nodes.token_ids[grandchild]] += share
@@ -164,10 +169,60 @@ def test_two_tokens_have_the_targets_joint_distribution_by_enumeration(
         joint += probability * joint_of(scored, target)
         total += probability
     assert total == pytest.approx(1.0)
+    torch.testing.assert_close(joint, expected_joint(target), atol=2e-6, rtol=0)
+
+
+def expected_joint(target: TableModel) -> Tensor:
+    """The target's own, float64 [V, V]."""
     first = (target.logits_after(CONTEXT) / SAMPLED.temperature).softmax(-1).double()
     second = [target.logits_after((*CONTEXT, token)) for token in range(VOCAB)]
-    expected = first[:, None] * (torch.stack(second) / SAMPLED.temperature).softmax(-1).double()
-    torch.testing.assert_close(joint, expected, atol=2e-6, rtol=0)
+    return first[:, None] * (torch.stack(second) / SAMPLED.temperature).softmax(-1).double()
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    tree=st.builds(DynamicTree, st.integers(2, 9), st.integers(1, 3), st.integers(1, 3)),
+    trimmed=st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_two_tokens_of_a_dynamic_tree_have_the_targets_joint_distribution_by_enumeration(
+    seed: int, tree: DynamicTree, trimmed: bool
+) -> None:
+    """Nothing of such a tree is drawn, so that there is one."""
+    target = TableModel(VOCAB, seed, order=3, scale=1.0)
+    ids = torch.tensor([0, 2]) if trimmed else None
+    draft = DraftModel(TableModel(2 if trimmed else VOCAB, seed + 1, order=3, scale=1.0), ids)
+    cache = draft.model.new_cache()
+    draft.model.extend(torch.tensor(CONTEXT[:-1]), cache)
+    policy = BestPaths(tree, tree.size, 100)
+    drafted = grow_adaptive(draft, policy, CONTEXT[-1:], cache, top_children)
+    found = drafted.part(policy.best(), tree.name)
+    scored = score(found, target_logits(target, found), SAMPLED)
+    joint = joint_of(scored, target, certain=True)
+    torch.testing.assert_close(joint, expected_joint(target), atol=2e-6, rtol=0)
+
+
+def test_leaving_out_drawn_children_that_seem_improbable_would_not_be_lossless() -> None:
+    """Why a dynamic tree is refused where children are drawn."""
+    target = TableModel(VOCAB, 5, order=3, scale=1.0)
+    draft = DraftModel(TableModel(VOCAB, 6, order=3, scale=1.0))
+    joint = torch.zeros(VOCAB, VOCAB, dtype=torch.float64)
+    for drafted, probability in every_tree(draft, 3, 1):
+        drafted._ranked = True  # past the check
+        stated = drafted.tree().on_host().draft_prob
+        kept = [node for node, prob in enumerate(stated) if prob > 0.3]
+        tree = drafted.part(kept, "cut")
+        joint += probability * joint_of(score(tree, target_logits(target, tree), SAMPLED), target)
+    assert float((joint - expected_joint(target)).abs().max()) > 1e-3
+
+
+def test_the_joint_distribution_stays_where_the_engine_decodes_with_dynamic_trees() -> None:
+    draft = DraftModel(TableModel(4, 12, order=2, scale=1.0))
+    params = SamplingParams(temperature=0.8, seed=17)
+    run = Runs(DynamicTree(7, 3, 3), params, draft, mode=Mode.TOPK)
+    counts = Counter[tuple[int, ...]](run.first_two() for _ in range(8_000))
+    assert p_value(counts, run.joint()) > 1e-4
+    assert run.largest == 7
 
 
 @pytest.mark.parametrize("mode", [Mode.SEQUOIA, Mode.TRAVERSE])
@@ -190,6 +245,11 @@ CHOICES = [
         (Mode.SEQUOIA, Mode.GREEDY, Mode.CHAIN),
         (None, GrowMap((-1, 0, 0, 1))),
         Lookup,
+    )
+] + [
+    TreeChoice(mode, dynamic=dynamic, lookup=lookup)
+    for mode, dynamic, lookup in itertools.product(
+        (Mode.TOPK, Mode.GREEDY), (DynamicTree(6, 3, 2), DynamicTree(20, 4, 4)), Lookup
     )
 ]
 
