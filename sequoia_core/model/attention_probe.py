@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -39,8 +40,11 @@ Times = Mapping[int, Mapping[Kernels, float]]
 def attention_choice(
     config: ModelConfig, device: torch.device, dtype: torch.dtype
 ) -> AttentionChoice:
-    """The fastest kernels, as measured here or before; off CUDA always the same."""
-    if device.type != "cuda":
+    """The fastest kernels, as measured here or before; off CUDA always the same.
+
+    Scores with a softcap have one kernel, and keys before a sliding window are not visible to all.
+    """
+    if device.type != "cuda" or config.attention_softcap is not None:
         return AttentionChoice()
     import platformdirs  # here and below: what measures alone needs no library but torch
 
@@ -53,7 +57,7 @@ def attention_choice(
         found = fastest(measure(config, device, dtype))
         torch.cuda.empty_cache()  # what it took counts as free
         _keep(found, path)
-    return found
+    return found if config.sliding_window is None else replace(found, split_from=None)
 
 
 def fastest(times: Times) -> AttentionChoice:

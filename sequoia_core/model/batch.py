@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sequoia_core.errors import ContextFullError
+from sequoia_core.model.attention import within_window
 from sequoia_core.model.kv_cache import resized, round_up
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.native.llama import Continuation, NativeLlama
@@ -77,6 +78,7 @@ class _Group:
     features: Tensor  # outputs of the kept layers [R, span, F, hidden]
     positions: Tensor  # int64 [R], where the current pass writes
     bias: Tensor  # [R, 1, 1, span], minus infinity where a row has no token in the current pass
+    near_bias: Tensor  # the same of layers with a sliding window
 
     @property
     def span(self) -> int:
@@ -87,12 +89,14 @@ class _Group:
         self.memory = resized(self.memory, 4, span, kept)
         self.features = resized(self.features, 1, span, kept)
 
-    def begin_pass(self, positions: Tensor) -> None:
+    def begin_pass(self, positions: Tensor, window: int | None) -> None:
         """Set where the next pass writes; each row attends up to there."""
         later = torch.arange(self.span, device=positions.device) > positions[:, None]
         bias = torch.zeros(later.shape, device=later.device, dtype=self.memory.dtype)
+        bias = bias.masked_fill_(later, float("-inf"))
+        near = bias if window is None else within_window(bias, window)
         self.positions = positions
-        self.bias = bias.masked_fill_(later, float("-inf"))[:, None, None, :]
+        self.bias, self.near_bias = bias[:, None, None, :], near[:, None, None, :]
 
 
 class Batch:
@@ -121,6 +125,7 @@ class Batch:
                 features=torch.zeros(kept, device=device, dtype=dtype),
                 positions=self._slots,
                 bias=self._slots,
+                near_bias=self._slots,
             )
             for first in range(0, rows, size)
         ]
@@ -144,7 +149,7 @@ class Batch:
             [min(self.lengths[row], window - 1) for row in order], device=device
         )
         for group, each in zip(self._groups, torch.split(positions, self._size), strict=True):
-            group.begin_pass(each)
+            group.begin_pass(each, self._model.config.sliding_window)
         embedded = self._model.embed(ids)
         hidden = self._model.run_layers(embedded, positions, self._attend, self._keep)
         for row, reads in enumerate(active):
@@ -172,7 +177,9 @@ class Batch:
     def _attend(self, layer: int, queries: Tensor, keys_values: Tensor) -> Tensor:
         """Write [2, K, B, D], then attend with [1, K, G B, D], group by group -> [B, H D]."""
         _, heads, rows, dim = keys_values.shape
-        scaled = queries.view(heads, -1, rows, dim).permute(2, 0, 1, 3) * dim**-0.5  # [B, K, G, D]
+        scale, softcap = self._model.scores.scale or dim**-0.5, self._model.scores.softcap
+        sliding = layer in self._model.config.sliding_layers
+        scaled = queries.view(heads, -1, rows, dim).permute(2, 0, 1, 3) * scale  # [B, K, G, D]
         written = keys_values.permute(2, 0, 1, 3)  # [B, 2, K, D]
         parts = (torch.split(each, self._size) for each in (scaled, written))
         mixed = []
@@ -181,7 +188,10 @@ class Batch:
             memory[:, self._slots, :, group.positions] = group_written
             keys, values = memory.flatten(1, 2)
             scores = torch.bmm(group_queries.reshape(self._size * heads, -1, dim), keys.mT)
-            scores = scores.view(self._size, heads, -1, group.span).add_(group.bias)
+            if softcap is not None:
+                scores = scores.div_(softcap).tanh_().mul_(softcap)
+            bias = group.near_bias if sliding else group.bias
+            scores = scores.view(self._size, heads, -1, group.span).add_(bias)
             weights = torch.softmax(scores, dim=-1).flatten(0, 1)  # [R K, G, span]
             mixed.append(torch.bmm(weights, values).view(self._size, -1))
         return torch.cat(mixed)

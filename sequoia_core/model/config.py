@@ -1,31 +1,14 @@
-"""The shape of a Llama-family model, read from its `config.json`."""
+"""The shape of a model and what its family computes, read from its `config.json`."""
 
-import functools
 import math
 import reprlib
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from sequoia_core.errors import ModelLoadError
-
-
-@functools.cache
-def known_entries() -> dict[str, Any]:
-    """The tables of `config_entries.toml`."""
-    return tomllib.loads((Path(__file__).parent / "config_entries.toml").read_text("utf-8"))
-
-
-@dataclass(frozen=True, slots=True)
-class RopeScaling:
-    """Llama 3's frequency-dependent stretch of the rotary embedding (`rope_type: llama3`)."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_context_window: int
+from sequoia_core.model.config_entries import Family, families, family_names, flag, number, whole
+from sequoia_core.model.rope import LAYER_KINDS, RopeScaling, read_rope
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +29,39 @@ class ModelConfig:
     rope_factor: float = 1.0  # linear scaling: positions are divided by it
     embeddings_from_target: bool = False  # the draft has no embedding and reads the target's
     feature_layers: tuple[int, ...] = ()  # the target's, whose outputs a conditioned draft reads
-    attention_bias: bool = False
+    attention_bias: bool = False  # on all four products
     mlp_bias: bool = False
+    family: str = "llama"  # `model_type`
+    qkv_bias: bool = False  # on queries, keys and values alone
+    qk_norm: Literal["", "head", "whole"] = ""  # norms of each query and key, or of all of a row's
+    norm_inputs: bool = True  # of attention and MLP
+    norm_outputs: bool = False  # of both, before they are added to what they read
+    norms_add_one: bool = False  # to their weights
+    fused: bool = False  # queries, keys and values are one matrix, gate and up another
+    activation: Literal["silu", "gelu_tanh"] = "silu"
+    scaled_embedding: bool = False  # by the root of `hidden_size`, in the weights' number format
+    embedding_multiplier: float = 1.0
+    residual_multiplier: float = 1.0  # of the outputs of attention and MLP
+    attention_scale: float | None = None  # of scores; None is 1 / sqrt(D)
+    attention_softcap: float | None = None  # scores are softcap * tanh(scores / softcap)
+    logit_softcap: float | None = None
+    logits_divisor: float = 1.0
+    sliding_window: int | None = None  # positions that `sliding_layers` see, a token's own included
+    sliding_layers: tuple[int, ...] = ()
+    unrotated_layers: tuple[int, ...] = ()
+    local_rope_theta: float | None = None  # of `sliding_layers`, without any scaling
+    rotary_dim: int | None = None  # first dimensions of each head that rotate; None is all
+    rope_divisors: tuple[float, ...] = ()  # of each frequency
+    rope_magnitude: float = 1.0  # of rotated queries and keys
 
     def __post_init__(self) -> None:
         for name, kind in ModelConfig.__annotations__.items():
             value = getattr(self, name)
-            if kind is int and value < 1:
+            if value is None:
+                continue
+            if kind in (int, int | None) and value < 1:
                 raise ModelLoadError(f"config: {name} is {value}; it must be positive")
-            if kind is float and not 0.0 < value < math.inf:
+            if kind in (float, float | None) and not 0.0 < value < math.inf:
                 raise ModelLoadError(f"config: {name} is {value}; it must be positive and finite")
         if self.num_heads % self.num_kv_heads:
             raise ModelLoadError(
@@ -62,8 +69,15 @@ class ModelConfig:
             )
         if self.tie_word_embeddings and self.head_vocab_size != self.vocab_size:
             raise ModelLoadError("config: a head tied to the embedding cannot have fewer rows")
-        if self.head_dim % 2:
-            raise ModelLoadError(f"config: head_dim is {self.head_dim}; rotary needs an even one")
+        if (rotated := self.rotary_dim or self.head_dim) % 2 or rotated > self.head_dim:
+            raise ModelLoadError(
+                f"config: head_dim is {self.head_dim}, of which {rotated} rotate; rotary needs an "
+                "even number"
+            )
+        if self.rope_divisors and len(self.rope_divisors) != rotated // 2:
+            raise ModelLoadError(
+                f"config: {len(self.rope_divisors)} rope factors for {rotated // 2} frequencies"
+            )
 
     @property
     def is_draft(self) -> bool:
@@ -71,134 +85,129 @@ class ModelConfig:
         trimmed = self.head_vocab_size != self.vocab_size
         return trimmed or self.embeddings_from_target or bool(self.feature_layers)
 
+    @property
+    def beyond_llama(self) -> tuple[str, ...]:
+        """Names of the fields that say what a Llama does not compute."""
+        features = list(ModelConfig.__dataclass_fields__.values())
+        first = next(at for at, each in enumerate(features) if each.name == "family") + 1
+        return tuple(
+            each.name for each in features[first:] if getattr(self, each.name) != each.default
+        )
+
+    def rotation(self, layer: int) -> str:
+        """How a layer's positions rotate: `global`, `local`, or "" where they do not."""
+        if layer in self.unrotated_layers:
+            return ""
+        local = self.local_rope_theta is not None and layer in self.sliding_layers
+        return "local" if local else "global"
+
+    def rotating(self, kind: str) -> "ModelConfig":
+        """With the rotary positions of a kind of `rotation` in all layers."""
+        if kind == "global" or self.local_rope_theta is None:
+            return self
+        return replace(self, rope_theta=self.local_rope_theta, rope_scaling=None, rope_factor=1.0)
+
     def has_bias(self, module: str) -> bool:
-        return (self.attention_bias and "self_attn." in module) or (
-            self.mlp_bias and "mlp." in module
+        return (
+            (self.attention_bias and "self_attn." in module)
+            or (self.mlp_bias and "mlp." in module)
+            or (self.qkv_bias and module.endswith(("q_proj", "k_proj", "v_proj")))
         )
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> "ModelConfig":
         """Raises ModelLoadError for entries that are missing or are not computed here."""
-        if (kind := config.get("model_type")) != "llama":
-            raise ModelLoadError(f"config: model_type is {kind!r}; only 'llama' is supported")
-        _check_entries(config)
-        try:
-            heads = _whole(config, "num_attention_heads")
-            scaling, factor, theta = _rope(config)
-            vocab_size, hidden_size = _whole(config, "vocab_size"), _whole(config, "hidden_size")
-            return cls(
-                vocab_size=vocab_size,
-                head_vocab_size=_whole(config, "draft_vocab_size", vocab_size),
-                hidden_size=hidden_size,
-                intermediate_size=_whole(config, "intermediate_size"),
-                num_layers=_whole(config, "num_hidden_layers"),
-                num_heads=heads,
-                num_kv_heads=_whole(config, "num_key_value_heads", heads),
-                head_dim=_whole(config, "head_dim", hidden_size // heads),
-                rms_norm_eps=float(config["rms_norm_eps"]),
-                rope_theta=theta,
-                context_window=_whole(config, "max_position_embeddings"),
-                tie_word_embeddings=_flag(config, "tie_word_embeddings"),
-                rope_scaling=scaling,
-                rope_factor=factor,
-                embeddings_from_target=config.get("embeddings_from") is not None,
-                feature_layers=tuple(map(int, config.get("feature_layers") or ())),
-                attention_bias=_flag(config, "attention_bias"),
-                mlp_bias=_flag(config, "mlp_bias"),
+        kind = config.get("model_type")
+        family = families().get(kind) if isinstance(kind, str) else None
+        if family is None:
+            raise ModelLoadError(
+                f"config: model_type is {kind!r:.80}; only these are supported: {family_names()}"
             )
+        family.check(config)
+        try:
+            return cls(family=str(kind), **_values(family, {**family.defaults, **config}))
         except KeyError as error:
             raise ModelLoadError(f"config: entry {error.args[0]!r} is missing") from None
         except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise ModelLoadError(f"config: an entry is of the wrong kind ({error})") from None
 
 
-def _check_entries(config: Mapping[str, Any]) -> None:
-    """Refuse every entry that could change the forward pass and is not computed."""
-    known = known_entries()
-    for name, value in config.items():
-        if value is None or name in known["read"] or name in known["no_effect"]:
-            continue
-        stated = f"config: {shown(name)} is {reprlib.repr(value)}"
-        if name == "layer_types":
-            if not isinstance(value, list) or any(kind != "full_attention" for kind in value):
-                raise ModelLoadError(f"{stated}; only 'full_attention' layers are supported")
-        elif name not in known["only_values"]:
+def _values(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
+    heads = whole(config, "num_attention_heads")
+    vocab_size, hidden_size = whole(config, "vocab_size"), whole(config, "hidden_size")
+    head_dim = whole(config, "head_dim", hidden_size // heads)
+    numbers = {name: number(config, entry) for name, entry in family.numbers.items()}
+    return {
+        "vocab_size": vocab_size,
+        "head_vocab_size": whole(config, "draft_vocab_size", vocab_size),
+        "hidden_size": hidden_size,
+        "intermediate_size": whole(config, "intermediate_size"),
+        "num_layers": whole(config, "num_hidden_layers"),
+        "num_heads": heads,
+        "num_kv_heads": whole(config, "num_key_value_heads", heads),
+        "head_dim": head_dim,
+        "rms_norm_eps": float(config["rms_norm_eps"]),
+        "context_window": whole(config, "max_position_embeddings"),
+        "tie_word_embeddings": flag(config, "tie_word_embeddings"),
+        "embeddings_from_target": config.get("embeddings_from") is not None,
+        "feature_layers": tuple(map(int, config.get("feature_layers") or ())),
+        "attention_bias": flag(config, "attention_bias"),
+        "mlp_bias": flag(config, "mlp_bias"),
+        **read_rope(config),
+        **_sliding(family, config),
+        **{name: value for name, value in numbers.items() if value is not None},
+        **family.features,
+    }
+
+
+def _sliding(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The window and the layers that slide; nothing where no layer does."""
+    switched = config.get("use_sliding_window")
+    if switched is None:
+        switched = family.defaults.get("use_sliding_window", True)
+    elif type(switched) is not bool:
+        raise TypeError(f"use_sliding_window is {switched!r:.80}")
+    window = None
+    if switched and config.get("sliding_window") is not None:
+        window = whole(config, "sliding_window")
+    layers = _by_rule(family.sliding, config) if window is not None else ()
+    if (kinds := config.get("layer_types")) is not None:
+        stated = _stated_sliding(kinds, config)
+        if stated != layers and (window is None or family.sliding in ("", "all")):
+            kind = LAYER_KINDS[bool(layers)]
             raise ModelLoadError(
-                f"{stated}; this entry is unknown here and could change what the model computes "
-                "(if it does not, take it out of config.json)"
+                f"config: layer_types is {reprlib.repr(kinds)}; only {kind!r} layers are supported "
+                f"with sliding_window {window}"
             )
-        elif value not in (values := known["only_values"][name]):
-            allowed = " or ".join(map(repr, values)) or "null"
-            raise ModelLoadError(f"{stated}; only {allowed} is supported")
-    if config.get("embeddings_from") not in (None, "target"):
+        layers = stated
+    longest = whole(config, "max_position_embeddings")
+    if window is None or (window >= longest and "local_rope_theta" not in family.numbers):
+        return {}
+    if not family.sliding:
         raise ModelLoadError(
-            f"config: embeddings_from is {config['embeddings_from']!r}; only 'target' is supported"
-        )
-    window, longest = config.get("sliding_window"), config.get("max_position_embeddings")
-    whole = isinstance(window, int) and isinstance(longest, int) and window >= longest
-    if window is not None and config.get("use_sliding_window", True) and not whole:
-        raise ModelLoadError(
-            f"config: sliding_window is {reprlib.repr(window)}, less than the context window; "
+            f"config: sliding_window is {window}, less than the context window; "
             "only attention over the whole context is supported"
         )
+    return {"sliding_window": window, "sliding_layers": layers} if layers else {}
 
 
-def shown(name: str) -> str:
-    """A name from an untrusted file, short and without control characters."""
-    return name if name.isprintable() and len(name) < 80 else reprlib.repr(name)
+def _by_rule(rule: str, config: Mapping[str, Any]) -> tuple[int, ...]:
+    """Layers that slide where `layer_types` does not say it; see `families.toml`."""
+    layers = whole(config, "num_hidden_layers")
+    match rule:
+        case "all":
+            return tuple(range(layers))
+        case "from":
+            return tuple(range(whole(config, "max_window_layers"), layers))
+    return ()
 
 
-def _whole(config: Mapping[str, Any], name: str, default: int | None = None) -> int:
-    value = config[name] if default is None else config.get(name)
-    if value is None and default is not None:
-        return default
-    if type(value) is not int:  # True is an int, but no size
-        raise TypeError(f"{name} is {reprlib.repr(value)}")
-    return value
-
-
-def _flag(config: Mapping[str, Any], name: str) -> bool:
-    value = config.get(name)
-    if value not in (None, True, False):
-        raise TypeError(f"{name} is {reprlib.repr(value)}")
-    return bool(value)
-
-
-def _rope(config: Mapping[str, Any]) -> tuple[RopeScaling | None, float, float]:
-    """llama3 scaling, linear factor and theta, as transformers reads them."""
-    # the older spelling overrides the other as a whole
-    name = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
-    rope = config.get(name) or {}
-    theta = rope["rope_theta"] if "rope_theta" in rope else config.get("rope_theta")
-    theta = 10000.0 if theta is None else float(theta)
-    kind = rope["rope_type"] if "rope_type" in rope else rope.get("type", "default")
-    known = known_entries()
-    kinds = known["rope_types"]
-    if kind not in kinds:
+def _stated_sliding(kinds: object, config: Mapping[str, Any]) -> tuple[int, ...]:
+    if not isinstance(kinds, list) or any(kind not in LAYER_KINDS for kind in kinds):
         raise ModelLoadError(
-            f"config: rope type {reprlib.repr(kind)} is not supported ({', '.join(kinds)} are)"
+            f"config: layer_types is {reprlib.repr(kinds)}; only {LAYER_KINDS[0]!r} and "
+            f"{LAYER_KINDS[1]!r} layers are supported"
         )
-    for entry in rope.keys() - {*known["rope"], *kinds[kind]}:
-        neutral = 1.0 if entry in ("factor", "attention_factor", "partial_rotary_factor") else None
-        if rope[entry] not in (None, neutral):
-            raise ModelLoadError(
-                f"config: {name} states {shown(entry)} {reprlib.repr(rope[entry])}, "
-                f"which is not supported for rope type {kind!r}"
-            )
-    if kind == "linear":
-        return None, float(rope["factor"]), theta
-    return _llama3(config, rope) if kind == "llama3" else None, 1.0, theta
-
-
-def _llama3(config: Mapping[str, Any], rope: Mapping[str, Any]) -> RopeScaling:
-    factor, low, high = (
-        float(rope[name]) for name in ("factor", "low_freq_factor", "high_freq_factor")
-    )
-    if not (0 < factor < math.inf and 0 < low < high < math.inf):
-        raise ModelLoadError(
-            f"config: rope factor {factor}, low {low}, high {high} scale nothing; "
-            "all must be positive, and low less than high"
-        )
-    name, longest = "original_max_position_embeddings", config["max_position_embeddings"]
-    stating = {name: longest, **rope} if config.get(name) is None else config
-    return RopeScaling(factor, low, high, original_context_window=_whole(stating, name))
+    if len(kinds) != (layers := whole(config, "num_hidden_layers")):
+        raise ModelLoadError(f"config: layer_types has {len(kinds)} entries for {layers} layers")
+    return tuple(at for at, kind in enumerate(kinds) if kind == LAYER_KINDS[1])

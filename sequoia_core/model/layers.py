@@ -23,10 +23,15 @@ def dense(weight: Tensor) -> Product:
 
 
 class RmsNorm:
-    """RMS norm (arXiv 1910.07467), rounded once: x / sqrt(mean(x^2) + eps) * weight."""
+    """RMS norm (arXiv 1910.07467), rounded once: x / sqrt(mean(x^2) + eps) * weight.
 
-    def __init__(self, weight: Tensor, eps: float) -> None:
+    With `add_one` it is multiplied by 1 + weight in float32, as in Gemma.
+    """
+
+    def __init__(self, weight: Tensor, eps: float, add_one: bool = False) -> None:
         width = weight.shape[0]
+        if add_one:
+            weight = weight.float() + 1.0
         self._weight, self._eps = weight, eps
         # PyTorch has no fused kernel for CPUs but eight small ones; by the length of a row, which
         # is sqrt(width) times the root of its mean square, it takes four
@@ -36,18 +41,23 @@ class RmsNorm:
 
     def __call__(self, x: Tensor) -> Tensor:
         if not self._by_length:
-            return functional.rms_norm(x, self._weight.shape, self._weight, self._eps)
+            rows = x.to(self._weight.dtype)
+            found = functional.rms_norm(rows, self._weight.shape, self._weight, self._eps)
+            return found.to(x.dtype)
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
         return torch.mul(x / length.hypot(self._least), self._long_weight, out=torch.empty_like(x))
 
 
 def inverse_frequencies(config: ModelConfig) -> Tensor:
-    """Radians per position of each rotary pair, float32 `[D / 2]`, llama3 scaling included.
+    """Radians per position of each rotary pair, float32 [rotary_dim / 2], with any scaling.
 
-    Low frequencies are divided by its factor, high ones kept, others blended, as in Meta's code.
+    In llama3 scaling low frequencies are divided by its factor, high ones kept, others blended, as
+    in Meta's code.
     """
-    half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-    frequencies = 1.0 / config.rope_theta**half
+    width = config.rotary_dim or config.head_dim
+    half = torch.arange(0, width, 2, dtype=torch.float32) / width
+    divisors = torch.tensor(config.rope_divisors) if config.rope_divisors else 1.0
+    frequencies = 1.0 / (divisors * config.rope_theta**half)
     if (scaling := config.rope_scaling) is None:
         return frequencies
     periods = scaling.original_context_window * frequencies / (2 * math.pi)
@@ -68,9 +78,10 @@ class RotaryEmbedding:
         # sin(-x) is -sin(x) to the last bit, so the sign of the first half costs nothing
         self._frequencies = torch.cat((-frequencies, frequencies)).to(device)
         self._factor, self._dtype = config.rope_factor, dtype
+        self._magnitude = config.rope_magnitude
 
     def __call__(self, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and signed sines `[n, 1, D]` of positions, int64 [n].
+        """Cosines and signed sines `[n, 1, D]` of positions, int64 [n]; or of `rotary_dim` columns.
 
         The sine of a dimension's first half is negated, so that rotating is
         `x * cos + roll(x, D / 2) * sin`.
@@ -79,11 +90,19 @@ class RotaryEmbedding:
         if self._factor != 1.0:
             positions = positions / self._factor
         angles = positions * self._frequencies  # [n, 1, D]
-        return angles.cos().to(self._dtype), angles.sin().to(self._dtype)
+        cos, sin = angles.cos(), angles.sin()
+        if self._magnitude != 1.0:
+            cos, sin = cos * self._magnitude, sin * self._magnitude
+        return cos.to(self._dtype), sin.to(self._dtype)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate each head `[n, heads, D]` by cosines and sines `[n, 1, D]` or `[n, heads, D]`."""
+    """Rotate each head `[n, heads, D]` by cosines and sines `[n, 1, D]` or `[n, heads, D]`.
+
+    Where they have fewer columns, the other dimensions stay as they are.
+    """
+    if (width := cos.shape[-1]) < x.shape[-1]:
+        return torch.cat((rotate(x[..., :width], cos, sin), x[..., width:]), -1)
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 

@@ -1,4 +1,6 @@
-"""The Llama forward pass over any number of rows, on CPU or CUDA by the same code.
+"""The forward pass of a Llama over any number of rows, on CPU or CUDA by the same code.
+
+What other families have of their own are values of `ModelConfig`.
 
 Nothing here waits for the device: no value is read back between the inputs and the logits.
 """
@@ -13,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sequoia_core.model import tensor_names as names
-from sequoia_core.model.attention import AttentionChoice, attend
+from sequoia_core.model.attention import AttentionChoice, Scores, attend, within_window
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import Stage, moved
 from sequoia_core.model.interface import KVCache
@@ -32,20 +34,31 @@ from sequoia_core.model.loading.memory_plan import PREFILL_ROWS
 if TYPE_CHECKING:
     from sequoia_core.model.recorded import RecordedForward
 
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "silu": functional.silu,
+    "gelu_tanh": partial(functional.gelu, approximate="tanh"),
+}
+
 Attend = Callable[[int, Tensor, Tensor], Tensor]
 """Layer index, rotated queries [1, K, G n, D], new keys and values [2, K, n, D] -> [n, H D]."""
+
+Angles = Mapping[str, tuple[Tensor, Tensor]]
+"""By kind of rotation, see `ModelConfig.rotation`: cosines and sines [n, H + 2 K, D]."""
 
 Watch = Callable[[int, Tensor], None]  # receives every layer's index and output [n, hidden]
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    attention_norm: RmsNorm
     query_key_value: Product  # hidden -> (H + 2 K) D
     attention_out: Product  # H D -> hidden
-    mlp_norm: RmsNorm
     gate_up: Product  # hidden -> 2 intermediate
     down: Product  # intermediate -> hidden
+    norms: Mapping[str, RmsNorm]  # those that it has, as named by `layer_norms`
+
+    def normed(self, name: str, x: Tensor) -> Tensor:
+        norm = self.norms.get(name)
+        return x if norm is None else norm(x)
 
 
 class Llama:
@@ -56,7 +69,7 @@ class Llama:
     def __init__(
         self,
         config: ModelConfig,
-        weights: Mapping[str, Tensor],  # Hugging Face's Llama names, any dtype
+        weights: Mapping[str, Tensor],  # Hugging Face's names, any dtype
         device: torch.device,  # of inputs and logits
         dtype: torch.dtype,  # of weights, activations and cache; logits are float32
         feature_layers: Sequence[int] = (),  # whose outputs a cache keeps, for a draft to read
@@ -83,12 +96,25 @@ class Llama:
             self._layer(index, partial(get, place=place))
             for index, place in enumerate(self._layer_devices)
         ]
-        self._norm = RmsNorm(get(names.FINAL_NORM), config.rms_norm_eps)
-        self._rotaries = [RotaryEmbedding(config, stage.device, dtype) for stage in self._stages]
+        self._norm = RmsNorm(get(names.FINAL_NORM), config.rms_norm_eps, config.norms_add_one)
+        self._rotaries = {
+            (stage.device, kind): RotaryEmbedding(config.rotating(kind), stage.device, dtype)
+            for stage in self._stages
+            for kind in {config.rotation(layer) for layer in stage.layers} - {""}
+        }
+        self.scores = Scores(config.attention_scale, config.attention_softcap)
+        self._activation = ACTIVATIONS[config.activation]
+        scale = config.hidden_size**0.5 if config.scaled_embedding else 1.0
+        # Gemma rounds this factor, and no other
+        self._embedding_scale = (
+            float(torch.tensor(scale, dtype=dtype)) * config.embedding_multiplier
+        )
 
     def _layer(self, index: int, get: Callable[[str], Tensor]) -> Layer:
+        kinds = names.products(self.config)
+
         def product(kind: str) -> Product:
-            modules = [names.layer_name(index, module) for module in names.PRODUCTS[kind]]
+            modules = [names.layer_name(index, module) for module in kinds[kind]]
             unbiased = self._product(index, kind, modules, get)
             if not self.config.has_bias(modules[0]):
                 return unbiased
@@ -96,11 +122,12 @@ class Llama:
             return lambda x: unbiased(x) + bias
 
         def norm(name: str) -> RmsNorm:
-            return RmsNorm(get(names.layer_name(index, name)), self.config.rms_norm_eps)
+            weight, config = get(names.layer_name(index, name)), self.config
+            return RmsNorm(weight, config.rms_norm_eps, config.norms_add_one)
 
-        products = {kind: product(kind) for kind in names.PRODUCTS}
-        attention_norm, mlp_norm = norm(names.ATTENTION_NORM), norm(names.MLP_NORM)
-        return Layer(attention_norm=attention_norm, mlp_norm=mlp_norm, **products)
+        products = {kind: product(kind) for kind in kinds}
+        roles = names.layer_norms(self.config).items()
+        return Layer(**products, norms={role: norm(name) for role, (name, _) in roles})
 
     def _product(
         self, layer: int, _kind: str, modules: Sequence[str], get: Callable[[str], Tensor]
@@ -177,7 +204,7 @@ class Llama:
         fill up the shape go to its scratch row. On one device.
         """
         first_input = self._first_input(token_ids, parents, cache, slots)
-        biases = [bias] * self.config.num_layers
+        biases = self._of_layers(bias, range(self.config.num_layers))
         span = whole + bias.shape[1]
         return self._over_cache(first_input, position_ids, biases, cache, span, slots)
 
@@ -197,21 +224,37 @@ class Llama:
         return bordered.index_select(1, columns.clamp_(0, bordered.shape[1] - 1))
 
     def embed(self, token_ids: Tensor) -> Tensor:
-        return functional.embedding(token_ids, self.embedding)
+        embedded = functional.embedding(token_ids, self.embedding)
+        return embedded if self._embedding_scale == 1.0 else embedded * self._embedding_scale
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Last layer's output [n, hidden] -> float32 [n, V]."""
-        return self._head(self._norm(hidden)).float()
+        logits = self._head(self._norm(hidden)).float()
+        if self.config.logits_divisor != 1.0:
+            logits = logits / self.config.logits_divisor
+        if (softcap := self.config.logit_softcap) is not None:
+            logits = softcap * torch.tanh(logits / softcap)
+        return logits
 
     def run_layers(
         self, hidden: Tensor, position_ids: Tensor, attend: Attend, watch: Watch
     ) -> Tensor:
         """The first layer's input [n, hidden] -> the last one's output [n, hidden]."""
-        for stage, rotary in zip(self._stages, self._rotaries, strict=True):
-            cos_sin = rotary(moved(position_ids, stage.device))
+        for stage in self._stages:
+            angles = self._angles(position_ids, stage.device)
             hidden = moved(hidden, stage.device)
-            hidden = self._through(self._layers_of(stage), hidden, cos_sin, attend, watch)
+            hidden = self._through(self._layers_of(stage), hidden, angles, attend, watch)
         return moved(hidden, self.device)
+
+    def _angles(self, position_ids: Tensor, device: torch.device) -> Angles:
+        """Of positions int64 [n]; values are not rotated."""
+        values, rotated = self.config.num_kv_heads, self.config.num_heads + self.config.num_kv_heads
+        positions = moved(position_ids, device)
+        return {
+            kind: with_unrotated_heads(*rotary(positions), rotated, values)
+            for (place, kind), rotary in self._rotaries.items()
+            if place == device
+        }
 
     def _layers_of(self, stage: Stage) -> Iterable[tuple[int, Layer]]:
         """Numbered; the weights of each are in place until the next is asked for."""
@@ -221,22 +264,29 @@ class Llama:
         self,
         layers: Iterable[tuple[int, Layer]],
         hidden: Tensor,
-        cos_sin: tuple[Tensor, Tensor],
+        angles: Angles,
         attend: Attend,
         watch: Watch,
     ) -> Tensor:
         """The output of consecutive layers of a stage, [n, hidden]."""
-        unrotated = self.config.num_kv_heads  # values
-        rotated = self.config.num_heads + self.config.num_kv_heads
-        cos, sin = with_unrotated_heads(*cos_sin, rotated, unrotated)
         for index, layer in layers:
-            projected = layer.query_key_value(layer.attention_norm(hidden))
-            attended = attend(index, *self._heads(projected, cos, sin))
-            hidden = hidden + layer.attention_out(attended)
-            gate, up = layer.gate_up(layer.mlp_norm(hidden)).chunk(2, dim=-1)
-            hidden = hidden + layer.down(functional.silu(gate) * up)
+            projected = layer.query_key_value(layer.normed("attention", hidden))
+            heads = self._heads(layer, projected)  # [n, H + 2 K, D]
+            if (cos_sin := angles.get(self.config.rotation(index))) is not None:
+                heads = rotate(heads, *cos_sin)
+            attended = attend(index, *self._split(heads))
+            out = layer.normed("attention_out", layer.attention_out(attended))
+            hidden = self._added(hidden, out)
+            gate, up = layer.gate_up(layer.normed("mlp", hidden)).chunk(2, dim=-1)
+            out = layer.normed("mlp_out", layer.down(self._activation(gate) * up))
+            hidden = self._added(hidden, out)
             watch(index, hidden)
         return hidden
+
+    def _added(self, hidden: Tensor, out: Tensor) -> Tensor:
+        """What attention or MLP of a layer has read, with its output, [n, hidden]."""
+        factor = self.config.residual_multiplier
+        return hidden + (out if factor == 1.0 else out * factor)
 
     def _hidden(
         self,
@@ -259,13 +309,21 @@ class Llama:
         self, mask: Tensor | None, rows: int, cache: LayeredKVCache
     ) -> tuple[list[Tensor | None], int]:
         """The next rows' additive mask in each layer, and the tokens that attention spans."""
-        biases = [
-            bias
-            for stage in self._stages
-            for bias in [self._attention_bias(mask, rows, cache, stage.device)] * len(stage.layers)
-        ]
+        biases: list[Tensor | None] = []
+        for stage in self._stages:
+            bias = self._attention_bias(mask, rows, cache, stage.device)
+            biases += self._of_layers(bias, stage.layers)
         # without a mask only the keys of the text itself may be read
         return biases, cache.length + rows if biases[0] is None else cache.span(rows)
+
+    def _of_layers(self, bias: Tensor | None, layers: Sequence[int]) -> list[Tensor | None]:
+        """An additive mask [G n, at most span] as each of the layers sees it."""
+        window = self.config.sliding_window
+        if bias is None or window is None or bias.shape[1] <= window:
+            return [bias] * len(layers)
+        near = within_window(bias[: bias.shape[0] // self._groups], window)
+        near, sliding = near.repeat(self._groups, 1), self.config.sliding_layers
+        return [near if layer in sliding else bias for layer in layers]
 
     def _over_cache(
         self,
@@ -290,8 +348,8 @@ class Llama:
     ) -> tuple[Attend, Watch]:
         def attend_cached(index: int, queries: Tensor, keys_values: Tensor) -> Tensor:
             keys, values = cache.write(index, keys_values, span, slots)
-            masked = self.attention.masked
-            return attend(queries, keys, values, biases[index], self._groups, masked)
+            bias, masked = biases[index], self.attention.masked
+            return attend(queries, keys, values, bias, self._groups, masked, self.scores)
 
         def watch(index: int, hidden: Tensor) -> None:
             if (slot := self.feature_slots.get(index)) is not None:
@@ -309,14 +367,26 @@ class Llama:
         """[n, hidden]. Parents are slots; rows without slots are written after the cached ones."""
         return self.embed(token_ids)
 
-    def _heads(self, projected: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        """[n, (H + 2 K) D] -> rotated queries [1, K, G n, D] and keys and values [2, K, n, D]."""
+    def _heads(self, layer: Layer, projected: Tensor) -> Tensor:
+        """[n, (H + 2 K) D] -> queries, keys and values [n, H + 2 K, D], with their norms."""
         config = self.config
-        rows, kv_heads, dim = projected.shape[0], config.num_kv_heads, config.head_dim
-        rotated = rotate(projected.view(rows, -1, dim), cos, sin)  # [n, H + 2 K, D]
-        queries = rotated[:, : config.num_heads].view(rows, kv_heads, -1, dim)
+        rows, dim = projected.shape[0], config.head_dim
+        if not config.qk_norm:
+            return projected.view(rows, -1, dim)
+        width = config.num_kv_heads * dim
+        parts = torch.split(projected, [config.num_heads * dim, width, width], -1)
+        shape = (rows, -1, dim) if config.qk_norm == "head" else (rows, -1)
+        queries, keys, values = (part.reshape(shape) for part in parts)
+        normed = layer.normed("query", queries), layer.normed("key", keys), values
+        return torch.cat([part.reshape(rows, -1, dim) for part in normed], 1)
+
+    def _split(self, heads: Tensor) -> tuple[Tensor, Tensor]:
+        """[n, H + 2 K, D] -> queries [1, K, G n, D] and keys and values [2, K, n, D]."""
+        rows, _, dim = heads.shape
+        kv_heads = self.config.num_kv_heads
+        queries = heads[:, : self.config.num_heads].view(rows, kv_heads, -1, dim)
         queries = queries.permute(1, 2, 0, 3).reshape(1, kv_heads, -1, dim)
-        keys_values = rotated[:, config.num_heads :].view(rows, 2, kv_heads, dim)
+        keys_values = heads[:, self.config.num_heads :].view(rows, 2, kv_heads, dim)
         return queries, keys_values.permute(1, 2, 0, 3)
 
     def _attention_bias(
@@ -329,7 +399,9 @@ class Llama:
         """
         length, span = cache.length, cache.span(rows)
         if mask is None:
-            if rows == 1 or (length == 0 and device.type == "cuda"):
+            causal = length == 0 and device.type == "cuda" and self.scores.softcap is None
+            window = self.config.sliding_window or span
+            if (rows == 1 or causal) and length + rows <= window:
                 return None
             mask = torch.ones((rows, rows), device=device, dtype=torch.bool).tril()
         stop = length + rows
@@ -337,6 +409,7 @@ class Llama:
         assert mask.shape[0] == rows, (mask.shape, rows)
         assert first >= 0, (mask.shape, rows, length)
         whole = self.attention.whole(first)
+        assert not whole or self.config.sliding_window is None  # a window counts all visible keys
         bias = torch.zeros((rows, span - whole), device=device, dtype=self.dtype)
         bias[:, first - whole : stop - whole].masked_fill_(~moved(mask, device), float("-inf"))
         if span > stop:

@@ -8,6 +8,8 @@ EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 FINAL_NORM = "model.norm.weight"
 ATTENTION_NORM, MLP_NORM = "input_layernorm.weight", "post_attention_layernorm.weight"
+BETWEEN_NORM, LAST_NORM = "pre_feedforward_layernorm.weight", "post_feedforward_layernorm.weight"
+QUERY_NORM, KEY_NORM = "self_attn.q_norm.weight", "self_attn.k_norm.weight"
 DRAFT_VOCAB_IDS = "draft_vocab_ids"
 
 TARGET_INPUT = "conditioning.target.weight"  # of a conditioned draft: embedding and states -> input
@@ -21,7 +23,17 @@ PRODUCTS = {
     "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
     "down": ("mlp.down_proj",),
 }
-"""A layer's products and their matrices; those that read the same input become one product."""
+"""A Llama's products of a layer and their matrices; those of the same input become one product."""
+
+FUSED_PRODUCTS = PRODUCTS | {
+    "query_key_value": ("self_attn.qkv_proj",),
+    "gate_up": ("mlp.gate_up_proj",),
+}
+
+
+def products(config: ModelConfig) -> dict[str, tuple[str, ...]]:
+    """A layer's products and the modules whose matrices lie one above the other in each."""
+    return FUSED_PRODUCTS if config.fused else PRODUCTS
 
 
 def layer_name(layer: int | str, name: str) -> str:
@@ -33,6 +45,13 @@ def matrix_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
     hidden, inner = config.hidden_size, config.intermediate_size
     queries = config.num_heads * config.head_dim
     keys = config.num_kv_heads * config.head_dim
+    if config.fused:
+        return {
+            "self_attn.qkv_proj": (queries + 2 * keys, hidden),
+            "self_attn.o_proj": (hidden, queries),
+            "mlp.gate_up_proj": (2 * inner, hidden),
+            "mlp.down_proj": (hidden, inner),
+        }
     return {
         "self_attn.q_proj": (queries, hidden),
         "self_attn.k_proj": (keys, hidden),
@@ -42,6 +61,22 @@ def matrix_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
         "mlp.up_proj": (inner, hidden),
         "mlp.down_proj": (hidden, inner),
     }
+
+
+def layer_norms(config: ModelConfig) -> dict[str, tuple[str, int]]:
+    """Names and widths of a layer's norms, by what they are of."""
+    hidden, dim = config.hidden_size, config.head_dim
+    found: dict[str, tuple[str, int]] = {}
+    if config.norm_inputs:
+        mlp = BETWEEN_NORM if config.norm_outputs else MLP_NORM
+        found |= {"attention": (ATTENTION_NORM, hidden), "mlp": (mlp, hidden)}
+    if config.norm_outputs:
+        found |= {"attention_out": (MLP_NORM, hidden), "mlp_out": (LAST_NORM, hidden)}
+    if config.qk_norm:
+        each = config.qk_norm == "head"
+        found["query"] = QUERY_NORM, dim if each else config.num_heads * dim
+        found["key"] = KEY_NORM, dim if each else config.num_kv_heads * dim
+    return found
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -65,7 +100,7 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 def _layer_shapes(config: ModelConfig, layer: int) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {
-        layer_name(layer, norm): (config.hidden_size,) for norm in (ATTENTION_NORM, MLP_NORM)
+        layer_name(layer, norm): (width,) for norm, width in layer_norms(config).values()
     }
     for module, (rows, columns) in matrix_shapes(config).items():
         shapes[layer_name(layer, f"{module}.weight")] = (rows, columns)

@@ -159,6 +159,10 @@ def _refusal(placement: Placement, models: Sequence[Checkpoint], own_format: boo
         return str(error)
     if not library.instruction_sets():
         return "the native forward needs a processor with AVX2, or with NEON's dot products"
+    for model in models:
+        if features := sorted({*model.config.beyond_llama} - matrices.FEATURES):
+            named = ", ".join(features).replace("_", " ")
+            return f"the native forward computes no {named}, which {model.name} has"
     for model in models if own_format else ():
         try:
             for name in model.weights.matrices():

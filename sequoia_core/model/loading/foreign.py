@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sequoia_core.model.config_entries import families, family_names
+
 INSTEAD = "give a whole Llama: a folder with config.json and its weights, a .gguf file or a hub id"
 _HEAD_INSTEAD = (
     "which only its own program can run; as a draft give a whole small Llama with the target's "
@@ -65,12 +67,13 @@ def foreign_settings(settings: Mapping[str, Any]) -> str:
         return f"{heads[0]['kind']}, {_HEAD_INSTEAD}"
     if isinstance(mlx := settings.get("quantization"), dict) and "group_size" in mlx:
         return f"an MLX model with quantized weights, not readable here; {_UNQUANTIZED_INSTEAD}"
-    if kind != "llama":
-        return f"model_type is {kind!r:.80}; only 'llama' models are supported"
+    family = families().get(kind) if isinstance(kind, str) else None
+    if family is None:
+        return f"model_type is {kind!r:.80}; only these are supported: {family_names()}"
     if names and not text.strip().endswith("forcausallm"):
         return (
-            f"architectures is {names!r:.80}; only LlamaForCausalLM is supported, which predicts "
-            "the next token"
+            f"architectures is {names!r:.80}; only {family.architecture} is supported, which "
+            "predicts the next token"
         )
     return ""
 

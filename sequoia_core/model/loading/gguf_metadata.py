@@ -13,7 +13,7 @@ import gguf
 import numpy as np
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.config import shown
+from sequoia_core.model.config_entries import shown
 
 MOST_ENTRIES = 1 << 12  # of metadata and of tensors; the largest Llama has about 1,200
 MOST_ITEMS = 1 << 21  # of arrays other than numbers; a vocabulary of 256k has under a million

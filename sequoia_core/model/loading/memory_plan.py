@@ -97,9 +97,14 @@ def plan_memory(
     groups = target.num_heads // target.num_kv_heads
     heads = (target.num_heads + 2 * target.num_kv_heads) * target.head_dim
     row = 3 * target.intermediate_size + 2 * heads + 4 * target.hidden_size
+    masks = PREFILL_ROWS * (groups * value_bytes + 1)
+    if target.sliding_window is not None:
+        masks += PREFILL_ROWS * (groups * value_bytes + 2 * FLOAT32)  # with what they are made of
+    if target.attention_softcap is not None:
+        masks += 2 * PREFILL_ROWS * target.num_heads * FLOAT32  # scores, and what they become
     return MemoryPlan(
         weights=weights,
-        token=token + (PLANNED_ROWS if native else PREFILL_ROWS * (groups * value_bytes + 1)),
+        token=token + (PLANNED_ROWS if native else masks),
         logits=logits,
         activations=PREFILL_ROWS * row * value_bytes,
         runtime=CUDA_BYTES if on_gpu else 0,

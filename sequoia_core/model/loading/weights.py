@@ -212,8 +212,8 @@ def check_weights(config: ModelConfig, weights: Weights) -> None:
     if unread:
         more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
         raise ModelLoadError(
-            f"{origin}: tensor {unread[0]!r:.80}{more} stored, but a Llama of this config.json "
-            "computes nothing with it; the model is of another kind"
+            f"{origin}: tensor {unread[0]!r:.80}{more} stored, but a {config.family} model of this "
+            "config.json computes nothing with it; the model is of another kind"
         )
 
 

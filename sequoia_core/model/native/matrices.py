@@ -36,6 +36,9 @@ LAYER_PARTS = tuple(chain.from_iterable(names.PRODUCTS.values()))
 EMBEDDING_PART, HEAD_PART, TARGET_INPUT_PART, OWN_INPUT_PART = 7, 8, 9, 10
 PADDED_PARTS = range(3)  # queries, keys and values: rows of each head are padded to whole blocks
 
+FEATURES = frozenset({"qkv_bias"})
+"""Of `ModelConfig.beyond_llama`, those that the library computes."""
+
 VECTORS = (
     names.ATTENTION_NORM, names.MLP_NORM, names.FINAL_NORM, names.INPUT_SHIFT, names.INPUT_SCALE,
 )  # fmt: skip

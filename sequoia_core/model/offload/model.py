@@ -26,7 +26,7 @@ from sequoia_core.model.loading.memory_plan import PREFILL_ROWS
 from sequoia_core.model.loading.weights import Weights
 from sequoia_core.model.offload.files import TensorFiles
 from sequoia_core.model.offload.pinned import PinnedMemory
-from sequoia_core.model.tensor_names import PRODUCTS, layer_name, matrix_shapes, weight_values
+from sequoia_core.model.tensor_names import layer_name, matrix_shapes, products, weight_values
 
 Item = TypeVar("Item")
 
@@ -35,7 +35,7 @@ THREAD = "sequoia-offload"  # prefix of the reading threads' names
 CPU = torch.device("cpu")
 
 Buffer = dict[str, Tensor]
-"""A layer's matrices [out, in] by key of `PRODUCTS`, those that read the same input as one."""
+"""A layer's matrices [out, in] by key of `products`, those that read the same input as one."""
 
 
 def layer_buffer(
@@ -48,7 +48,7 @@ def layer_buffer(
     shapes = matrix_shapes(config)
     sizes = {
         kind: (sum(shapes[module][0] for module in modules), shapes[modules[0]][1])
-        for kind, modules in PRODUCTS.items()
+        for kind, modules in products(config).items()
     }
     if memory is None:
         return {kind: torch.empty(size, dtype=dtype, device=device) for kind, size in sizes.items()}
@@ -71,7 +71,7 @@ def resident_layers(layers: int, count: int) -> frozenset[int]:
 def layer_matrices(config: ModelConfig, buffer: Buffer, layer: int) -> Iterator[tuple[str, Tensor]]:
     """Every matrix of a layer: its name in the model's files, and a view of the buffer."""
     shapes = matrix_shapes(config)
-    for kind, modules in PRODUCTS.items():
+    for kind, modules in products(config).items():
         parts = torch.split(buffer[kind], [shapes[module][0] for module in modules])
         for module, part in zip(modules, parts, strict=True):
             yield layer_name(layer, f"{module}.weight"), part
@@ -248,7 +248,7 @@ class OffloadedLlama(Llama):
         self.layer_stream, self.resident = stream, resident
         self._streamed = {
             kind: _streamed(stream, [dense(buffer[kind]) for buffer in buffers])
-            for kind in PRODUCTS
+            for kind in products(config)
         }
         like = buffers[0]["down"]
         super().__init__(config, weights, like.device, like.dtype, feature_layers)
@@ -267,16 +267,17 @@ class OffloadedLlama(Llama):
         """
         assert isinstance(cache, LayeredKVCache)
         cache.reserve(token_ids.shape[0])
-        first, (stage,), (rotary,) = cache.length, self._stages, self._rotaries
+        first, (stage,) = cache.length, self._stages
         chunks = list(torch.split(self._first_input(token_ids, None, cache), PREFILL_ROWS))
         try:
             for numbered in self._layers_of(stage):
                 for at, hidden in enumerate(chunks):
                     rows, length = hidden.shape[0], cache.length
-                    cos_sin = rotary(torch.arange(length, length + rows, device=self.device))
+                    positions = torch.arange(length, length + rows, device=self.device)
+                    angles = self._angles(positions, self.device)
                     biases, span = self._biases(None, rows, cache)
                     uses = self._on_cache(biases, cache, span)
-                    chunks[at] = self._through([numbered], hidden, cos_sin, *uses)
+                    chunks[at] = self._through([numbered], hidden, angles, *uses)
                     cache.advance(rows)
                 cache.truncate(first)
                 if (done := numbered[0] + 1) < self.config.num_layers:

@@ -175,9 +175,11 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
     real = attention._without_mask
 
-    def counted(queries: Tensor, keys: Tensor, values: Tensor) -> attention.Part:
+    def counted(
+        queries: Tensor, keys: Tensor, values: Tensor, scores: attention.Scores
+    ) -> attention.Part:
         found.append(keys.shape[2])
-        return real(queries, keys, values)
+        return real(queries, keys, values, scores)
 
     monkeypatch.setattr(attention, "_without_mask", counted)
     return found
@@ -291,7 +293,7 @@ def test_a_kernel_that_cannot_be_used_is_left_out(
 ) -> None:
     real = attention._without_mask
 
-    def broken(*heads: Tensor) -> attention.Part:
+    def broken(*heads: Any) -> attention.Part:
         if harm == "missing":
             raise RuntimeError("No available kernel")
         mixed, log_sums = real(*heads)

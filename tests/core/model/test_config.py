@@ -11,8 +11,10 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.config import ModelConfig, RopeScaling, known_entries
+from sequoia_core.model.config import ModelConfig
+from sequoia_core.model.config_entries import known_entries
 from sequoia_core.model.layers import RotaryEmbedding
+from sequoia_core.model.rope import RopeScaling
 
 PLAIN: dict[str, Any] = {
     "model_type": "llama",
@@ -159,7 +161,7 @@ def test_a_changed_copy_is_checked_too() -> None:
 ODD = [None, True, -1, 0, 10**400, 1e308, float("nan"), "x", "", [], [1], {}, {"a": [None]}]
 
 
-CHECKED = {*known_entries()["read"], *known_entries()["only_values"], "layer_types", "unknown"}
+CHECKED = {*known_entries()["read"], *known_entries()["only_values"], "unknown"}
 
 
 @pytest.mark.parametrize("name", sorted(CHECKED))

@@ -133,8 +133,8 @@ FOREIGN: dict[str, tuple[Folder, str]] = {
         "quantized weights (model.layers.0.mlp.up_proj.qweight) are not supported",
     ),
     "another architecture": (
-        holding(model_type="mistral"),
-        "model_type is 'mistral'; only 'llama'",
+        holding(model_type="mixtral"),
+        "model_type is 'mixtral'; only these are supported: llama, mistral,",
     ),
     "a classifier": (
         holding(**{**LLAMA, "architectures": ["LlamaForSequenceClassification"]}),
