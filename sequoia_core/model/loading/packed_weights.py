@@ -20,7 +20,7 @@ from gguf import GGMLQuantizationType
 from torch import Tensor
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.config import shown
+from sequoia_core.model.config_entries import shown
 from sequoia_core.model.loading.weights import Bytes, StoredMatrix, Weights, unread_format
 from sequoia_core.model.packed import PackedMatrix, repacked, unpacked
 

@@ -32,5 +32,5 @@ def test_pytorch_computes_the_others(variant: str, tmp_path: Path) -> None:
     pair = load_pair(str(tmp_path), dtype="float32")
     assert "the native forward computes no " in pair.description.remark
     torch.testing.assert_close(fresh_logits(pair.target, IDS), expected, atol=3e-4, rtol=1e-4)
-    with pytest.raises(ParameterError, match="the native forward computes no .*; leave --weights"):
+    with pytest.raises(ParameterError, match=r"the native forward computes no .*; leave --weights"):
         load_pair(str(tmp_path), weights=WeightFormat.NATIVE)
