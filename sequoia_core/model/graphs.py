@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable
 from contextlib import suppress
 from enum import IntEnum
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 from weakref import WeakSet
 
 import torch
@@ -31,6 +31,15 @@ class Recording(Protocol[T_co]):
 
     def replay(self) -> T_co:
         """Do the work on what its inputs hold now; returns `outputs`."""
+
+
+@runtime_checkable
+class OverLeases(Hashable, Protocol):
+    """A key of what is recorded over leased memory, which is forgotten when that is left."""
+
+    @property
+    def leases(self) -> tuple[int, ...]:
+        """Numbers as of `LayeredKVCache.lease_numbers`."""
 
 
 class Runner(Protocol):
@@ -143,6 +152,8 @@ class Graphs:
         self.inputs = StepInputs(device)
         self._runner = runner
         self._recordings = OrderedDict[Hashable, Recording[Any]]()
+        self.retired: list[int] = []
+        """Numbers of leased memory that is left, in whichever thread; see `OverLeases`."""
         self.notices: tuple[str, ...] = ()
         """Why it has stepped down, one line each."""
 
@@ -156,6 +167,7 @@ class Graphs:
         """
         if self.rung < rung:
             return None
+        self._forget_retired()
         found = self._recordings.get(key)
         if found is None:
             try:
@@ -168,6 +180,13 @@ class Graphs:
                 self._recordings.popitem(last=False)
         self._recordings.move_to_end(key)
         return found
+
+    def _forget_retired(self) -> None:
+        while self.retired:
+            number = self.retired.pop()
+            over = (key for key in self._recordings if isinstance(key, OverLeases))
+            for key in [key for key in over if number in key.leases]:
+                del self._recordings[key]
 
     @property
     def known(self) -> Collection[Hashable]:

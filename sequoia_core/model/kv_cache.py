@@ -19,7 +19,6 @@ INITIAL_CAPACITY = 256
 CUDA_BUCKET = 256
 PART_LAYERS = 8  # of one buffer: while a cache grows, only one is held twice
 DOUBLED_CAPACITY = 1024  # up to this capacity a cache doubles; from then on it grows by a quarter
-DOUBLED_LEASE = 16384  # the same of leased memory, whose recordings are lost where it grows
 RESERVED_SHARE = 0.25  # of a GPU's free memory: a window that takes no more is reserved at once
 KEPT_LEASES = 2  # of one model that no cache uses: for both sides of a race
 
@@ -65,6 +64,7 @@ class Lease:
     features: Tensor  # hidden states [capacity + 1, feature_slots, hidden]
     least: int  # capacity that is never given up
     number: int = field(default_factory=_numbers.__next__)  # of these addresses; never used again
+    retired: list[int] = field(default_factory=list)  # numbers of addresses that are left
 
     @property
     def capacity(self) -> int:
@@ -80,6 +80,7 @@ class Lease:
         """Keep the first `kept` tokens; they survive a failure."""
         if all(buffer.shape[axis] == capacity + 1 for buffer, axis in self.buffers):
             return
+        self.retired.append(self.number)
         self.number = next(_numbers)
         # one buffer after the other, so that only one of them is held twice
         for at in range(len(self.parts)):
@@ -91,11 +92,12 @@ class LeasePool:
     """Memory of caches that are garbage, for the next ones of the same model.
 
     So a new chat, a race or a calibration writes where earlier ones did, and finds their
-    recordings.
+    recordings. What is recorded over memory that is left is of no use any more.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, retired: list[int] | None = None) -> None:
         self._free: list[Lease] = []
+        self._retired = [] if retired is None else retired  # receives numbers of such memory
 
     def lease(self, cache: object, make: Callable[[], Lease]) -> Lease:
         """Memory for as long as the cache is alive."""
@@ -106,16 +108,20 @@ class LeasePool:
                     buffer.zero_()  # see `resized`
         else:
             lease = make()
+            lease.retired = self._retired
         finalize(cache, self._give_back, lease).atexit = False
         return lease
 
     def clear(self) -> None:
         """Free what no cache uses."""
-        self._free.clear()
+        while self._free:
+            self._retired.append(self._free.pop().number)
 
     def _give_back(self, lease: Lease) -> None:
         if len(self._free) < KEPT_LEASES:
             self._free.append(lease)
+        else:
+            self._retired.append(lease.number)
 
 
 class LayeredKVCache:
@@ -141,7 +147,7 @@ class LayeredKVCache:
         self.length = 0
         self.defers = False  # `keep` leaves a move to `take_move`, or to the next use
         self._move: Move | None = None
-        self._doubled = DOUBLED_LEASE if pool else DOUBLED_CAPACITY
+        self._leased = pool is not None
         places = layer_devices or [device] * config.num_layers
         split = [
             (place, min(PART_LAYERS, layers - first))
@@ -197,16 +203,22 @@ class LayeredKVCache:
         if needed <= present:
             return
         quarter = round_up(present + present // 4, self._bucket)
-        grown = present * 2 if present < self._doubled else quarter
-        self._resize(min(max(grown, needed), round_up(self._window, self._bucket)))
+        grown = present * 2 if present < DOUBLED_CAPACITY else quarter
+        self._resize(self._stepped(needed) if self._leased else max(grown, needed))
 
     def release(self) -> None:
         """See `KVCache.release`; the first capacity is kept."""
-        self._resize(min(max(self.lease.least, self.span(0)), self.capacity))
+        needed = self._stepped(self.span(0)) if self._leased else self.span(0)
+        self._resize(min(max(self.lease.least, needed), self.capacity))
+
+    @staticmethod
+    def _stepped(tokens: int) -> int:
+        """A power of two, as spans are: recordings, lost where memory grows, are few times."""
+        return max(INITIAL_CAPACITY, 1 << (tokens - 1).bit_length())
 
     def _resize(self, capacity: int) -> None:
         self._settle()
-        self.lease.resize(capacity, self.length)
+        self.lease.resize(min(capacity, round_up(self._window, self._bucket)), self.length)
 
     def write(
         self, layer: int, keys_values: Tensor, span: int, slots: Tensor | None = None

@@ -117,7 +117,7 @@ class RecordedForward:
 
     def __init__(self, graphs: Graphs) -> None:
         self.graphs = graphs
-        self.pool = LeasePool()
+        self.pool = LeasePool(graphs.retired)
         self.loops = WeakValueDictionary[Hashable, _Several]()
         """Works of several forwards; each lives as long as a recording of it."""
         self._rows: dict[tuple[int, int], _Rows] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +26,12 @@ FIELDS: Final[Mapping[str, int]] = {
     **{name: MOVED[-1] for names in MOVES for name in names},
 }
 """Sizes."""
+
+
+class _MoveKey(NamedTuple):
+    leases: tuple[int, ...]
+    names: tuple[str, str]
+    rows: int
 
 
 class StepInputs:
@@ -92,7 +98,7 @@ class StepInputs:
 
         recording = None
         if graphs is not None:
-            key = "move", names, cache.lease.number, size
+            key = _MoveKey((cache.lease.number,), names, size)
             if key not in graphs.known:
                 for each in (source, to):
                     each.fill_(cache.scratch)

@@ -33,9 +33,9 @@ GREEDY = SamplingParams(temperature=0.0, max_new_tokens=60)
 SAMPLED = SamplingParams(temperature=0.9, seed=3, max_new_tokens=60)
 
 
-def models(kind: str, graphs: Graphs | None) -> tuple[Llama, DraftModel]:
+def models(kind: str, graphs: Graphs | None, window: int = 1024) -> tuple[Llama, DraftModel]:
     """A target and a draft that agrees with it now and then."""
-    config = tiny_config(context_window=1024)
+    config = tiny_config(context_window=window)
     weights = random_weights(config, 1)
     features = FEATURES if kind == "conditioned" else ()
     target = Llama(config, weights, CPU, torch.float32, features)
@@ -124,6 +124,34 @@ def test_a_cleared_chat_a_race_and_a_calibration_record_nothing_anew(kind: str) 
     again = engine(pair, choice)
     assert decoded(again, SAMPLED) == answers[0]
     assert runner.recorded == recorded
+
+
+def recorded_by_a_long_chat(kind: str, *, reserved: bool) -> tuple[int, set[int], set[int]]:
+    """Works recorded until 4,096 tokens; leases that are recorded over, and that are in use."""
+    runner = TapeRunner()
+    graphs = Graphs(runner, CPU)
+    pair = models(kind, graphs, window=4096)
+    chat = engine(pair, TreeChoice(Mode.SEQUOIA, TREES["ragged"], lookup=Lookup.OFF))
+    caches = chat._cache.target_cache, chat._cache.draft_cache
+    for cache in caches if reserved else ():
+        assert isinstance(cache, LayeredKVCache)
+        cache.reserve(4096)
+    for tokens in (40, 300, 700, 1300, 1500, 2500, 4060):
+        prompt = [at % 61 for at in range(tokens)]
+        assert tokens_of(list(chat.generate(prompt, replace(SAMPLED, max_new_tokens=20))))
+    leases = {each for key in graphs.known for each in getattr(key, "leases", ())}
+    numbers = [each.lease_numbers for each in caches if isinstance(each, LayeredKVCache)]
+    return runner.recorded, leases, {each for several in numbers for each in several}
+
+
+@pytest.mark.parametrize("kind", ["whole", "conditioned"])
+def test_a_chat_that_grows_records_about_as_often_as_one_with_all_its_memory(kind: str) -> None:
+    grown, leases, used = recorded_by_a_long_chat(kind, reserved=False)
+    whole, *_ = recorded_by_a_long_chat(kind, reserved=True)
+    spans = 5  # 256 to 4,096
+    assert leases == used, "nothing is kept of memory that was left"
+    moves = 2 * len(MOVED)  # of either cache, which know no span
+    assert whole <= grown <= whole + moves * spans
 
 
 def test_all_that_the_host_decides_goes_up_at_once() -> None:
@@ -223,7 +251,7 @@ def test_what_the_next_steps_need_is_recorded_in_idle_time() -> None:
         return forwards()
 
     def forwards() -> int:
-        return sum(not isinstance(key[0], str) for key in graphs.known)  # type: ignore[index]
+        return sum(hasattr(key, "span") for key in graphs.known)
 
     for cache in (made._cache.target_cache, made._cache.draft_cache):
         assert isinstance(cache, LayeredKVCache)

@@ -13,6 +13,7 @@ from sequoia_core.errors import ContextFullError
 from sequoia_core.model import kv_cache
 from sequoia_core.model.kv_cache import (
     CUDA_BUCKET,
+    KEPT_LEASES,
     PART_LAYERS,
     LayeredKVCache,
     LeasePool,
@@ -228,11 +229,17 @@ def test_large_caches_grow_by_a_quarter() -> None:
     assert grown_to(cache, 1025, 1281, 1602, 1603) == [1025, 1281, 1602, 2002]
 
 
-def test_leased_ones_do_so_later_so_that_recordings_over_them_last() -> None:
-    config, meta = tiny_config(context_window=90_000), torch.device("meta")
-    cache = LayeredKVCache(config, meta, torch.float32, pool=LeasePool())
-    found = grown_to(cache, 257, 513, 1025, 2049, 16_384, 16_385)
-    assert found == [512, 1024, 2048, 4096, 16_384, 20_480]
+def test_leased_ones_take_powers_of_two_so_that_recordings_over_them_last() -> None:
+    config, meta, retired = tiny_config(context_window=90_000), torch.device("meta"), list[int]()
+    cache = LayeredKVCache(config, meta, torch.float32, pool=LeasePool(retired))
+    first = cache.lease.number
+    found = grown_to(cache, 257, 513, 700, 3000, 16_384, 16_385, 70_000)
+    assert found == [512, 1024, 1024, 4096, 16_384, 32_768, 90_000]
+    assert retired == [*range(first, first + 6)]
+    cache.advance(600)
+    cache.release()
+    assert cache.capacity == 1024
+    assert cache.lease.number not in retired
 
 
 def read_tree_and_keep(cache: LayeredKVCache, path: Sequence[int]) -> None:
@@ -324,7 +331,8 @@ def test_rows_go_where_slots_say() -> None:
 
 
 def test_memory_of_a_cache_that_is_garbage_is_leased_again_and_clean() -> None:
-    pool, config = LeasePool(), tiny_config(context_window=1024)
+    retired = list[int]()
+    pool, config = LeasePool(retired), tiny_config(context_window=1024)
 
     def leased() -> LayeredKVCache:
         return LayeredKVCache(config, CPU, torch.float32, pool=pool)
@@ -340,6 +348,20 @@ def test_memory_of_a_cache_that_is_garbage_is_leased_again_and_clean() -> None:
     assert third.lease.number == numbers[0]
     third.reserve(300)
     assert third.lease.number > max(numbers)
+    assert retired == [numbers[0]]
+    left = numbers[1], third.lease.number
     del third, second
+    assert retired == [numbers[0]], "the next caches take them"
     pool.clear()
+    assert sorted(retired) == sorted((numbers[0], *left))
     assert leased().lease.number > max(numbers) + 1
+
+
+def test_memory_that_no_cache_takes_is_left() -> None:
+    retired = list[int]()
+    pool, config = LeasePool(retired), tiny_config(context_window=1024)
+    caches = [LayeredKVCache(config, CPU, torch.float32, pool=pool) for _ in range(4)]
+    numbers = [each.lease.number for each in caches]
+    caches.clear()
+    assert len(retired) == 4 - KEPT_LEASES
+    assert set(retired) < set(numbers)
