@@ -34,11 +34,12 @@ class TapeRunner:
         replayed: replays of them.
         fails: what a capture is refused with, if it is.
         spoils: every replay ends by adding so much to the outputs, as a faulty kernel would.
+        room: bytes that are said to be free.
     """
 
-    def __init__(self, fails: str = "", spoils: float = 0.0) -> None:
+    def __init__(self, fails: str = "", spoils: float = 0.0, room: int = 1 << 40) -> None:
         self.recorded = self.replayed = 0
-        self.fails, self.spoils = fails, spoils
+        self.fails, self.spoils, self.room = fails, spoils, room
         self.recordings = WeakSet[TapeRecording[Any]]()
 
     def check(self) -> None:
@@ -53,10 +54,15 @@ class TapeRunner:
         self.recorded += 1
         return TapeRecording(self, tape.calls, outputs)
 
+    def free(self) -> int:
+        return self.room
+
 
 class TapeRecording(Generic[T]):
     def __init__(self, runner: TapeRunner, calls: Sequence["_Call"], outputs: T) -> None:
         self.outputs = outputs
+        made = {_storage(each): each.nbytes for *_, several in calls for each in several}
+        self.nbytes = sum(made.values())  # without sharing
         self._runner, self._calls = runner, calls
         runner.recordings.add(self)
         self.destroy()  # a capture computes nothing

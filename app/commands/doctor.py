@@ -5,6 +5,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -177,7 +178,7 @@ def _models(settings: Settings) -> Finding:
 def _forward(settings: Settings, *, models_there: bool) -> Iterator[Finding]:
     """Device, number format, which code computes the models, and the memory for them."""
     from sequoia_core.model.device import choose_placement, devices_name, dtype_name
-    from sequoia_core.model.loading.backend import choose_backend
+    from sequoia_core.model.loading.backend import choose_backend, no_graphs, uses_graphs
     from sequoia_core.model.loading.catalogue import NO_DRAFT
     from sequoia_core.model.loading.loader import BUNDLED_DRAFT, Checkpoint, known_model
     from sequoia_core.model.native import library
@@ -192,6 +193,7 @@ def _forward(settings: Settings, *, models_there: bool) -> Iterator[Finding]:
             known = [known_model(each) for each in (models.target, *drafts)]
         opened = [each for each in known if isinstance(each, Checkpoint)]
         backend = choose_backend(settings.weights, settings.dtype, placement, opened)
+        backend = replace(backend, graphs=uses_graphs(settings.graphs, placement))
     except SequoiaError as error:
         yield Finding("device, weights", str(error), BROKEN)
         return
@@ -204,6 +206,9 @@ def _forward(settings: Settings, *, models_there: bool) -> Iterator[Finding]:
     if backend.native and library.UNPROVEN in library.instruction_sets():
         name = f"{library.INSTRUCTION_SET_VARIABLE}={library.UNPROVEN}"
         yield Finding("AMX", f"{name} takes it; no hardware has run it yet")
+    why = no_graphs(placement) or "--graphs is off"
+    graphs = "recorded, and dropped where memory is short" if backend.graphs else f"none: {why}"
+    yield Finding("CUDA graphs", graphs)
     if settings.offload is not Offload.NONE:
         where = settings.offload.value
         yield Finding("offload", f"{where}: layers come two at a time, but those that fit on a GPU")

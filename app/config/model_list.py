@@ -195,7 +195,9 @@ def _room_finder(settings: Settings) -> "RoomFinder":
     """Finds the memory for pairs in place of the one that these settings have loaded."""
     from sequoia_core.model.loading.local_models import RoomFinder
 
-    finder = RoomFinder(settings.dtype, settings.device, settings.weights, settings.offload)
+    finder = RoomFinder(
+        settings.dtype, settings.device, settings.weights, settings.offload, settings.graphs
+    )
     target, draft = _found(settings)
     if target.model is None:
         return finder

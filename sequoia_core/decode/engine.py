@@ -238,8 +238,8 @@ class Engine:
                 found = None
             if found is None:  # here what the failed step held is free again
                 self._cache.roll_back()
-                if self._graphs is not None and self._holds_graphs:  # the same tree without them
-                    self._graphs.step_down(Rung.EAGER, "the memory is full")
+                if self._graphs is not None and self._holds_graphs:  # the same tree with fewer
+                    self._graphs.shrink()
                     self._target.forget_unused()
                     yield from self._notices.of_graphs()
                     continue

@@ -4,7 +4,8 @@ A recording sees neither new tensors nor new numbers: what changes from one repl
 in tensors of fixed addresses.
 """
 
-from collections import OrderedDict
+import sys
+from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Hashable
 from contextlib import suppress
 from enum import IntEnum
@@ -13,14 +14,16 @@ from weakref import WeakSet
 
 import torch
 
+from sequoia_core.model.device import free_bytes
+from sequoia_core.model.loading.memory_plan import RECORDING_BYTES, ROW_BUCKETS, is_out_of_memory
 from sequoia_core.model.step_inputs import StepInputs
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
-ROW_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768)
 LEAST_SPAN = 256
 KEPT_RECORDINGS = 64
+LEAST_RECORDINGS = 16  # about those of the steps over one span, with trees that adapt
 WARM_UPS = 2  # libraries allocate workspaces, and choose their kernels, in the first calls
 
 
@@ -28,6 +31,10 @@ class Recording(Protocol[T_co]):
     @property
     def outputs(self) -> T_co:
         """Tensors at fixed addresses, which `replay` overwrites."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes by which the device's free memory became less; others may use them as well."""
 
     def replay(self) -> T_co:
         """Do the work on what its inputs hold now; returns `outputs`."""
@@ -49,8 +56,13 @@ class Runner(Protocol):
         It is run several times on what its inputs hold, so these are such that nothing is harmed.
         """
 
+    def free(self) -> int:
+        """Bytes that there are for further recordings."""
+
 
 class EagerRecording(Generic[T]):
+    nbytes = 0
+
     def __init__(self, work: Callable[[], T]) -> None:
         self._work = work
         self.outputs = work()
@@ -66,10 +78,13 @@ class EagerRunner:
     def record(self, work: Callable[[], T]) -> Recording[T]:
         return EagerRecording(work)
 
+    def free(self) -> int:
+        return sys.maxsize
+
 
 class CudaRecording(Generic[T]):
-    def __init__(self, graph: torch.cuda.CUDAGraph, outputs: T) -> None:
-        self._graph, self.outputs = graph, outputs
+    def __init__(self, graph: torch.cuda.CUDAGraph, outputs: T, nbytes: int) -> None:
+        self._graph, self.outputs, self.nbytes = graph, outputs, nbytes
 
     def replay(self) -> T:
         self._graph.replay()
@@ -109,15 +124,24 @@ class CudaRunner:
                     work()
             finally:
                 current.wait_stream(side)
+            torch.cuda.empty_cache()  # as the capture does, whose own share is what is missing then
+            before = free_bytes(self._device)  # for a graph's memory is not PyTorch's alone
             try:
                 with capture:
                     outputs = work()
             except BaseException:
                 self._abandon_pool()
                 raise
-        found = CudaRecording(graph, outputs)
+        taken = max(before - free_bytes(self._device), 0)
+        found = CudaRecording(graph, outputs, taken)
         self._alive.add(found)
         return found
+
+    def free(self) -> int:
+        unused = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(
+            self._device
+        )
+        return free_bytes(self._device) + unused
 
     def _abandon_pool(self) -> None:
         """Use the pool of a capture that failed no more.
@@ -144,7 +168,7 @@ class Graphs:
     """The recordings of a pair that were used last, and how much is recorded at all.
 
     It steps down for good where recording fails, where a recording computes something else than
-    PyTorch does without it, and where memory is short.
+    PyTorch does without it, and where memory is short even for few recordings.
     """
 
     def __init__(self, runner: Runner, device: torch.device, rung: Rung = Rung.LOOPS) -> None:
@@ -154,6 +178,10 @@ class Graphs:
         self._recordings = OrderedDict[Hashable, Recording[Any]]()
         self.retired: list[int] = []
         """Numbers of leased memory that is left, in whichever thread; see `OverLeases`."""
+        self.dropped = 0
+        """How often all was forgotten: what only they have used is then of no use."""
+        self._most = KEPT_RECORDINGS
+        self._measured = deque[int](maxlen=KEPT_RECORDINGS)  # bytes of what was recorded
         self.notices: tuple[str, ...] = ()
         """Why it has stepped down, one line each."""
 
@@ -170,13 +198,21 @@ class Graphs:
         self._forget_retired()
         found = self._recordings.get(key)
         if found is None:
+            if self._runner.free() < self.recording_bytes:
+                self.shrink()
+                if self.rung < rung:
+                    return None
             try:
                 found = self._runner.record(work)
             except RuntimeError as error:  # of CUDA, its libraries or its memory
+                if is_out_of_memory(error):
+                    self.shrink()
+                    return None
                 self.step_down(Rung(rung - 1), f"recording fails ({_first_line(error)})")
                 return None
             self._recordings[key] = found
-            if len(self._recordings) > KEPT_RECORDINGS:
+            self._measured.append(found.nbytes)
+            if len(self._recordings) > self._most:
                 self._recordings.popitem(last=False)
         self._recordings.move_to_end(key)
         return found
@@ -193,12 +229,39 @@ class Graphs:
         """Keys of what is recorded."""
         return self._recordings.keys()
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that were given for the recordings there are."""
+        return sum(each.nbytes for each in self._recordings.values())
+
+    @property
+    def recording_bytes(self) -> int:
+        """Of the next recording: the mean of those made, or an estimate before the first."""
+        made = self._measured
+        return sum(made) // len(made) if made else RECORDING_BYTES
+
+    def shrink(self) -> None:
+        """Forget all recordings where memory is full, and keep half as many from now on.
+
+        All, as they share their memory. Where so few would be kept that steps record all the time,
+        nothing is recorded any more.
+        """
+        self._most = min(self._most, len(self._recordings)) // 2
+        if self._most < LEAST_RECORDINGS:
+            self.step_down(Rung.EAGER, "the memory is full")
+        else:
+            self._forget_all()
+
+    def _forget_all(self) -> None:
+        self._recordings.clear()
+        self.dropped += 1
+
     def step_down(self, rung: Rung, why: str) -> None:
         """Record no more than this from now on; a notice says why."""
         if self.rung <= rung:
             return
         self.rung = rung
-        self._recordings.clear()
+        self._forget_all()
         how = "kernels are launched one by one" if rung == Rung.EAGER else "fewer graphs are used"
         self.notices += (f"CUDA graphs: {why}; {how} from now on",)
 

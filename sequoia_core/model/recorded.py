@@ -120,6 +120,7 @@ class RecordedForward:
         self.pool = LeasePool(graphs.retired)
         self.loops = WeakValueDictionary[Hashable, _Several]()
         """Works of several forwards; each lives as long as a recording of it."""
+        self._dropped = graphs.dropped
         self._rows: dict[tuple[int, int], _Rows] = {}
         self._masks = OrderedDict[tuple[int, ...], _Mask]()
         self._offsets: dict[tuple[int, int], Tensor] = {}
@@ -137,8 +138,9 @@ class RecordedForward:
     ) -> Tensor | None:
         """See `LanguageModel.forward`; None where this forward is not recorded."""
         count = token_ids.shape[0]
-        if self.graphs.rung < Rung.FORWARDS:
+        if self._dropped != self.graphs.dropped:
             self._forget()
+        if self.graphs.rung < Rung.FORWARDS:
             return None
         if not _is_of_step(count, mask, cache.length):
             return None
@@ -187,6 +189,7 @@ class RecordedForward:
 
     def _forget(self) -> None:
         """Free what only recordings need."""
+        self._dropped = self.graphs.dropped
         self._rows.clear()
         self._masks.clear()
         self.pool.clear()

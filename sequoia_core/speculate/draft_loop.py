@@ -18,6 +18,7 @@ from sequoia_core.model.graphs import Graphs, Recording, Rung, least_tokens, spa
 from sequoia_core.model.interface import KVCache
 from sequoia_core.model.kv_cache import LayeredKVCache
 from sequoia_core.model.llama import Llama
+from sequoia_core.model.loading.memory_plan import MOST_STATED
 from sequoia_core.model.recorded import CHECKED, ROUNDING, RecordedForward
 from sequoia_core.speculate.draft import (
     ChildChooser,
@@ -39,7 +40,6 @@ Grow = Callable[[GrowPlan, Tensor, KVCache, ChildChooser], TokenTree]
 """`draft.grow` of one draft."""
 
 READ = 2  # pending tokens in a recording: the root, and before it a leaf that was accepted unread
-MOST_STATED = 1 << 24  # probabilities of a tree: with the numbers drawn beforehand, 192 MiB
 FAR = 1 << 40  # slots after any: the scratch row is taken
 AGREEING = 0.5  # of a tree at least, where rounding may decide: between near ties, or at a cut
 

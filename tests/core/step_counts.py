@@ -62,7 +62,7 @@ class CountedRunner(TapeRunner):
 class CountedRecording:
     def __init__(self, recording: Recording[Any], traffic: Traffic) -> None:
         self._recording, self._traffic = recording, traffic
-        self.outputs = recording.outputs
+        self.outputs, self.nbytes = recording.outputs, recording.nbytes
 
     def replay(self) -> Any:
         before = self._traffic.operators.copy()

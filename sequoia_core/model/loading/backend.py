@@ -29,6 +29,7 @@ from sequoia_core.model.loading.memory_plan import (
     MemoryPlan,
     kv_token_bytes,
     plan_memory,
+    recording_bytes,
     size_text,
 )
 from sequoia_core.model.loading.weights import DTYPE_FORMATS, Weights
@@ -120,17 +121,22 @@ def choose_backend(
 
 def uses_graphs(choice: GraphChoice, placement: Placement) -> bool:
     """Whether kernels are recorded; raises ParameterError if they are to be and cannot be."""
-    possible = (
-        len(placement.devices) == 1
-        and placement.device.type == "cuda"
-        and placement.offload is Offload.NONE
-    )
-    if choice is GraphChoice.ON and not possible:
+    why = no_graphs(placement)
+    if choice is GraphChoice.ON and why:
         raise ParameterError(
-            "graphs are on, but only one GPU that holds the whole target has CUDA graphs; leave "
-            "--graphs out"
+            "graphs are on, but only one GPU that holds the whole target has CUDA graphs, and "
+            f"{why}; leave --graphs out"
         )
-    return possible and choice is not GraphChoice.OFF
+    return not why and choice is not GraphChoice.OFF
+
+
+def no_graphs(placement: Placement) -> str:
+    """Why kernels cannot be recorded; "" where they can be."""
+    if placement.device.type == "cpu":
+        return "a CPU computes"
+    if len(placement.devices) > 1:
+        return "several GPUs compute"
+    return "" if placement.offload is Offload.NONE else "the target is offloaded"
 
 
 def stored_format(weights: Weights) -> str:
@@ -226,7 +232,12 @@ def pair_plans(
     if not backend.native:
         assert backend.dtype is not None
         packed = _packed_layer(target), _packed_layer(draft)
-        return memory_plans(shape, draft_shape, backend.dtype, backend.placement, free, packed)
+        plans = memory_plans(shape, draft_shape, backend.dtype, backend.placement, free, packed)
+        if not backend.graphs:
+            return plans
+        columns = draft_shape.head_vocab_size if draft_shape else 0
+        recordings = recording_bytes(shape.vocab_size, columns)
+        return {place: replace(plan, recordings=recordings) for place, plan in plans.items()}
     slots = len(draft_shape.feature_layers) if draft_shape else 0
     weights, token = _native_held(target, backend.target_format, slots)
     if draft:

@@ -3,13 +3,18 @@
 import functools
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sequoia_core.errors import ParameterError, suggest
 from sequoia_core.model.config import ModelConfig
-from sequoia_core.model.loading.memory_plan import MemoryPlan, kv_token_bytes, plan_memory
+from sequoia_core.model.loading.memory_plan import (
+    MemoryPlan,
+    kv_token_bytes,
+    plan_memory,
+    recording_bytes,
+)
 from sequoia_core.model.tensor_names import weight_values
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -70,13 +75,15 @@ class PairEntry:
     def plan(self, on_gpu: bool) -> MemoryPlan:
         weights = BYTES_PER_VALUE * (self.target.parameters + self.draft.parameters)
         token = self.target.kv_bytes(1) + self.draft.kv_bytes(1)
-        return plan_memory(
+        columns = self.target.config.vocab_size, self.draft.config.vocab_size
+        plan = plan_memory(
             self.target.config,
-            self.draft.config.vocab_size,
+            columns[1],
             (weights, token),
             value_bytes=BYTES_PER_VALUE,
             on_gpu=on_gpu,
         )
+        return replace(plan, recordings=recording_bytes(*columns)) if on_gpu else plan
 
     def fits(self, total: int, on_gpu: bool) -> bool:
         """Whether it fits into so many bytes, a tenth of them left for everything else."""

@@ -5,18 +5,18 @@ No weights are read.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from sequoia_core.config import Offload, WeightFormat
+from sequoia_core.config import GraphChoice, Offload, WeightFormat
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.files import expanded, path_exists
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import choose_placement, free_bytes
-from sequoia_core.model.loading.backend import choose_backend, pair_plans
+from sequoia_core.model.loading.backend import choose_backend, pair_plans, uses_graphs
 from sequoia_core.model.loading.catalogue import BYTES_PER_VALUE, NO_DRAFT
 from sequoia_core.model.loading.loader import (
     BUNDLED_DRAFT,
@@ -191,6 +191,7 @@ class RoomFinder:
     device: str = "auto"
     weights: WeightFormat = WeightFormat.AUTO
     offload: Offload = Offload.NONE
+    graphs: GraphChoice = GraphChoice.AUTO
     held: Mapping[torch.device, int] = field(default_factory=Counter)  # what will be freed
 
     def room(self, target: Known, draft: Known | None) -> MemoryRoom:
@@ -215,6 +216,7 @@ class RoomFinder:
         placement = choose_placement(self.device, self.offload)
         opened = [each for each in (target, draft) if isinstance(each, Checkpoint)]
         backend = choose_backend(self.weights, self.dtype, placement, opened)
+        backend = replace(backend, graphs=uses_graphs(self.graphs, placement))
         return pair_plans(target, draft, backend, free)
 
 

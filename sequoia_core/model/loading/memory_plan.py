@@ -12,6 +12,12 @@ SCORED_ROWS = 64  # rows of logits that become probabilities at once
 PREFILL_ROWS = 256  # of a prompt at once: bounds its mask and activations
 LEAST_CONTEXT = 512  # tokens that must fit with the weights, unless the window is shorter
 CUDA_BYTES = 512 << 20  # what a CUDA context, its libraries and their workspaces take of a GPU
+RECORDING_BYTES = 8 << 20  # of a CUDA graph, an estimate until one was measured (0074)
+PLANNED_RECORDINGS = 32  # of the steps over two spans
+ROW_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768)
+"""Rows of recorded forwards, which have inputs and logits of their own for each."""
+MOST_STATED = 1 << 24  # probabilities of a tree that is drafted by one recording
+NUMBER_BYTES = 12  # of such a probability, with the float64 number that is drawn for it beforehand
 FLOAT32 = 4  # bytes of a number
 
 _OUT_OF_MEMORY = (
@@ -28,6 +34,7 @@ class MemoryPlan:
     logits: int = 0  # of the largest tree, with the probabilities made of them at once
     activations: int = 0  # of the rows of a prompt read at once
     runtime: int = 0  # CUDA's own
+    recordings: int = 0  # CUDA graphs, and what they read and write at fixed addresses
     window: int = 0  # most tokens of context
     layer: int = 0  # of a layer that may be streamed or stay
     resident_layers: int = 0  # that stay since there is room
@@ -71,13 +78,14 @@ class MemoryPlan:
             "logits": self.logits,
             "activations": self.activations,
             "CUDA": self.runtime,
+            "CUDA graphs": self.recordings,
         }
         sizes = (f"{name} {size_text(size)}" for name, size in parts.items() if size)
         return f"{size_text(self.needed(context))}: {', '.join(sizes)}"
 
     @property
     def _fixed(self) -> int:
-        return self.weights + self.logits + self.activations + self.runtime
+        return self.weights + self.logits + self.activations + self.runtime + self.recordings
 
 
 def plan_memory(
@@ -110,6 +118,17 @@ def plan_memory(
         runtime=CUDA_BYTES if on_gpu else 0,
         window=target.context_window,
     )
+
+
+def recording_bytes(columns: int, draft_columns: int) -> int:
+    """Of a pair's CUDA graphs with the logits of each bucket of rows and of drafting a tree.
+
+    The columns are those of the models' logits.
+    """
+    rows = sum(bucket for bucket in ROW_BUCKETS if bucket <= PLANNED_ROWS)
+    stated = min(PLANNED_ROWS * draft_columns, MOST_STATED)
+    outputs = FLOAT32 * rows * (columns + draft_columns)
+    return PLANNED_RECORDINGS * RECORDING_BYTES + outputs + NUMBER_BYTES * stated
 
 
 def kv_token_bytes(config: ModelConfig, value_bytes: int, feature_slots: int = 0) -> int:

@@ -219,6 +219,40 @@ def test_when_memory_ends_recordings_are_dropped_before_the_tree_shrinks(
     assert said_of_graphs(list(made.generate(PROMPT, GREEDY))) == []
 
 
+class Narrow(TapeRunner):
+    """Memory ends in a replay while there are more than so many recordings."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most, self.ended = most, 0
+
+    @override
+    def check(self) -> None:
+        if len(self.recordings) > self._most:
+            self.ended += 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("kind", DRAFTS)
+def test_where_fewer_recordings_fit_fewer_are_kept_and_nothing_else_changes(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sequoia_core.model.graphs.LEAST_RECORDINGS", 3)
+    runner = Narrow(most=6)
+    graphs = Graphs(runner, CPU)
+    answers: list[list[tuple[tuple[int, ...], ...]]] = []
+    for each in (graphs, None):
+        made = engine(models(kind, each), TreeChoice(Mode.SEQUOIA, TREES["ragged"]))
+        answers.append([])
+        for tree in ("ragged", "binary", "chain"):
+            made.tree_choice = TreeChoice(Mode.SEQUOIA, TREES[tree])
+            answers[-1] += decoded(made, GREEDY)
+    assert answers[0] == answers[1]
+    assert runner.ended
+    assert graphs.rung is Rung.LOOPS
+    assert len(graphs.known) <= 6
+
+
 def said_of_graphs(events: Sequence[Event]) -> list[str]:
     notices = (each for each in events if isinstance(each, Notice))
     return [each.message for each in notices if each.kind is NoticeKind.GRAPHS]

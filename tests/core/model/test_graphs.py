@@ -3,14 +3,16 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 
-from sequoia_core.model.graphs import CudaRunner, Graphs, Rung
+from sequoia_core.model.graphs import LEAST_RECORDINGS, CudaRunner, Graphs, Rung
+from sequoia_core.model.loading.memory_plan import RECORDING_BYTES
 
 DEVICE = torch.device("cuda", 1)
+TAKEN = 3 << 20  # bytes by a capture
 
 
 class Stream:
@@ -35,6 +37,7 @@ class Cuda:
         fails: the next capture ends with an error.
         recording: pools that captures are under way in, as the allocator sees it.
         used: pools of captures, in order.
+        free: bytes; each capture takes some.
     """
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
@@ -43,6 +46,7 @@ class Cuda:
         self.fails = False
         self.recording: list[int] = []
         self.used: list[int] = []
+        self.free = 1 << 30
         numbers = count(1)
         patch.setattr(torch.cuda, "current_stream", lambda _device: self.stream)
         patch.setattr(torch.cuda, "graph_pool_handle", lambda: next(numbers))
@@ -50,6 +54,10 @@ class Cuda:
         patch.setattr(torch.cuda, "CUDAGraph", Graph)
         patch.setattr(torch.cuda, "stream", self.in_stream)
         patch.setattr(torch.cuda, "graph", self.graph)
+        patch.setattr(torch.cuda, "empty_cache", lambda: None)
+        patch.setattr(torch.cuda, "mem_get_info", lambda _: (self.free, 1 << 40))
+        patch.setattr(torch.cuda, "memory_reserved", lambda _: 500)
+        patch.setattr(torch.cuda, "memory_allocated", lambda _: 200)
         patch.setattr(torch._C, "_cuda_endAllocateToPool", self.end, raising=False)
 
     @contextmanager
@@ -73,6 +81,7 @@ class Cuda:
             raise RuntimeError("already recording to mempool_id")
         self.recording.append(pool)
         self.used.append(pool)
+        self.free -= TAKEN
         try:
             yield
         finally:
@@ -131,3 +140,57 @@ def test_a_failed_capture_leaves_the_next_rung_usable(cuda: Cuda) -> None:
     assert cuda.used == [1, 1, 2]
     assert (graphs.rung, len(graphs.notices)) == (Rung.FORWARDS, 1)
     assert "(operation not permitted when stream is capturing)" in graphs.notices[0]
+
+
+def test_what_a_recording_takes_is_an_estimate_until_one_was_measured(cuda: Cuda) -> None:
+    graphs = Graphs(CudaRunner(DEVICE), torch.device("cpu"))
+    assert (graphs.recording_bytes, graphs.nbytes) == (RECORDING_BYTES, 0)
+    for key in range(3):
+        assert graphs.recording(key, works(cuda)) is not None
+    assert (graphs.recording_bytes, graphs.nbytes) == (TAKEN, 3 * TAKEN)
+    assert CudaRunner(DEVICE).free() == cuda.free + 300, "what PyTorch keeps is free for it as well"
+
+
+def test_where_memory_is_full_fewer_recordings_are_kept_and_at_last_none(cuda: Cuda) -> None:
+    graphs = Graphs(CudaRunner(DEVICE), torch.device("cpu"))
+    for key in range(2 * LEAST_RECORDINGS):
+        assert graphs.recording(key, works(cuda)) is not None
+    cuda.free = TAKEN - 400  # with what PyTorch keeps not enough for one more
+    assert graphs.recording("next", works(cuda)) is not None
+    assert set(graphs.known) == {"next"}
+    assert (graphs.rung, graphs.notices) == (Rung.LOOPS, ())
+    cuda.free = 1 << 30
+    for key in range(2 * LEAST_RECORDINGS):
+        graphs.recording(key, works(cuda))
+    assert set(graphs.known) == set(range(LEAST_RECORDINGS, 2 * LEAST_RECORDINGS))
+    cuda.free = 0
+    assert graphs.recording("next", works(cuda)) is None
+    assert (graphs.rung, len(graphs.known)) == (Rung.EAGER, 0)
+    assert "the memory is full" in graphs.notices[0]
+
+
+def test_memory_that_ends_in_a_capture_leaves_this_work_unrecorded(cuda: Cuda) -> None:
+    graphs = Graphs(CudaRunner(DEVICE), torch.device("cpu"))
+    for key in range(2 * LEAST_RECORDINGS):
+        graphs.recording(key, works(cuda))
+
+    def full() -> None:
+        if cuda.recording:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    assert graphs.recording("full", full) is None
+    assert (graphs.rung, len(graphs.known)) == (Rung.LOOPS, 0)
+    assert graphs.recording("next", works(cuda)) is not None
+
+
+def test_what_is_recorded_over_memory_that_is_left_is_forgotten(cuda: Cuda) -> None:
+    class Over(NamedTuple):
+        leases: tuple[int, ...]
+
+    graphs = Graphs(CudaRunner(DEVICE), torch.device("cpu"))
+    keys = Over((1,)), Over((2, 1)), Over((2,)), "over none"
+    for key in keys:
+        graphs.recording(key, works(cuda))
+    graphs.retired.append(1)
+    graphs.recording("next", works(cuda))
+    assert set(graphs.known) == {keys[2], "over none", "next"}

@@ -136,11 +136,14 @@ class OneLaunch:
     def record(self, work: Callable[[], T]) -> "Launched[T]":
         return Launched(self._traffic, self._runner.record(work))
 
+    def free(self) -> int:
+        return self._runner.free()
+
 
 class Launched(Generic[T]):
     def __init__(self, traffic: Traffic, recording: TapeRecording[T]) -> None:
         self._traffic, self._recording = traffic, recording
-        self.outputs = recording.outputs
+        self.outputs, self.nbytes = recording.outputs, recording.nbytes
 
     def replay(self) -> T:
         before = Counter(self._traffic.operators)

@@ -110,6 +110,7 @@ class Chat:
     graphs: Graphs | None = None
     length: int = 40  # of the prompt
     split_from: int | None = None  # see `AttentionChoice`
+    reserved: int = 0  # tokens of the draft's cache
     tokens: list[int] = field(init=False)
     cache: LayeredKVCache = field(init=False)
     model: Llama = field(init=False)
@@ -121,6 +122,7 @@ class Chat:
         draft.model.attention = AttentionChoice(split_from=self.split_from)
         target_cache = target.new_cache()
         cache = self.cache = draft.model.new_cache(target_cache)
+        cache.reserve(self.reserved)
         generator, rng = torch.Generator().manual_seed(5), random.Random(3)
         grow, plan = grower(draft), GrowPlan(self.growmap, CPU)
         tokens = self.tokens = [at * 7 % 61 for at in range(self.length)]
@@ -199,7 +201,7 @@ def test_more_pending_tokens_are_read_before() -> None:
 def test_a_longer_span_takes_another_recording_with_the_same_inputs() -> None:
     graphs = Graphs(TapeRunner(), CPU)
     recorded, plain = (
-        Chat("whole", "sampled", RAGGED, each, length=235) for each in (graphs, None)
+        Chat("whole", "sampled", RAGGED, each, length=235, reserved=512) for each in (graphs, None)
     )
     for one, other in zip(recorded.run(24), plain.run(24), strict=True):
         one.check(other)
@@ -291,7 +293,7 @@ class Harming(TapeRunner):
 class HarmedRecording(Generic[T]):
     def __init__(self, recording: Recording[T], harm: Harm) -> None:
         self._recording, self._harm = recording, harm
-        self.outputs = recording.outputs
+        self.outputs, self.nbytes = recording.outputs, recording.nbytes
 
     def replay(self) -> T:
         found = self._recording.replay()

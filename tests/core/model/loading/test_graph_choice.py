@@ -12,11 +12,19 @@ from sequoia_core.model.device import Placement
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading import models
 from sequoia_core.model.loading import pair as pair_module
-from sequoia_core.model.loading.backend import Backend, uses_graphs
+from sequoia_core.model.loading.backend import Backend, no_graphs, pair_plans, uses_graphs
+from sequoia_core.model.loading.memory_plan import (
+    PLANNED_RECORDINGS,
+    PLANNED_ROWS,
+    RECORDING_BYTES,
+    ROW_BUCKETS,
+    recording_bytes,
+    size_text,
+)
 from sequoia_core.model.loading.pair import load_pair, with_other_draft
 from sequoia_core.model.recorded import graphs_of
 from tests.core.checkpoints import save_model, tiny_tokenizer
-from tests.core.models import fresh_logits
+from tests.core.models import fresh_logits, tiny_config
 from tests.tape_runner import TapeRunner
 
 CPU, GPU, OTHER_GPU = torch.device("cpu"), torch.device("cuda", 0), torch.device("cuda", 1)
@@ -34,6 +42,7 @@ CPU, GPU, OTHER_GPU = torch.device("cpu"), torch.device("cuda", 0), torch.device
 def test_graphs_need_one_gpu_that_holds_the_target(placement: Placement, possible: bool) -> None:
     assert uses_graphs(GraphChoice.AUTO, placement) == possible
     assert not uses_graphs(GraphChoice.OFF, placement)
+    assert (no_graphs(placement) == "") == possible
     if possible:
         assert uses_graphs(GraphChoice.ON, placement)
     else:
@@ -44,6 +53,33 @@ def test_graphs_need_one_gpu_that_holds_the_target(placement: Placement, possibl
 def test_measured_figures_are_kept_apart() -> None:
     backend = Backend(Placement((CPU,)), WeightFormat.TORCH, torch.float32)
     assert replace(backend, graphs=True).key() != backend.key()
+
+
+@pytest.mark.parametrize("drafted", [True, False])
+def test_the_memory_plan_counts_them(drafted: bool) -> None:
+    """An estimate of each, the logits of every bucket of rows, and the numbers of a tree."""
+    config, draft = tiny_config(vocab_size=32_000), tiny_config(head_vocab_size=8_000)
+    backend = Backend(Placement((GPU,)), WeightFormat.TORCH, torch.float16)
+    models = config, draft if drafted else None
+    (without,), (counted,) = (
+        pair_plans(*models, each, lambda _: 1 << 40).values()
+        for each in (backend, replace(backend, graphs=True))
+    )
+    rows = 1 + 2 + 4 + 8 + 16 + 24 + 32 + 48 + 64 + 96 + 128
+    columns = 8_000 if drafted else 0
+    outputs, numbers = rows * (32_000 + columns) * 4, 128 * columns * (4 + 8)
+    expected = PLANNED_RECORDINGS * RECORDING_BYTES + outputs + numbers
+    assert counted == replace(without, recordings=expected)
+    assert counted.least - without.least == expected
+    assert counted.context_in(counted.needed(7)) == 7
+    assert f"CUDA graphs {size_text(expected)}" in counted.words(64)
+    assert "graphs" not in without.words(64)
+
+
+def test_trees_that_no_recording_drafts_need_no_numbers_for_it() -> None:
+    most = recording_bytes(0, 200_000) - recording_bytes(0, 150_000)
+    rows = sum(each for each in ROW_BUCKETS if each <= PLANNED_ROWS)
+    assert most == 50_000 * rows * 4
 
 
 @pytest.fixture
