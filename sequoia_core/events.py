@@ -4,6 +4,7 @@ An answer is `AnswerStart` if it is no usual one, `TreeChosen`, `PrefillDone`, t
 step at most one `TextDelta` followed by exactly one `Step`, then perhaps a `TextDelta` of text that
 was held back, and at last `Finished` or `Failed`. A `Notice` may come anywhere, and a `TreeChosen`
 between two steps if the next one uses another tree. A consumer that pauses does so after a `Step`.
+`MemoryUse` is no part of an answer.
 """
 
 from collections.abc import Callable
@@ -311,9 +312,27 @@ class Failed(TaggedRecord, frozen=True):
     message: str
 
 
+class DeviceMemory(Record, frozen=True):
+    """Bytes of one device's memory."""
+
+    device: str
+    weights: int  # of the pair, as planned when it was loaded
+    cache_used: int  # of keys and values: by the tokens of the chat
+    cache_reserved: int  # by what is kept for them
+    recordings: int  # CUDA graphs
+    peak: int  # most that the process has taken
+    free: int
+
+
+class MemoryUse(TaggedRecord, frozen=True):
+    """The memory that a pair takes while nobody waits, device by device."""
+
+    devices: tuple[DeviceMemory, ...]
+
+
 Event = (
     Notice | AnswerStart | TreeChosen | PrefillProgress | PrefillDone | TextDelta | Step | Finished
-    | Failed
+    | Failed | MemoryUse
 )  # fmt: skip
 
 

@@ -4,7 +4,8 @@ import re
 from datetime import datetime, timedelta
 
 from sequoia_core.config import Lookup
-from sequoia_core.events import PairDescription, TreeChosen
+from sequoia_core.events import MemoryUse, PairDescription, TreeChosen
+from sequoia_core.model.loading.memory_plan import size_text
 from sequoia_core.recording.trace_file import LAST_MOMENT, SceneInfo
 from sequoia_core.tree.choice import TreeChoice, lookup_for
 
@@ -102,8 +103,9 @@ def describe(
     pair: PairDescription | None,
     tree: TreeChosen | None,
     answer: Answer | None = None,
+    memory: MemoryUse | None = None,
 ) -> str:
-    """The text of `/show`: settings, pair, tree and the figures of an answer, an entry a line."""
+    """The text of `/show`, an entry a line: settings, pair, memory, tree, figures of an answer."""
     rows = [(name, value_text(settings, name)) for name in CHAT_SETTINGS]
     if pair is None:
         rows.append(("pair", "still loading"))
@@ -114,8 +116,23 @@ def describe(
             ("device", f"{pair.device}, {pair.dtype}"),
             ("context window", f"{pair.context_window} tokens"),
         ]
-    rows += [*_tree_rows(tree), *_answer_rows(answer)]
+    rows += [*_memory_rows(memory), *_tree_rows(tree), *_answer_rows(answer)]
     return "\n".join(f"{name:<{VALUE_COLUMN}}{value}" for name, value in rows)
+
+
+def _memory_rows(memory: MemoryUse | None) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for each in memory.devices if memory is not None else ():
+        used, reserved = size_text(each.cache_used), size_text(each.cache_reserved)
+        parts = [
+            f"weights {size_text(each.weights)}",
+            f"KV cache {reserved}" + (f" ({used} used)" if used != reserved else ""),
+            *([f"CUDA graphs {size_text(each.recordings)}"] if each.recordings else []),
+            f"peak {size_text(each.peak)}",
+            f"free {size_text(each.free)}",
+        ]
+        rows.append(("" if rows else "memory", f"{each.device}: {', '.join(parts)}"))
+    return rows
 
 
 def _tree_rows(tree: TreeChosen | None) -> list[tuple[str, str]]:

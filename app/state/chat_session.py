@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from sequoia_core.chat.race import PLAIN_AND_CHOSEN, RaceSide
 from sequoia_core.errors import SequoiaError, counted
-from sequoia_core.events import PairDescription, TreeChosen
+from sequoia_core.events import MemoryUse, PairDescription, TreeChosen
 from sequoia_core.text.chat_template import Turn
 
 from ..config.settings import Settings
@@ -111,6 +111,7 @@ class ChatSession:
     pair: PairDescription | None = None  # None while the models load
     unready: str = "loading"  # what the header says while there is no pair
     tree: TreeChosen | None = None  # of the next answer; None until the engine reports it
+    memory: MemoryUse | None = None  # as the engine reported it last
     race: RaceState | None = None  # that runs or ran last
     history: History = field(default_factory=History)
     edit: MessageEdit | None = None

@@ -153,6 +153,7 @@ class Conversation(ChatEngine):
     @override
     def tune(self, should_stop: StopCheck) -> Iterator[Event]:
         self._engine.prepare(should_stop)
+        yield self._engine.memory_use(self._pair.weight_bytes)
         yield from self._tuner.tune(should_stop)
 
     @override

@@ -64,5 +64,5 @@ class ChatEngine(Protocol):
     def tune(self, should_stop: StopCheck) -> Iterator[Event]:
         """Measure pair and machine in short slices while nobody waits, until all is measured.
 
-        Yields a `Notice` or `TreeChosen` when something was measured.
+        Yields a `MemoryUse`, and a `Notice` or `TreeChosen` when something was measured.
         """

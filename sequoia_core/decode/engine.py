@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from time import perf_counter
@@ -13,6 +13,7 @@ import torch
 
 from sequoia_core.config import GROWING_MODES, Lookup, Mode, SamplingParams
 from sequoia_core.decode.baseline_timer import BaselineTimer, NoBaseline
+from sequoia_core.decode.memory_use import memory_use
 from sequoia_core.decode.report import explained, step_nodes
 from sequoia_core.decode.step import MOST_PENDING, Sampler, Speculator
 from sequoia_core.decode.timed_model import timed
@@ -23,6 +24,7 @@ from sequoia_core.events import (
     Event,
     Finished,
     FinishReason,
+    MemoryUse,
     Piece,
     PrefillDone,
     PrefillProgress,
@@ -118,6 +120,10 @@ class Engine:
     def token_ids(self) -> tuple[int, ...]:
         """The last prompt and what was decoded after it."""
         return tuple(self._cache.token_ids)
+
+    def memory_use(self, weights: Mapping[torch.device, int]) -> MemoryUse:
+        """With what the weights take."""
+        return memory_use(weights, self._cache.both, self._graphs)
 
     def release(self) -> None:
         """Return memory that a long text took; the next prompt is read anew except its start."""

@@ -28,6 +28,11 @@ class TokenCache:
         self.draft_cache: KVCache | None = draft.new_cache(self.target_cache) if draft else None
 
     @property
+    def both(self) -> list[KVCache]:
+        """The target's cache, and the draft's if there is one."""
+        return [each for each in (self.target_cache, self.draft_cache) if each is not None]
+
+    @property
     def unread(self) -> int:
         """Committed ids before the last one that the target's cache lacks."""
         return max(len(self.token_ids) - 1 - self.target_cache.length, 0)
@@ -96,11 +101,11 @@ class TokenCache:
     def release(self) -> None:
         """Return memory of the caches; the first `KEPT` tokens that they hold stay."""
         self._truncate(KEPT)
-        for cache in filter(None, (self.target_cache, self.draft_cache)):
+        for cache in self.both:
             cache.release()
 
     def _truncate(self, length: int) -> None:
-        for cache in filter(None, (self.target_cache, self.draft_cache)):
+        for cache in self.both:
             cache.truncate(min(cache.length, length))
 
     def _next_ids(self, model: LanguageModel, cache: KVCache, left: int) -> torch.Tensor:

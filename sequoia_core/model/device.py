@@ -156,6 +156,12 @@ def free_bytes(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
+def free_before_loading(device: torch.device) -> int:
+    """Bytes, if all that this process takes of a GPU are the pair's."""
+    held = torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
+    return free_bytes(device) + held
+
+
 def dtype_name(dtype: torch.dtype) -> str:
     """`torch.bfloat16` -> `bfloat16`."""
     return str(dtype).removeprefix("torch.")

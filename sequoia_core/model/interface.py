@@ -8,7 +8,7 @@ Shape legend, for the whole package: `T` tree nodes (root included), `n` rows of
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -92,6 +92,14 @@ class KVCache(Protocol):
 
     def release(self) -> None:
         """Return memory that the tokens held do not need."""
+
+
+@runtime_checkable
+class SizedCache(KVCache, Protocol):
+    """A cache whose memory is known."""
+
+    def held_bytes(self) -> Mapping[torch.device, tuple[int, int]]:
+        """On each device the bytes of the tokens held, and of all that is reserved."""
 
 
 class LanguageModel(Protocol):

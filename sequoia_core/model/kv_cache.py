@@ -186,6 +186,14 @@ class LayeredKVCache:
     def devices(self) -> set[torch.device]:
         return {buffer.device for buffer, _ in self.lease.buffers}
 
+    def held_bytes(self) -> dict[torch.device, tuple[int, int]]:
+        """See `SizedCache.held_bytes`."""
+        reserved = Counter[torch.device]()
+        for buffer, _ in self.lease.buffers:
+            reserved[buffer.device] += buffer.nbytes
+        rows = self.capacity + 1
+        return {place: (size * self.length // rows, size) for place, size in reserved.items()}
+
     @property
     def lease_numbers(self) -> tuple[int, ...]:
         """Of all memory that a forward reads or writes; other numbers are other addresses."""

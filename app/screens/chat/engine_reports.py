@@ -65,7 +65,7 @@ class EngineReports:
                 else:
                     self.prompt.hint(doing, passing=True)
             case messages.Ready(pair):
-                session.pair = pair
+                session.pair, session.memory = pair, None
                 self.pages.name_answers()
                 self._describe()
                 self.prompt.hint("", passing=True)
@@ -76,6 +76,8 @@ class EngineReports:
                 self._add(event)
             case events.TreeChosen():
                 session.tree = report
+            case events.MemoryUse():
+                session.memory = report
             case events.Notice(events.NoticeKind.CONTEXT_TRIMMED, _):
                 pass  # the answer says it
             case events.Notice(kind, message):

@@ -242,7 +242,8 @@ class ChatScreen(PromptedScreen):
                     self.view_changed()
             case "show":
                 shown = session.settings, session.pair, session.tree, session.answer
-                self.pages.note(describe(*shown), topic="show", hang=VALUE_COLUMN)
+                text = describe(*shown, session.memory)
+                self.pages.note(text, topic="show", hang=VALUE_COLUMN)
             case "clear":
                 session.check_idle()
                 self.branches.clear()

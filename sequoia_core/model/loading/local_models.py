@@ -15,7 +15,7 @@ from sequoia_core.config import GraphChoice, Offload, WeightFormat
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.files import expanded, path_exists
 from sequoia_core.model.config import ModelConfig
-from sequoia_core.model.device import choose_placement, free_bytes
+from sequoia_core.model.device import choose_placement, free_before_loading, free_bytes
 from sequoia_core.model.loading.backend import choose_backend, pair_plans, uses_graphs
 from sequoia_core.model.loading.catalogue import BYTES_PER_VALUE, NO_DRAFT
 from sequoia_core.model.loading.loader import (
@@ -204,7 +204,7 @@ class RoomFinder:
 
     def weights_of(self, target: Known, draft: Known | None) -> dict[torch.device, int]:
         """Bytes that a loaded pair's weights take."""
-        plans = self._plans(target, draft, _free_before_loading)
+        plans = self._plans(target, draft, free_before_loading)
         return {device: plan.weights + plan.resident for device, plan in plans.items()}
 
     def _plans(
@@ -218,9 +218,3 @@ class RoomFinder:
         backend = choose_backend(self.weights, self.dtype, placement, opened)
         backend = replace(backend, graphs=uses_graphs(self.graphs, placement))
         return pair_plans(target, draft, backend, free)
-
-
-def _free_before_loading(device: torch.device) -> int:
-    """Bytes, if this process has loaded one pair."""
-    held = torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
-    return free_bytes(device) + held

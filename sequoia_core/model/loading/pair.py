@@ -3,9 +3,10 @@
 import hashlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import torch
 from msgspec.structs import replace as replace_record
 from torch import Tensor
 
@@ -13,13 +14,14 @@ from sequoia_core.config import GraphChoice, Offload, WeightFormat
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.events import PairDescription, Progress
 from sequoia_core.model.cpu import cpu_threads
-from sequoia_core.model.device import choose_placement, devices_name, prepare
+from sequoia_core.model.device import choose_placement, devices_name, free_before_loading, prepare
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.backend import (
     Backend,
     check_draft_fits,
     choose_backend,
     fitting_window,
+    pair_plans,
     uses_graphs,
 )
 from sequoia_core.model.loading.loader import (
@@ -79,6 +81,8 @@ class Pair:
     # positional, stated by the draft's files for `greedy` and `stochastic`; may be empty
     acceptance_rates: Mapping[str, tuple[float, ...]]
     source: PairSource | None = None  # None: no other draft can be loaded for the target
+    # by device, as planned
+    weight_bytes: Mapping[torch.device, int] = field(default_factory=dict)
 
     @property
     def native(self) -> bool:
@@ -196,6 +200,10 @@ def _with_draft(
         description=replace_record(pair.description, draft=draft.name if draft else None),
         fingerprint=hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16],
         acceptance_rates=_stated_rates(draft) if draft else {},
+        weight_bytes={
+            device: plan.weights + plan.resident
+            for device, plan in pair_plans(target, draft, backend, free_before_loading).items()
+        },
     )
 
 

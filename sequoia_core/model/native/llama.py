@@ -52,6 +52,10 @@ class NativeCache:
     def nbytes(self) -> int:
         return int(library.load_library().sequoia_cache_bytes(self.handle))
 
+    def held_bytes(self) -> dict[torch.device, tuple[int, int]]:
+        """See `SizedCache.held_bytes`; pages are there for what is held only."""
+        return {NativeLlama.device: (self.nbytes, self.nbytes)}
+
     def keep(self, committed: int, rows: Sequence[int]) -> None:
         """See `KVCache.keep`, and `ConditionedCache.keep` for a conditioned draft."""
         kept = list(rows[:1] if self._keeps_root_only else rows)

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from msgspec.structs import replace
 from textual.events import Key, Paste
 from textual.geometry import Offset, Region, Size
 from textual.selection import SELECT_ALL, Selection
+from typing_extensions import override
 
 from app.app import SequoiaApp, Settings
 from app.engine.messages import SystemRefused
@@ -19,13 +21,16 @@ from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.config import Lookup, Mode
 from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.events import (
+    DeviceMemory,
     Event,
+    MemoryUse,
     Notice,
     NoticeKind,
     PrefillDone,
     PrefillProgress,
     Progress,
     Step,
+    StopCheck,
 )
 from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.files import growmap_names
@@ -770,6 +775,23 @@ async def test_notices_are_shown() -> None:
     async with driving(replay((notice, *make_answer()))) as chat:
         await chat.ask()
         assert "near-ties may fall differently" in chat.transcript
+
+
+async def test_show_has_the_memory_as_it_is_after_an_answer() -> None:
+    class Idle(ReplayEngine):
+        tokens = 0
+
+        @override
+        def tune(self, should_stop: StopCheck) -> Iterator[Event]:
+            self.tokens += 1
+            yield MemoryUse((DeviceMemory("cpu", 7, self.tokens, 9, 0, 20, 30),))
+
+    async with driving(Idle(Trace(PAIR, tuple(make_answer())))) as chat:
+        await chat.ask()
+        after = MemoryUse((DeviceMemory("cpu", 7, 2, 9, 0, 20, 30),))
+        await chat.until(lambda: chat.session.memory == after)
+        await chat.type("/show", "enter")
+        assert "memory cpu: weights 7 B, KV cache 9 B" in " ".join(chat.transcript.split())
 
 
 async def test_two_answers_and_only_the_trees_of_the_last() -> None:

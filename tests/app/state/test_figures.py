@@ -12,7 +12,7 @@ from app.state.figures import accepted_words, figures, request_lines, speed_word
 from app.widgets.header import Header, _figures
 from app.widgets.line import first_fitting, speed_text
 from sequoia_core.config import Lookup
-from sequoia_core.events import Step, StepTimings, Totals
+from sequoia_core.events import DeviceMemory, MemoryUse, Step, StepTimings, Totals
 from sequoia_core.files import decode, encode
 from tests.app.records import answer_of
 from tests.fakes import PAIR, TREE_16, make_answer, unmeasured, with_baseline
@@ -132,3 +132,18 @@ def test_show_has_the_figures_of_the_last_answer() -> None:
     alone = replace(PAIR, draft=None)
     assert "none: prompt lookup alone" in describe(Settings(), alone, None)
     assert "none: plain decoding" in describe(Settings(lookup=Lookup.OFF), alone, None)
+
+
+def test_show_has_the_memory_of_each_device() -> None:
+    cpu = DeviceMemory("cpu", 98 << 20, 3 << 20, 3 << 20, 0, 700 << 20, 5 << 30)
+    gpu = DeviceMemory("cuda:0", 14 << 30, 1 << 30, 2 << 30, 300 << 20, 20 << 30, 3 << 30)
+    text = describe(Settings(), PAIR, TREE_16, None, MemoryUse((gpu, cpu)))
+    first, second = text[text.index("memory") :].splitlines()[:2]
+    assert first.split(None, 1)[1] == (
+        "cuda:0: weights 14.0 GiB, KV cache 2.0 GiB (1.0 GiB used), CUDA graphs 300.0 MiB, "
+        "peak 20.0 GiB, free 3.0 GiB"
+    )
+    assert second.strip() == (
+        "cpu: weights 98.0 MiB, KV cache 3.0 MiB, peak 700.0 MiB, free 5.0 GiB"
+    )
+    assert "memory" not in describe(Settings(), PAIR, TREE_16)

@@ -19,6 +19,7 @@ from sequoia_core.errors import ContextFullError, ParameterError, SequoiaError
 from sequoia_core.events import (
     Event,
     FinishReason,
+    MemoryUse,
     Notice,
     NoticeKind,
     PairDescription,
@@ -437,7 +438,8 @@ def test_rounding_is_mentioned_once_where_it_may_show(
 
 def test_a_pair_without_a_draft_is_tuned_for_looking_up() -> None:
     chat = Chat(byte_level(), draft=False)
-    (notice,) = chat.talk.tune(lambda: False)
+    memory, notice = chat.talk.tune(lambda: False)
+    assert isinstance(memory, MemoryUse)
     assert isinstance(notice, Notice)
     assert (notice.kind, "prompt lookup" in notice.message) == (NoticeKind.CALIBRATION, True)
     assert {len(step.nodes) for step in steps_of(chat.say("hee"))} == {1}
