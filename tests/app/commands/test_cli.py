@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 import sequoia_core
@@ -286,6 +287,27 @@ def test_doctor_names_the_instruction_set_that_is_not_chosen_by_itself(
     monkeypatch.setattr(library, "instruction_sets", lambda: sets)
     named = [each.detail for each in findings() if each.subject == "AMX"]
     assert [detail.split()[0] for detail in named] == ["SEQUOIA_NATIVE_ISA=amx_int8"] * there
+
+
+@pytest.mark.parametrize(
+    ("devices", "flags", "detail"),
+    [
+        ("cpu", {}, "none: a CPU computes"),
+        ("cuda:0", {}, "recorded, and dropped where memory is short"),
+        ("cuda:0", {"graphs": "off"}, "none: --graphs is off"),
+        ("cuda:0,cuda:1", {}, "none: several GPUs compute"),
+        ("cuda:0", {"offload": "cpu"}, "none: the target is offloaded"),
+    ],
+)
+def test_doctor_says_whether_there_are_graphs_and_why_not(
+    devices: str, flags: dict[str, str], detail: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = tuple(map(torch.device, devices.split(",")))
+    monkeypatch.setattr("sequoia_core.model.device.choose_devices", lambda _: found)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1 << 40, 1 << 40))
+    (row,) = (each for each in findings(**flags) if each.subject == "CUDA graphs")
+    assert (row.detail, row.mark) == (detail, OK)
 
 
 def not_built() -> None:
