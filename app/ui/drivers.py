@@ -42,6 +42,8 @@ class TerminalDriver(LinuxDriver):
     def start_application_mode(self) -> None:
         super().start_application_mode()  # type: ignore[no-untyped-call]
         _leave_on_signals(self._app)
+        # a bare handler would also interrupt itself, and leave two threads that read the terminal
+        asyncio.get_running_loop().add_signal_handler(signal.SIGCONT, self._sigcont_application)
 
     @override
     def _sigcont_application(self, *given: Any) -> None:

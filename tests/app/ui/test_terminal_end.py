@@ -5,6 +5,7 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,8 @@ from app.commands.terminal import Terminal
 from app.store.unsent import keep_unsent, take_unsent
 from app.ui.drivers import GONE
 
-PATIENCE = 30.0
+PATIENCE = 60.0
+RESUMED = "\x1b[?2026$p"  # written once the terminal is read again
 CHAT = """
 import sys
 import threading
@@ -82,7 +84,8 @@ def test_a_process_that_was_stopped_goes_on_with_one_reader(data: Path) -> None:
         chat.shows("draft", "draft")
         for _ in range(2):
             os.kill(chat.pid, signal.SIGSTOP)
-            os.kill(chat.pid, signal.SIGCONT)
+            threading.Timer(0.1, os.kill, (chat.pid, signal.SIGCONT)).start()
+            chat.shows(RESUMED)  # what is typed before is dropped
         chat.shows("1 readers of draft.", "\x1b[A")
         chat.type("\x11")
         assert chat.wait(PATIENCE) == 0
