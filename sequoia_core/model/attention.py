@@ -120,7 +120,7 @@ def within_window(bias: Tensor, window: int) -> Tensor:
     A row sees one key of each position, in order: counting visible keys counts positions, also in
     a tree, where neighbouring rows are not neighbours in the text.
     """
-    seen = (bias == 0).cumsum(-1, dtype=torch.int32)
+    seen = (bias == 0).cumsum(-1)
     return bias.masked_fill(seen[:, -1:] - seen >= window, float("-inf"))
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.config_entries import Family, families, family_names, flag, number, whole
-from sequoia_core.model.rope import LAYER_KINDS, RopeScaling, read_rope
+from sequoia_core.model.rope import LAYER_KINDS, RopeScaling, read_rope, unnested
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +125,8 @@ class ModelConfig:
             )
         family.check(config)
         try:
+            if "local_rope_theta" in family.numbers:
+                config = unnested(config)
             return cls(family=str(kind), **_values(family, {**family.defaults, **config}))
         except KeyError as error:
             raise ModelLoadError(f"config: entry {error.args[0]!r} is missing") from None
@@ -153,8 +155,10 @@ def _values(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
         "feature_layers": tuple(map(int, config.get("feature_layers") or ())),
         "attention_bias": flag(config, "attention_bias"),
         "mlp_bias": flag(config, "mlp_bias"),
-        **read_rope(config),
+        **read_rope(family, config, head_dim),
         **_sliding(family, config),
+        "unrotated_layers": _unrotated(family, config),
+        "attention_scale": _query_scale(family, config),
         **{name: value for name, value in numbers.items() if value is not None},
         **family.features,
     }
@@ -170,7 +174,7 @@ def _sliding(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
     window = None
     if switched and config.get("sliding_window") is not None:
         window = whole(config, "sliding_window")
-    layers = _by_rule(family.sliding, config) if window is not None else ()
+    layers = _by_rule(family, config) if window is not None else ()
     if (kinds := config.get("layer_types")) is not None:
         stated = _stated_sliding(kinds, config)
         if stated != layers and (window is None or family.sliding in ("", "all")):
@@ -191,15 +195,39 @@ def _sliding(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
     return {"sliding_window": window, "sliding_layers": layers} if layers else {}
 
 
-def _by_rule(rule: str, config: Mapping[str, Any]) -> tuple[int, ...]:
+def _by_rule(family: Family, config: Mapping[str, Any]) -> tuple[int, ...]:
     """Layers that slide where `layer_types` does not say it; see `families.toml`."""
     layers = whole(config, "num_hidden_layers")
-    match rule:
+    match family.sliding:
         case "all":
             return tuple(range(layers))
         case "from":
             return tuple(range(whole(config, "max_window_layers"), layers))
+        case "pattern":
+            every = whole(config, "sliding_window_pattern")
+            return tuple(layer for layer in range(layers) if (layer + 1) % every)
+        case "unrotated":
+            return _unrotated(family, config)
     return ()
+
+
+def _unrotated(family: Family, config: Mapping[str, Any]) -> tuple[int, ...]:
+    """Layers without rotary positions."""
+    if "no_rope_layers" not in family.read:
+        return ()
+    layers, rotated = whole(config, "num_hidden_layers"), config.get("no_rope_layers")
+    if rotated is None:
+        every = whole(config, "no_rope_layer_interval")
+        rotated = [(layer + 1) % every for layer in range(layers)]
+    if not isinstance(rotated, list) or len(rotated) < layers:
+        raise TypeError(f"no_rope_layers is {reprlib.repr(rotated)}")
+    return tuple(layer for layer in range(layers) if not rotated[layer])
+
+
+def _query_scale(family: Family, config: Mapping[str, Any]) -> float | None:
+    if "query_pre_attn_scalar" not in family.read:
+        return None
+    return 1.0 / math.sqrt(config["query_pre_attn_scalar"])
 
 
 def _stated_sliding(kinds: object, config: Mapping[str, Any]) -> tuple[int, ...]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.config_entries import known_entries, shown, whole
+from sequoia_core.model.config_entries import Family, known_entries, number, shown, whole
 
 LAYER_KINDS = ("full_attention", "sliding_attention")
+LOCAL_BASE = "rope_local_base_freq"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +23,21 @@ class RopeScaling:
     original_context_window: int
 
 
-def read_rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of `ModelConfig`, as transformers reads them. Raises KeyError, TypeError, ValueError.
+def read_rope(family: Family, config: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
+    """Values of `ModelConfig`, as transformers reads them.
 
-    Raises ModelLoadError for what is not computed.
+    Raises ModelLoadError for what is not computed, and KeyError, TypeError, ValueError.
     """
     # the older spelling overrides the other as a whole
     name = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
-    rope = config.get(name) or {}
+    rope = dict(config.get(name) or {})
+    found: dict[str, Any] = {}
+    if (partial := "partial_rotary_factor") in family.read:
+        factor = number({**config, partial: rope.pop(partial, config.get(partial))}, partial)
+        found["rotary_dim"] = None if factor in (None, 1.0) else int(head_dim * (factor or 0.0))
     kind = rope["rope_type"] if "rope_type" in rope else rope.get("type", "default")
+    if family.architecture == "Phi3ForCausalLM" and kind in ("su", "yarn"):  # earlier names
+        kind = "longrope"
     known = known_entries()
     kinds = known["rope_types"]
     if kind not in kinds:
@@ -38,19 +45,37 @@ def read_rope(config: Mapping[str, Any]) -> dict[str, Any]:
             f"config: rope type {reprlib.repr(kind)} is not supported ({', '.join(kinds)} are)"
         )
     for entry in rope.keys() - {*known["rope"], *kinds[kind]}:
-        neutral = 1.0 if entry in ("factor", "attention_factor", "partial_rotary_factor") else None
+        neutral = 1.0 if entry in ("factor", "attention_factor", partial) else None
         if rope[entry] not in (None, neutral):
             raise ModelLoadError(
                 f"config: {name} states {shown(entry)} {reprlib.repr(rope[entry])}, "
                 f"which is not supported for rope type {kind!r}"
             )
     theta = rope["rope_theta"] if "rope_theta" in rope else config.get("rope_theta")
-    found: dict[str, Any] = {"rope_theta": 10000.0 if theta is None else float(theta)}
-    if kind == "linear":
-        found["rope_factor"] = float(rope["factor"])
-    elif kind == "llama3":
-        found["rope_scaling"] = _llama3(config, rope)
+    found["rope_theta"] = 10000.0 if theta is None else float(theta)
+    match kind:
+        case "linear":
+            found["rope_factor"] = float(rope["factor"])
+        case "llama3":
+            found["rope_scaling"] = _llama3(config, rope)
+        case "longrope":
+            found |= _longrope(config, rope)
     return found
+
+
+def unnested(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With the rotary positions of whole layers alone, and the base of sliding ones beside them."""
+    nested = config.get("rope_parameters")
+    if not isinstance(nested, Mapping) or not nested.keys() & set(LAYER_KINDS):
+        return config
+    whole_layers, local = (dict(nested.get(kind) or {}) for kind in LAYER_KINDS)
+    base = local.pop("rope_theta", None)
+    if others := nested.keys() - set(LAYER_KINDS) | local.keys() - {"rope_type", "type"}:
+        raise ModelLoadError(f"config: rope_parameters states {shown(min(others))}, unknown here")
+    if (kind := local.get("rope_type", local.get("type", "default"))) != "default":
+        raise ModelLoadError(f"config: rope type {kind!r:.80} of sliding layers is not supported")
+    found = {**config, "rope_parameters": whole_layers | dict(config.get("rope_scaling") or {})}
+    return {**found, "rope_scaling": None, **({} if base is None else {LOCAL_BASE: base})}
 
 
 def _llama3(config: Mapping[str, Any], rope: Mapping[str, Any]) -> RopeScaling:
@@ -63,6 +88,24 @@ def _llama3(config: Mapping[str, Any], rope: Mapping[str, Any]) -> RopeScaling:
             "all must be positive, and low less than high"
         )
     return RopeScaling(factor, low, high, _original_window(config, rope))
+
+
+def _longrope(config: Mapping[str, Any], rope: Mapping[str, Any]) -> dict[str, Any]:
+    """Of texts up to the original window; longer ones have other factors for all of their keys.
+
+    So a text cannot grow past it without being read again: the window ends there.
+    """
+    original, longest = _original_window(config, rope), whole(config, "max_position_embeddings")
+    short, long = (tuple(map(float, rope[f"{name}_factor"])) for name in ("short", "long"))
+    if not all(0.0 < each < math.inf for each in (*short, *long)) or len(short) != len(long):
+        raise ModelLoadError("config: short_factor and long_factor must be positive, and as many")
+    factor, magnitude = number(rope, "factor"), number(rope, "attention_factor")
+    if factor is None:
+        factor = longest / original
+    if magnitude is None:
+        magnitude = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1.0 else 1.0
+    window = longest if short == long else min(longest, original)
+    return {"rope_divisors": short, "rope_magnitude": magnitude, "context_window": window}
 
 
 def _original_window(config: Mapping[str, Any], rope: Mapping[str, Any]) -> int:

@@ -21,6 +21,7 @@ from sequoia_core.model.loading.foreign import foreign_files, foreign_settings, 
 from sequoia_core.model.loading.model_files import file_digest, first_line, read_json
 from sequoia_core.model.loading.ollama import pulled_file
 from sequoia_core.model.loading.packed_weights import PackedFormat, PackedWeights, packed_format
+from sequoia_core.model.loading.text_part import text_settings, text_weights
 from sequoia_core.model.loading.tokenizer import has_tokenizer, load_tokenizer, stated_eos_ids
 from sequoia_core.model.loading.weights import Weights, check_weights, head_is_stored, open_weights
 from sequoia_core.model.tensor_names import expected_shapes
@@ -126,7 +127,7 @@ def _open_gguf(path: Path) -> Checkpoint:
 def open_directory(directory: Path) -> Checkpoint:
     """Open a Hugging Face directory with `config.json` and weights, as `open_checkpoint` does."""
     settings = _llama_settings(directory)
-    weights = open_weights(directory)
+    weights = text_weights(open_weights(directory))
     if (packed := _packed_format(directory, settings)) is not None:
         weights = PackedWeights(weights, packed)
     weights = _unpacked(weights, settings.get("quantization"), directory)
@@ -151,6 +152,10 @@ def _llama_settings(directory: Path) -> dict[str, Any]:
     if settings.get("quantization_config") is None:  # AutoGPTQ wrote it to a file of its own
         alone = read_json(directory / "quantize_config.json", missing_ok=True)
         settings |= {"quantization_config": alone} if alone else {}
+    try:
+        settings = text_settings(settings)
+    except ModelLoadError as error:
+        raise ModelLoadError(f"{directory}: {error}") from None
     _refuse(directory, foreign_settings(settings))
     _packed_format(directory, settings)  # refuses what is not computed
     return settings

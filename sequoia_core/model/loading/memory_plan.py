@@ -107,7 +107,7 @@ def plan_memory(
     row = 3 * target.intermediate_size + 2 * heads + 4 * target.hidden_size
     masks = PREFILL_ROWS * (groups * value_bytes + 1)
     if target.sliding_window is not None:
-        masks += PREFILL_ROWS * (groups * value_bytes + 2 * FLOAT32)  # with what they are made of
+        masks += PREFILL_ROWS * (groups * value_bytes + 4 * FLOAT32)  # with what they are made of
     if target.attention_softcap is not None:
         masks += 2 * PREFILL_ROWS * target.num_heads * FLOAT32  # scores, and what they become
     return MemoryPlan(

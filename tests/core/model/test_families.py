@@ -5,15 +5,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from sequoia_core.config import SamplingParams
+from sequoia_core.config import Offload, SamplingParams
+from sequoia_core.errors import ContextFullError
 from sequoia_core.model.config_entries import families
+from sequoia_core.model.device import Placement
+from sequoia_core.model.graphs import Graphs
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.loader import open_directory
+from sequoia_core.model.offload.model import load_offloaded
+from sequoia_core.model.recorded import RecordedForward
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.checkpoints import reference_logits
 from tests.core.engines import make_engine, tokens_of
 from tests.core.families import VARIANTS, save_family
 from tests.core.models import fresh_logits, path_to
+from tests.tape_runner import TapeRunner
 
 CPU = torch.device("cpu")
 TEXT = (torch.arange(40) * 31 + 3) % 96  # longer than any window
@@ -75,10 +81,23 @@ def test_a_branch_of_a_tree_reads_as_its_text_does(
     close(model.forward(TEXT[:3], positions, None, cache), reference_logits(theirs, branch)[-3:])
 
 
+def test_longrope_is_not_read_past_its_original_window(tmp_path: Path) -> None:
+    """There transformers computes all keys anew with other factors."""
+    theirs, model = save_family(tmp_path, "phi3 with longrope"), opened(tmp_path)
+    ids = (torch.arange(49) * 31 + 3) % 96
+    cache = model.new_cache()
+    close(
+        model.forward(ids[:48], torch.arange(48), None, cache), reference_logits(theirs, ids[:48])
+    )
+    assert (reference_logits(theirs, ids)[:48] - reference_logits(theirs, ids[:48])).abs().max() > 1
+    with pytest.raises(ContextFullError):
+        model.forward(ids[48:], torch.tensor([48]), None, cache)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_tree_gives_the_tokens_of_plain_decoding(variant: str, tmp_path: Path) -> None:
     theirs = save_family(tmp_path / "target", variant)
-    save_family(tmp_path / "draft", variant, seed=1, num_hidden_layers=2)
+    save_family(tmp_path / "draft", variant, seed=1)
     target, draft = opened(tmp_path / "target"), opened(tmp_path / "draft")
     prompt = TEXT[:12].tolist()
     engine = make_engine(target, draft, GrowMap.k_ary([3, 2, 1]))
@@ -87,3 +106,38 @@ def test_a_tree_gives_the_tokens_of_plain_decoding(variant: str, tmp_path: Path)
     for _ in range(24):
         expected.append(int(reference_logits(theirs, torch.tensor(expected))[-1].argmax()))
     assert prompt + tokens_of(list(engine.generate(prompt, params))) == expected
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_recordings_and_offloaded_layers_compute_the_same(variant: str, tmp_path: Path) -> None:
+    """Longer and longer texts of one recording: trees, and single rows of a text."""
+    save_family(tmp_path, variant)
+    plain, recorded, runner = opened(tmp_path), opened(tmp_path), TapeRunner()
+    recorded.recorded = RecordedForward(Graphs(runner, CPU))
+    opened_again = open_directory(tmp_path)
+    placement = Placement((CPU,), Offload.DISK)
+    offloaded = load_offloaded(
+        opened_again.config, torch.float32, opened_again.weights, placement, resident=1
+    )
+    models = (plain, recorded, offloaded)
+    caches = [model.new_cache() for model in models]
+    for model, cache in zip(models, caches, strict=True):
+        model.extend(TEXT[:4], cache)
+    tokens, mask = TEXT[: TREE.size], TREE.ancestor_mask()
+    for step in range(12):
+        depths = torch.tensor(TREE.depths)
+        logits, rows = [], []
+        for model, cache in zip(models, caches, strict=True):
+            length = cache.length
+            found = model.forward(tokens, depths + length, mask, cache).clone()
+            cache.keep(length, [length, length + 2][: 1 + step % 2])
+            at = torch.tensor([cache.length])
+            row = model.forward(TEXT[step : step + 1], at, None, cache).clone()
+            logits.append(found)
+            rows.append(row)
+        for other in (1, 2):
+            close(logits[other], logits[0])
+            close(rows[other], rows[0])
+    assert runner.recorded == 2
+    assert runner.replayed == 24
+    offloaded.layer_stream.close()

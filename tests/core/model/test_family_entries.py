@@ -1,10 +1,12 @@
 """What a file of a family states is computed, or refused with one line."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoConfig
 
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.config import ModelConfig
@@ -16,6 +18,9 @@ SIZES = {
     "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
     "rms_norm_eps": 1e-6,
 }  # fmt: skip
+
+
+LONG = {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
 
 
 def read(kind: str, **entries: Any) -> ModelConfig:
@@ -40,14 +45,68 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "rope_theta": 1000000, "sliding_window": None, "tie_word_embeddings": False,
         "use_sliding_window": False,
     },
+    "gemma2": {  # gemma-2-9b-it
+        "architectures": ["Gemma2ForCausalLM"], "attention_bias": False,
+        "attn_logit_softcapping": 50.0, "cache_implementation": "hybrid",
+        "final_logit_softcapping": 30.0, "head_dim": 256, "hidden_act": "gelu_pytorch_tanh",
+        "hidden_activation": "gelu_pytorch_tanh", "query_pre_attn_scalar": 256,
+        "rope_theta": 10000.0, "sliding_window": 4096,
+    },
+    "gemma3_text": {  # gemma-3-1b-it
+        "architectures": ["Gemma3ForCausalLM"], "attention_bias": False,
+        "attn_logit_softcapping": None, "cache_implementation": "hybrid",
+        "final_logit_softcapping": None, "head_dim": 256, "query_pre_attn_scalar": 256,
+        "hidden_activation": "gelu_pytorch_tanh", "rope_local_base_freq": 10000,
+        "rope_scaling": None, "rope_theta": 1000000, "sliding_window": 512,
+        "sliding_window_pattern": 6,
+    },
+    "phi3": {  # Phi-4-mini-instruct
+        "architectures": ["Phi3ForCausalLM"], "attention_bias": False, "embd_pdrop": 0.0,
+        "auto_map": {"AutoConfig": "configuration_phi3.Phi3Config"}, "full_attn_mod": 1,
+        "hidden_act": "silu", "interpolate_factor": 1, "lm_head_bias": False, "mlp_bias": False,
+        "original_max_position_embeddings": 32, "partial_rotary_factor": 0.5, "resid_pdrop": 0.0,
+        "rope_scaling": {"long_factor": [2, 4], "short_factor": [1, 1], "type": "longrope"},
+        "rope_theta": 10000.0, "sliding_window": 262144, "tie_word_embeddings": True,
+    },
+    "smollm3": {  # SmolLM3-3B
+        "architectures": ["SmolLM3ForCausalLM"], "attention_bias": False, "hidden_act": "silu",
+        "layer_types": ["full_attention"] * 4, "max_window_layers": 28, "mlp_bias": False,
+        "no_rope_layer_interval": 4, "no_rope_layers": [1, 1, 1, 0], "pretraining_tp": 2,
+        "rope_scaling": None, "rope_theta": 5000000.0, "sliding_window": None,
+        "use_sliding_window": False,
+    },
+    "olmo2": {  # OLMo-2-1124-7B-Instruct
+        "architectures": ["Olmo2ForCausalLM"], "attention_bias": False, "hidden_act": "silu",
+        "rope_scaling": None, "rope_theta": 500000, "tie_word_embeddings": False,
+    },
+    "granite": {  # granite-3.3-8b-instruct
+        "architectures": ["GraniteForCausalLM"], "attention_bias": False, "hidden_act": "silu",
+        "attention_multiplier": 0.0078125, "embedding_multiplier": 12.0, "logits_scaling": 16.0,
+        "mlp_bias": False, "residual_multiplier": 0.22, "rope_scaling": None,
+        "rope_theta": 10000000.0, "tie_word_embeddings": True,
+    },
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", PUBLISHED)
 def test_published_files_are_read(kind: str) -> None:
+    """As transformers reads them, by the numbers that both have."""
     config = read(kind, **PUBLISHED[kind])
+    theirs = AutoConfig.for_model(kind, **{**SIZES, **copy.deepcopy(PUBLISHED[kind])})
     assert config.family == kind
-    assert config.sliding_window is None
+    assert config.head_dim == getattr(theirs, "head_dim", None) or 8
+    assert config.tie_word_embeddings == theirs.tie_word_embeddings
+    kinds = getattr(theirs, "layer_types", None) or ["full_attention"] * 4
+    if kind in ("gemma2", "gemma3_text"):  # the others' windows are as wide as the context
+        sliding = [layer for layer, each in enumerate(kinds) if each == "sliding_attention"]
+        wide = config.sliding_window is None
+        assert wide or list(config.sliding_layers) == sliding
+    rope = theirs.rope_parameters
+    assert config.rope_theta == rope.get("full_attention", rope)["rope_theta"]
+
+
+def test_a_family_covers_its_published_files() -> None:
+    assert PUBLISHED.keys() | {"llama"} == families().keys()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -96,6 +155,37 @@ def test_an_entry_of_another_family_is_refused(kind: str) -> None:
         ),
         ("qwen3", {"mlp_bias": True}, "mlp_bias is True; only False"),
         ("qwen3", {"use_sliding_window": "no"}, "wrong kind"),
+        ("gemma2", {"hidden_activation": "gelu"}, "hidden_activation is 'gelu'; only 'gelu_pytor"),
+        ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
+        ("gemma2", {"query_pre_attn_scalar": -2}, "wrong kind"),
+        ("gemma2", {"attn_logit_softcapping": 0.0}, "attention_softcap is 0.0; it must be"),
+        ("gemma2", {"sliding_window_pattern": 3}, "sliding_window_pattern is 3; only 2"),
+        ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0"),
+        (
+            "gemma3_text",
+            {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
+            "rope_parameters states factor, unknown here",
+        ),
+        (
+            "gemma3_text",
+            {"rope_parameters": {"full_attention": {"rope_type": "yarn", "factor": 2.0}}},
+            "rope type 'yarn' is not supported",
+        ),
+        ("gemma3", {}, "model_type is 'gemma3'; only these"),
+        ("phi3", {"partial_rotary_factor": 0.4}, "of which 3 rotate"),
+        ("phi3", {"partial_rotary_factor": 1.5}, "of which 12 rotate"),
+        ("phi3", {"rope_scaling": {**LONG, "long_factor": [1.0]}}, "as many"),
+        ("phi3", {"rope_scaling": {**LONG, "short_factor": [1, 0, 1, 1]}}, "must be positive"),
+        (
+            "phi3",
+            {"rope_scaling": {**LONG, "short_factor": [1.0], "long_factor": [2.0]}},
+            "1 rope factors for 4 frequencies",
+        ),
+        ("phi3", {"rope_scaling": {"type": "linear", "factor": 2.0, "x": 1}}, "states x 1"),
+        ("smollm3", {"no_rope_layers": [1, 0]}, "wrong kind"),
+        ("olmo2", {"clip_qkv": 8.0}, "clip_qkv is 8.0; only null"),
+        ("granite", {"logits_scaling": 0.0}, "logits_divisor is 0.0; it must be positive"),
+        ("granite", {"residual_multiplier": True}, "wrong kind"),
         ("mixtral", {}, "model_type is 'mixtral'; only these are supported: llama, mistral"),
         ("qwen3_moe", {}, "model_type is 'qwen3_moe'; only these"),
     ],
@@ -110,8 +200,20 @@ def test_layers_slide_as_the_file_says() -> None:
     window = {"sliding_window": 16}
     assert read("mistral", **window).sliding_layers == (0, 1, 2, 3)
     assert read("mistral").sliding_layers == ()  # 4096 by default, more than the context
+    assert read("gemma2", **window).sliding_layers == (0, 2)
+    assert read("gemma3_text", **window, sliding_window_pattern=3).sliding_layers == (0, 1, 3)
+    assert read("phi3", **window).sliding_layers == (0, 1, 2, 3)
     on = {"use_sliding_window": True, **window}
     assert read("qwen3", **on, max_window_layers=3).sliding_layers == (3,)
     assert read("qwen3", **window, max_window_layers=3).sliding_layers == ()
     kinds = ["sliding_attention", "full_attention", "full_attention", "sliding_attention"]
     assert read("qwen2", **on, layer_types=kinds).sliding_layers == (0, 3)
+    assert read("smollm3", **on, no_rope_layers=[1, 1, 0, 1]).sliding_layers == (2,)
+
+
+def test_longrope_ends_where_its_factors_change() -> None:
+    """Both factors equal change nothing there."""
+    stated = {"original_max_position_embeddings": 32, "rope_scaling": LONG}
+    assert read("phi3", **stated).context_window == 32
+    same = {**LONG, "long_factor": LONG["short_factor"]}
+    assert read("phi3", **{**stated, "rope_scaling": same}).context_window == 64
