@@ -123,7 +123,7 @@ def tree_remark(name: str, settings: Settings) -> str:
     if name != "show_tree":
         return ""
     if shows_tree(settings):
-        return ": larger trees from the next answer on, maybe slower"
+        return ": larger, maybe slower trees next"
     if settings.show_tree and settings.mode is Mode.AR:
         return ", but mode ar decodes without trees"
     return f", but growmap {settings.growmap}, which you named, stays" if settings.show_tree else ""

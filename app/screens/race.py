@@ -2,11 +2,13 @@
 
 from os.path import commonprefix
 
+from textual import events
 from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Static
+from typing_extensions import override
 
 from sequoia_core.chat.race import Lane, Race
 from sequoia_core.errors import counted
@@ -28,8 +30,9 @@ from ..state.sanitize import fit, one_line, visible
 from ..ui.base_app import BaseApp
 from ..widgets.bars import RaceBars
 from ..widgets.key_bar import KeyBar
-from ..widgets.lane_text import LanePanel
+from ..widgets.lane_text import AROUND_TITLE, LanePanel
 from ..widgets.line import Line, first_fitting, speed_text
+from ..widgets.prompt import Prompt
 from .chat.redraw import FramePacer
 from .explain import ExplainScreen
 from .help import RaceHelp
@@ -38,17 +41,25 @@ from .step_screen import legend
 _DRAW_SECONDS = 1 / 20
 _TERMS = "The two take turns; each clock counts only its own work."
 _MORE_TERMS = "Reading the prompt is not counted."
+_STILL_RACING = "Press race.leave to stop the race first, then type"
 
 
 class RaceScreen(Screen[None]):
-    """Both texts, their speeds, and the result; the events of the race arrive at the session."""
+    """Both texts, their speeds, and the result; the events of the race arrive at the session.
+
+    What is typed when it is over goes to the chat's prompt.
+    """
 
     app: BaseApp
     BINDINGS = bindings("race")
 
-    def __init__(self, session: ChatSession, decoder: DecodeThread, question: RaceQuestion) -> None:
+    def __init__(
+        self, session: ChatSession, decoder: DecodeThread, question: RaceQuestion, prompt: Prompt
+    ) -> None:
         super().__init__()
         self._session, self._decoder, self._question = session, decoder, question
+        self._prompt, self._typed = prompt, False  # somebody typed while it ran
+        self._left = False  # for the chat, where the rest of what is typed goes
         self._params = session.settings.sampling()
         self._run: RaceState
         self._seen: tuple[object, ...] = ()
@@ -79,7 +90,7 @@ class RaceScreen(Screen[None]):
         sides, prompt = question.sides, question.prompt
         self._run = self._session.race = RaceState(prompt, question.exchange, sides)
         self._decoder.submit(Race(sides, question.turns, prompt, self._params))
-        self._seen = ()  # a short race may look just like the one before
+        self._seen, self._typed = (), False  # a short race may look just like the one before
         self._draw()
 
     def _tick(self) -> None:
@@ -103,15 +114,19 @@ class RaceScreen(Screen[None]):
         for lane, each in run.lanes.items():
             panel = self._panels[lane]
             panel.text.show(each.parts, common, tinted=self._tinted)
-            panel.entitle(visible(each.name), _progress(each, run, panel.text.size.width))
+            room = panel.outer_size.width - AROUND_TITLE
+            panel.entitle(_lane_title(each, room), _progress(each, run, room))
             panel.headline.show(_headline(each, run.lanes[lane.other], panel.headline.size.width))
             panel.show_tree(each.answer.steps[-1] if each.answer.steps else None)
         self._bars.show_race(run)
         self._title.show(self._title_text())
         self._show_verdict()
         self._legend.show(legend(self.size.width - 2, looked_up=True) if self._tinted else "")
-        terms = Content.styled(f"{_TERMS} {_MORE_TERMS}", "$notice")
-        self._terms.show(first_fitting([terms, terms[: len(_TERMS)]], self._terms.size.width))
+        terms = [Content.styled(f"{_TERMS} {_MORE_TERMS}", "$notice")]
+        terms.append(terms[0][: len(_TERMS)])
+        if self._typed and not run.ended:
+            terms = [Content.styled(self.app.keys.shown(_STILL_RACING), "bold $bonus")]
+        self._terms.show(first_fitting(terms, self._terms.size.width))
         running = "race paused" if self._decoder.paused else "race"
         self._keys.row = "race over" if run.ended else running
 
@@ -137,6 +152,34 @@ class RaceScreen(Screen[None]):
         room = max(0, self.size.width - right.cell_length - 8)
         prompt = fit(one_line(run.prompt), room)
         return Content.assemble((" Race  ", "bold $primary"), (prompt, "$foreground"), " ", right)
+
+    @override
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "single_step":
+            return self._decoder.paused and not self._run.ended
+        return super().check_action(action, parameters)
+
+    async def on_key(self, event: events.Key) -> None:
+        typed = self._left or event.key not in self.active_bindings
+        if typed and event.is_printable and event.character is not None:
+            event.stop()
+            if self._may_type():
+                self._prompt.write(event.character)
+
+    def on_paste(self, event: events.Paste) -> None:
+        event.stop()
+        if self._may_type():
+            self._prompt.post_message(events.Paste(event.text))
+
+    def _may_type(self) -> bool:
+        """Go back to the chat for what is typed; while the race runs, say how instead."""
+        if not self._run.ended:
+            self._typed = True
+            self._draw()
+        elif not self._left:  # more keys may come before it is gone
+            self._left = True
+            self.dismiss()
+        return self._run.ended
 
     def action_leave(self) -> None:
         if self._run.ended:
@@ -176,6 +219,13 @@ class RaceScreen(Screen[None]):
             panel.text.scroll_to(y=panel.text.max_scroll_y * end, animate=False)
 
 
+def _lane_title(lane: LaneState, room: int) -> Content:
+    """What the lane decodes with; of a name that is too long, its first parts or the label."""
+    parts = visible(lane.name).split(", ")
+    forms = [Content(", ".join(parts[:most])) for most in range(len(parts), 0, -1)]
+    return first_fitting([*forms, Content(visible(lane.label))], room)
+
+
 def _headline(lane: LaneState, other: LaneState, width: int) -> Content:
     """Tokens per pass, and the speed: over plain decoding where the other lane is that."""
     if not lane.answer.step_count:
@@ -190,13 +240,13 @@ def _headline(lane: LaneState, other: LaneState, width: int) -> Content:
     )
 
 
-def _progress(lane: LaneState, run: RaceState, width: int) -> str:
+def _progress(lane: LaneState, run: RaceState, room: int) -> str:
     """How far a lane is; on a narrow screen only what the bars do not show."""
     answer = lane.answer
     if answer.finished is not None:
         ended = ENDINGS[answer.finished.reason]
         text = ", ".join([f"{lane.tokens} tokens in {lane.seconds:.2f} s", *ended])
-        return text if len(text) <= width else ", ".join(ended)
+        return text if len(text) <= room else ", ".join(ended)
     if run.ended:
         return "ended"
     if isinstance(answer.prefill, PrefillDone):

@@ -140,7 +140,7 @@ class ReplayScreen(StepScreen):
     def _draw_step(self, view: View, *, still: bool) -> None:
         whole, steps = view.recorded.exchange.answer, len(view.answer.steps)
         walked = steps > 0 and not view.answer.done  # an answer that has ended is summed up
-        cursor = StepCursor(whole, steps - 1) if walked else StepCursor(view.answer)
+        cursor = StepCursor(whole, steps - 1) if walked else StepCursor(view.answer, rests=False)
         title = cursor.title(paused=False)
         self.draw_tree(cursor, title, still=still)
         self.draw_figures(cursor, _as_recorded(cursor.chosen), cursor.context_tokens)

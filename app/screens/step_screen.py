@@ -124,14 +124,15 @@ class StepScreen(Screen[None]):
         `context` are the tokens in the context window. After the last step, the answer is
         summed up.
         """
-        step, statistics = cursor.step, cursor.statistics
+        step, whole = cursor.step, cursor.whole
         summary = summary_of(cursor.answer) if cursor.at is None else None
         key = self.app.keys.shown(f"{self.CONTEXT}.best_step")
         for bar in (self._bar, self._strip):
-            bar.best_key, bar.shown, bar.summary = key, (step, statistics, waiting), summary
+            bar.best_key, bar.summary = key, summary
+            bar.shown = step, cursor.statistics, waiting
         self._statistics.best_key, self._statistics.summary = key, summary
-        self._statistics.statistics, self._statistics.chosen = statistics, chosen
-        self.header.statistics = statistics
+        self._statistics.statistics, self._statistics.chosen = whole, chosen
+        self.header.statistics = whole
         self.header.context_tokens = context
         self.header.chosen_tree = chosen.tree if chosen is not None else None
 

@@ -1,53 +1,85 @@
-"""Which step of an answer is on show: the last one as it comes, or an earlier one."""
+"""Which step of an answer is on show: the last one as it comes, or an earlier one.
+
+An answer that is finished rests on its best step, behind its last one.
+"""
 
 from dataclasses import dataclass
 
 from sequoia_core.events import Step
 
 from .answer import Answer, Chosen, Statistics
+from .summary import best_of
 
 
 @dataclass(slots=True)
 class StepCursor:
     answer: Answer | None = None
-    at: int | None = None  # index of the step on show; None for the last one, live
+    at: int | None = None  # index of the step on show; None while live and at rest
     place: str = ""  # which answer it is, for the title; "" for the last one
+    rests: bool = True  # on the best step; else a finished answer stays at its last one
 
     def go(self, where: str) -> None:
         """Go back, forward, first or live; forward from the last step is live."""
         if self.answer is None or not self.answer.steps:
             return
-        last = len(self.answer.steps) - 1
-        at = last if self.at is None else self.at
-        if where == "live" or (where == "forward" and at == last):
+        at, last = self.reached, len(self.answer.steps) - 1
+        if where == "live" or (where == "forward" and at >= last):
             self.at = None
         else:
             self.at = {"back": max(0, at - 1), "forward": at + 1, "first": 0}[where]
+
+    @property
+    def best(self) -> int | None:
+        """Index of the step that the answer rests on; None where it does not rest."""
+        return best_of(self.answer) if self.at is None and self.rests else None
+
+    @property
+    def reached(self) -> int:
+        """Index of the step on show, or the number of steps if the answer rests."""
+        if self.at is not None:
+            return self.at
+        steps = len(self.answer.steps) if self.answer is not None else 0
+        return steps - (self.best is None)
+
+    @property
+    def _index(self) -> int:
+        at = self.at if self.best is None else self.best
+        return -1 if at is None else at
 
     @property
     def step(self) -> Step | None:
         """The step on show; None before the first."""
         if self.answer is None or not self.answer.steps:
             return None
-        return self.answer.steps[-1 if self.at is None else self.at]
+        return self.answer.steps[self._index]
 
     @property
     def statistics(self) -> Statistics | None:
+        """After the step on show."""
         if self.answer is None or not self.answer.statistics:
             return None
-        return self.answer.statistics[-1 if self.at is None else self.at]
+        return self.answer.statistics[self._index]
+
+    @property
+    def whole(self) -> Statistics | None:
+        """Those of the whole answer if it rests, else after the step on show."""
+        if self.best is None or self.answer is None:
+            return self.statistics
+        return self.answer.statistics[-1]
 
     @property
     def context_tokens(self) -> int | None:
-        """How much of the context window was taken at the step on show; None if not known."""
-        return self.answer.context_tokens(self.statistics) if self.answer is not None else None
+        """How much of the context window was taken then; None if not known."""
+        return self.answer.context_tokens(self.whole) if self.answer is not None else None
 
     @property
     def chosen(self) -> Chosen | None:
-        """The tree shape of the step on show, or of the first step to come."""
+        """The tree shape of the step on show, of the last one at rest, or of the first to come."""
         if self.answer is None:
             return None
-        return self.answer.tree_at(self.step.index if self.step is not None else 1)
+        if not self.answer.steps:
+            return self.answer.tree_at(1)
+        return self.answer.tree_at(self.answer.steps[-1 if self.at is None else self.at].index)
 
     @property
     def highlighted(self) -> int | None:
@@ -60,6 +92,8 @@ class StepCursor:
         last = self.answer.steps[-1].index
         if self.at is not None:
             return f"Step {self.step.index} of {last}{self.place}"
+        if self.best is not None:
+            return f"Step {self.step.index}, the best of {last}"
         if self.answer.done:
             return f"Step {last}, the last"
         return f"Step {last}, {'paused' if paused else 'live'}"

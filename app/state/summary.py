@@ -22,27 +22,38 @@ class Summary(Record, frozen=True):
 
 def summary_of(answer: Answer | None) -> Summary | None:
     """None while the answer grows, without its steps, and where nothing was drafted."""
-    if answer is None or not answer.done or not answer.steps:
+    at = best_of(answer)
+    if answer is None or at is None:
         return None
     last, steps = answer.statistics[-1], answer.steps
-    if not last.totals.num_drafts:
-        return None
-    best = best_step(steps)
-    number = best.index
+    number = steps[at].index
     return Summary(
         totals=last.totals,
         speedup=last.speedup,
         tokens=tuple(len(step.token_ids) for step in steps if not step.baseline),
         drafted=sum(map(_drafted, steps)),
-        best=steps.index(best),
+        best=at,
         best_step=number,
         best_text="".join(span.text for span in answer.spans if span.step == number),
     )
 
 
+def best_of(answer: Answer | None) -> int | None:
+    """Index of an answer's best step; None where there is no summary."""
+    if answer is None or not answer.done or not answer.steps:
+        return None
+    if not answer.statistics[-1].totals.num_drafts:
+        return None
+    return _best(answer.steps)
+
+
 def best_step(steps: Sequence[Step]) -> Step:
-    """The first of those that gave the most tokens."""
-    return max(steps, key=lambda step: len(step.token_ids))
+    """The first of those that gave the most tokens; a plain one only if all are."""
+    return steps[_best(steps)]
+
+
+def _best(steps: Sequence[Step]) -> int:
+    return max(range(len(steps)), key=lambda at: (len(steps[at].token_ids), not steps[at].baseline))
 
 
 def _drafted(step: Step) -> int:

@@ -22,6 +22,7 @@ from ..state.race_state import LanePart
 from .blocks import wrap
 from .line import Line
 
+AROUND_TITLE = 6  # cells of a frame that its title leaves free
 _WRITERS = tuple(f"lane-text--writer-{writer}" for writer in range(5))
 
 
@@ -139,11 +140,11 @@ class LanePanel(Vertical):
     def compose(self) -> ComposeResult:
         yield from (self.headline, self.text, self.minimap)
 
-    def entitle(self, title: str, progress: str) -> None:
+    def entitle(self, title: Content, progress: str) -> None:
         """Set the words in the frame, which are not read as markup."""
-        if (title, progress) != self._frame:
-            self._frame = title, progress
-            self.border_title, self.border_subtitle = Content(title), Content(progress)
+        if (title.plain, progress) != self._frame:
+            self._frame = title.plain, progress
+            self.border_title, self.border_subtitle = title, Content(progress)
 
     def show_tree(self, step: Step | None) -> None:
         """Draw the tree of a step, or say what it came to where pictures are not read."""

@@ -35,7 +35,7 @@ class RaceSide(Record, frozen=True):
 
 
 PLAIN = RaceSide("plain", TreeChoice(Mode.AR))
-PLAIN_AND_CHOSEN = (PLAIN, RaceSide("speculative"))
+PLAIN_AND_CHOSEN = (PLAIN, RaceSide("with trees"))
 """The sides where none are named."""
 
 

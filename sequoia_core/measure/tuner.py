@@ -231,7 +231,7 @@ class Tuner:
         """What a chat says once it has measured, whatever tree it decodes with."""
         drafts = self.calibration is not None and self.calibration.drafts
         what = "trees now have the size" if drafts else "prompt lookup now has the length"
-        return f"this machine is measured: {what} that is fastest here"
+        return f"this machine is measured: {what} that is fastest here, unless you chose one"
 
     def summary(self, temperature: float = TEMPERATURE) -> str:
         """One line: the speed-ups predicted for fixed trees at temperature 0 and at another."""

@@ -49,10 +49,10 @@ END, BEST = 100_000, 0
 """For `held_at`: the answer is finished; after its step with most accepted tokens."""
 PICTURES = (
     Picture("chat", "sequoia", (160, 50), held_at=BEST, recording=LARGER_TREES),
-    Picture("looking-back", "midnight", (160, 50), ("left",) * 9, held_at=END),
+    Picture("looking-back", "midnight", (160, 50), ("left",) * 10, held_at=END),
     Picture("tints", "okabe-ito", (120, 44), ("f6",), held_at=END),
     Picture("narrow-tree", "high-contrast", (80, 24), ("f4",), held_at=40),
-    Picture("why", "sequoia", (160, 50), ("left",) * 11 + _POINTED, held_at=END),
+    Picture("why", "sequoia", (160, 50), ("left",) * 12 + _POINTED, held_at=END),
     Picture("heat-map", "fjord", (160, 50), ("f4",), held_at=END),
     Picture("help", "sequoia", (100, 44), ("f1",)),
 )

@@ -149,6 +149,7 @@ class ChatScreen(PromptedScreen):
     def view_changed(self) -> None:
         self.redraw.views()
         self.redraw.status()
+        self.redraw.changed()  # once the parts have their sizes
 
     def _settings_changed(self) -> None:
         self.header.settings = self.session.settings
@@ -161,6 +162,10 @@ class ChatScreen(PromptedScreen):
     @on(events.Resize)
     def _focus_moved(self) -> None:
         self.redraw.status()
+
+    @on(events.Resize)
+    def _resized(self) -> None:
+        self.redraw.changed()  # titles are as long as there is room
 
     # Prompts and commands
 
@@ -248,7 +253,8 @@ class ChatScreen(PromptedScreen):
                 session.check_idle()
                 self.branches.clear()
             case "race":
-                screen = RaceScreen(session, self.decoder, session.race_question(words))
+                question = session.race_question(words)
+                screen = RaceScreen(session, self.decoder, question, self.prompt)
                 self.app.push_screen(screen, lambda _: self.redraw.now())
             case "export":
                 self._files.export(words)

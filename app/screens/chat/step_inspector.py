@@ -104,7 +104,7 @@ class StepInspector:
             self._keys.appendleft(where)
             return
         steps = len(branch[at].answer.steps)
-        here = self.cursor.at if self.cursor.at is not None else steps - 1
+        here = self.cursor.reached
         if where in ("back", "first") and here <= 0:
             self._go_to_answer(branch, at - 1, where)
         elif where == "forward" and at < len(branch) - 1 and here >= steps - 1:

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from app.app import SequoiaApp, Settings
 from app.engine.messages import SystemRefused
+from app.state.summary import best_step
 from app.widgets.transcript import Transcript
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.config import Lookup, Mode
@@ -48,7 +49,7 @@ async def test_an_answer_is_shown_with_its_tree_and_figures() -> None:
         assert "Rayleigh scattering" in chat.transcript
         assert "**Rayleigh" not in chat.transcript
         shown = chat.screen_text()
-        assert f"Step {LAST}, the last" in shown
+        assert f", the best of {LAST}" in shown
         assert "tokens per pass" in shown
         assert "x faster than plain" in shown
         assert "➜" in shown
@@ -173,7 +174,7 @@ async def test_without_colour_only_the_token_of_a_rejected_node_is_struck_out(
     monkeypatch.setenv("NO_COLOR", "1")
     async with driving(size=(160, 50)) as chat:
         await chat.ask()
-        await chat.pilot.press("left_square_bracket", "left_square_bracket")
+        await chat.pilot.press("left", "left")
         width, height = chat.tree.outer_size
         rows = Region(0, 0, width, height - 1)  # without the legend in the border
         struck = []
@@ -312,8 +313,8 @@ async def test_brackets_home_and_end_walk_through_the_steps(focus_tree: bool) ->
         assert chat.session.answer is not None
         steps = chat.session.answer.steps
         for key, at in (
-            ("left", -2), ("left_square_bracket", -3),
-            ("right_square_bracket", -2), ("home", 0), ("right_square_bracket", 1),
+            ("left", -1), ("left_square_bracket", -2),
+            ("right_square_bracket", -1), ("home", 0), ("right_square_bracket", 1),
         ):  # fmt: skip
             await chat.pilot.press(key)
             assert chat.tree.step is steps[at]
@@ -321,7 +322,7 @@ async def test_brackets_home_and_end_walk_through_the_steps(focus_tree: bool) ->
             assert f"Step {steps[at].index} of {LAST}" in chat.screen_text()
         assert "**Rayleigh" in chat.transcript
         await chat.pilot.press("end")
-        assert chat.tree.step is steps[-1]
+        assert chat.tree.step is best_step(steps)
         assert chat.entry.walked_step is None
         assert "**Rayleigh" not in chat.transcript
 
@@ -347,7 +348,8 @@ async def test_a_message_may_begin_with_a_bracket(text: str) -> None:
         assert "this key types; left, home go through the steps" in chat.hint
         await chat.pilot.press(*keys[1:])
         assert chat.prompt.text == text
-        assert chat.tree.step is chat.session.answer.steps[-1]  # type: ignore[union-attr]
+        assert chat.session.answer is not None
+        assert chat.tree.step is best_step(chat.session.answer.steps)
         chat.prompt.text = ""
         await chat.pilot.press("left", "left_square_bracket", "end", *keys)
         assert chat.prompt.text == text
@@ -360,7 +362,7 @@ async def test_a_bracket_pressed_once_too_often_leaves_nothing_in_the_prompt() -
     async with driving() as chat:
         await chat.ask()
         await chat.pilot.press("left", *["right_square_bracket"] * 3)
-        assert "the last" in chat.screen_text()
+        assert "the best of" in chat.screen_text()
         assert chat.prompt.text == ""
         await chat.pilot.press("escape", "right_square_bracket")
         assert chat.prompt.text == "]"
@@ -455,7 +457,7 @@ async def test_walking_while_decoding_does_not_hold_it_up() -> None:
         assert chat.steps == LAST
         assert "Step 4 of" in chat.screen_text()
         await chat.pilot.press("escape")
-        assert f"Step {LAST}, the last" in chat.screen_text()
+        assert f", the best of {LAST}" in chat.screen_text()
 
 
 async def test_brackets_are_typed_once_there_is_text() -> None:
@@ -838,7 +840,7 @@ async def test_resizing_survives_every_size() -> None:
         await chat.finish()
         assert chat.app.size == Size(160, 50)
         chat.app.chat.action_why()  # whatever F4 left on show
-        await chat.until(lambda: "Step 54, the last" in chat.screen_text())
+        await chat.until(lambda: "the best of 54" in chat.screen_text())
 
 
 async def test_large_trees_are_scrolled_to_the_bonus_when_still() -> None:

@@ -184,6 +184,7 @@ async def test_figures_on_show_are_explained_as_they_stand_there(size: tuple[int
         await chat.ask()
         if size[0] < 100:
             await chat.pilot.press("f4")
+        await chat.pilot.press("left")
         shown = chat.screen_text()
         async with explained(chat) as text:
             flat = " ".join(text.split())
@@ -455,7 +456,7 @@ async def test_a_shown_tree_is_called_so_wherever_it_is_named() -> None:
     async with driving(replay(shown_answer()), settings, size=(160, 50)) as chat:
         assert "tree to look at" in chat.screen_text()
         await chat.ask()
-        assert "the last: shown larger than pays here" in chat.screen_text()
+        assert "the best of 54: shown larger than pays here" in chat.screen_text()
         assert "shown larger than pays here, to look at it" in chat.screen_text()
         assert chat.app.chat.header.chosen_tree is not None
         assert all("larger than pays" in form for form in chat.app.chat.header._tree_forms())

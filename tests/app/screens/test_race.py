@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
+from textual.events import Key, Paste
 from textual.widgets import Static
 
 from app.app import Settings
@@ -23,8 +25,9 @@ from sequoia_core.events import (
     NoticeKind,
     TextDelta,
 )
+from sequoia_core.tree.choice import SHOWN
 from tests.app.driving import Driver, driving
-from tests.fakes import ANSWER, RacingEngine, replay
+from tests.fakes import ANSWER, TREE_16, RacingEngine, replay
 
 GREEDY = Settings(temperature=0.0)
 PARAMS = GREEDY.sampling()
@@ -191,7 +194,7 @@ async def test_two_trees_race_and_each_lane_says_which_it_is() -> None:
         assert text.count("tokens per pass") == 2
         ((_, result),) = recorder.races
         assert (result.first.plain, result.second.plain) == (False, False)
-        await chat.pilot.press("r")
+        await chat.pilot.press("f3")
         await over(chat)
         assert engine.asked == [race, race]
         await chat.pilot.press("escape")
@@ -300,15 +303,72 @@ async def test_escape_stops_first_and_leaves_then() -> None:
         assert "Rayleigh" in chat.transcript
 
 
-async def test_r_races_again() -> None:
+async def test_f3_races_again() -> None:
     engine = RacingEngine()
     async with driving(engine, GREEDY) as chat:
         await chat.type("why?", "f3")
         await over(chat)
-        await chat.pilot.press("r")
+        await chat.pilot.press("f3")
         await over(chat)
         assert len(engine.asked) == 2
         assert engine.asked[0] == engine.asked[1]
+
+
+async def test_what_is_typed_when_a_race_is_over_goes_to_the_prompt() -> None:
+    engine = RacingEngine()
+    async with driving(engine, GREEDY) as chat:
+        await chat.type("/race why?", "enter")
+        await over(chat)
+        await chat.pilot.press(*"rewrite", "space", *"it?")
+        assert chat.app.screen is chat.app.chat
+        assert chat.prompt.text == "rewrite it?"
+        assert len(engine.asked) == 1
+        await chat.pilot.press("enter")
+        await chat.finish()
+        assert chat.session.last is not None
+        assert chat.session.last.prompt == "rewrite it?"
+        await chat.type("/race why?", "enter")
+        await over(chat)
+        for character in "is it?":  # all before the first has closed the screen
+            key = {" ": "space", "?": "question_mark"}.get(character, character)
+            chat.app.screen.post_message(Key(key, character))
+        await chat.until(lambda: chat.prompt.text == "is it?")
+        chat.prompt.text = ""
+        await chat.type("/race why?", "enter")
+        await over(chat)
+        chat.app.screen.post_message(Paste("a paste"))
+        await chat.until(lambda: chat.prompt.text == "a paste")
+        assert chat.app.screen is chat.app.chat
+
+
+@pytest.mark.parametrize("size", [(160, 50), (60, 20)])
+async def test_who_types_while_a_race_runs_is_told_to_stop_it_first(size: tuple[int, int]) -> None:
+    engine = NoticingEngine()
+    said = "Press esc to stop the race first, then type"
+    async with driving(engine, GREEDY, size=size) as chat:
+        await chat.type("/race why?", "enter")
+        await chat.until(lambda: isinstance(chat.app.screen, RaceScreen))
+        assert said not in chat.screen_text()
+        await chat.pilot.press("a")
+        await chat.until(lambda: said in chat.screen_text())
+        engine.go_on.set()
+        await over(chat)
+        assert said not in chat.screen_text()
+        assert chat.prompt.text == ""
+
+
+@pytest.mark.parametrize("size", [(160, 50), (100, 30), (60, 20)])
+async def test_the_name_of_a_lane_is_cut_between_its_parts(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = replace(TREE_16, reason=f"{SHOWN[0]}, to look at it")
+    monkeypatch.setattr("tests.fakes.TREE_16", tree)
+    parts = ["sequoia tree", "16 nodes", "depth 4", SHOWN[0]]
+    shown = ", ".join(parts[: {160: 4, 100: 3, 60: 2}[size[0]]])
+    async with driving(RacingEngine(), GREEDY, size=size) as chat:
+        await chat.type("why?", "f3")
+        await over(chat)
+        assert f"─ {shown} ─" in chat.screen_text()
 
 
 @pytest.mark.parametrize("size", [(160, 50), (60, 20), (30, 8), (20, 5)])

@@ -10,6 +10,7 @@ import pytest
 from app.app import SequoiaApp, Settings
 from app.screens.chat.step_inspector import READING
 from app.state.answer import Answer
+from app.state.summary import best_step
 from app.store.recorder import DatabaseRecorder, Recorder
 from sequoia_core.events import Step
 from tests.app.driving import Driver, driving
@@ -103,10 +104,10 @@ async def test_end_takes_the_place_of_what_waits() -> None:
     ) as chat:
         record = await held(chat)
         await chat.pilot.press("left_square_bracket", "left_square_bracket", "end")
-        assert title(chat).endswith(", the last")
+        assert ", the best of " in title(chat)
         record.gate.set()
         await chat.pilot.pause(0.1)
-        assert title(chat).endswith(", the last")
+        assert ", the best of " in title(chat)
         assert chat.app.chat.inspector.cursor.answer is chat.session.answer
         assert not first(chat).steps
 
@@ -120,7 +121,7 @@ async def test_a_question_takes_the_place_of_what_waits() -> None:
         record.gate.set()
         await chat.pilot.pause(0.1)
         assert chat.app.chat.inspector.cursor.answer is chat.session.answer
-        assert title(chat).endswith(", the last")
+        assert ", the best of " in title(chat)
         assert not first(chat).steps
 
 
@@ -128,7 +129,7 @@ def first(chat: Driver) -> Answer:
     return chat.session.history.branch[0].answer
 
 
-async def test_another_branch_shows_the_last_step_of_its_answer() -> None:
+async def test_another_branch_shows_the_best_step_of_its_answer() -> None:
     record = SlowRecord()
     async with driving(
         replay(make_answer(ONE), make_answer(TWO)), size=(160, 50), recorder=record
@@ -142,14 +143,14 @@ async def test_another_branch_shows_the_last_step_of_its_answer() -> None:
         await chat.pilot.press("alt+right")
         record.gate.set()
         steps = [event for event in make_answer(TWO) if isinstance(event, Step)]
-        await chat.until(lambda: title(chat) == f"Step {len(steps)}, the last")
-        assert chat.tree.step == steps[-1]
+        await chat.until(lambda: title(chat).endswith(f", the best of {len(steps)}"))
+        assert chat.tree.step == best_step(steps)
         await chat.pilot.press("alt+left")
-        await chat.until(lambda: title(chat) == f"Step {STEPS_OF_ONE}, the last")
+        await chat.until(lambda: title(chat).endswith(f", the best of {STEPS_OF_ONE}"))
         await chat.walk("left")
-        assert title(chat) == f"Step {STEPS_OF_ONE - 1} of {STEPS_OF_ONE}"
+        assert title(chat) == f"Step {STEPS_OF_ONE} of {STEPS_OF_ONE}"
         await chat.walk("end")
-        assert title(chat) == f"Step {STEPS_OF_ONE}, the last"
+        assert title(chat).endswith(f", the best of {STEPS_OF_ONE}")
 
 
 async def test_what_is_not_on_record_leaves_the_tree_empty() -> None:
@@ -181,7 +182,7 @@ async def test_a_person_types_on_while_a_trace_is_exported(
         assert threading.main_thread() not in record.readers
 
 
-async def test_a_session_that_is_opened_shows_the_last_step_of_its_answer(tmp_path: Path) -> None:
+async def test_a_session_that_is_opened_shows_the_best_step_of_its_answer(tmp_path: Path) -> None:
     path = tmp_path / "sessions.db"
     record_chats(path, ("old question", ONE))
     app = SequoiaApp(lambda progress: replay(), Settings(), DatabaseRecorder(path))
@@ -189,9 +190,9 @@ async def test_a_session_that_is_opened_shows_the_last_step_of_its_answer(tmp_pa
         chat = Driver(app, pilot)
         await chat.ready()
         await chat.type("/load old", "enter")
-        await chat.until(lambda: title(chat) == f"Step {STEPS_OF_ONE}, the last")
+        await chat.until(lambda: title(chat).endswith(f", the best of {STEPS_OF_ONE}"))
         assert chat.tree.step is not None
-        statistics = chat.app.chat.inspector.cursor.statistics
+        statistics = chat.app.chat.inspector.cursor.whole
         assert statistics is not None
         assert statistics.totals.steps == STEPS_OF_ONE
         await chat.walk("home")
@@ -209,12 +210,12 @@ async def test_the_last_answers_steps_are_read_once(tmp_path: Path) -> None:
         chat = Driver(app, pilot)
         await chat.ready()
         await chat.type("/load old", "enter")
-        await chat.until(lambda: title(chat).endswith(", the last"))
+        await chat.until(lambda: ", the best of " in title(chat))
         await chat.walk("home", "left_square_bracket")
         assert title(chat).endswith("answer 1 of 2")
         await chat.pilot.press("end")
         assert app.chat.inspector.reader is None
-        assert title(chat).endswith(", the last")
+        assert ", the best of " in title(chat)
         assert not first(chat).steps
 
 

@@ -56,7 +56,7 @@ def test_a_lane_is_called_by_what_it_decodes_with(tree: TreeChosen, name: str) -
     ("side", "before", "after"),
     [
         (PLAIN, "plain", "plain decoding"),
-        (RaceSide("speculative"), "speculative", "sequoia tree, 16 nodes, depth 4"),
+        (RaceSide("with trees"), "with trees", "sequoia tree, 16 nodes, depth 4"),
         (
             RaceSide("specinfer", TreeChoice(Mode.SPECINFER)),
             "specinfer",
@@ -250,4 +250,4 @@ def test_both_tokens_at_a_parting_are_named_with_their_probabilities() -> None:
     step = make_step(1, "x", [("a", 1), (" ", 0)])
     run.add(Raced(Lane.SECOND, replace(step, token_ids=(7, 8)), 1.0))
     assert run.diverged
-    assert run.divergence().startswith('plain "a" 0.3700, speculative "a" 0.')
+    assert run.divergence().startswith('plain "a" 0.3700, with trees "a" 0.')

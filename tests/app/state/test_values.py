@@ -13,8 +13,9 @@ from app.screens.chat.redraw import LONGEST_SECONDS, SHARE, FramePacer
 from app.state.answer import Answer, Statistics, step_speedup
 from app.state.sanitize import END_OF_ANSWER, fit, quote_token, spelt_token, visible
 from app.state.step_cursor import StepCursor
+from app.state.summary import best_step
 from sequoia_core.events import Origin, Outcome, Step, Totals
-from tests.fakes import ANSWER, make_answer, unmeasured, with_baseline
+from tests.fakes import ANSWER, make_answer, plain_answer, unmeasured, with_baseline
 
 quick = settings(deadline=None, max_examples=80)
 any_text = st.text(st.characters(codec=None), max_size=40)
@@ -228,16 +229,53 @@ def test_walking_stays_within_the_answer_and_comes_back_to_live() -> None:
     for _ in range(len(STEPS) + 3):
         walk.go("back")
         seen.append(walk.highlighted)
-    assert seen[:3] == [len(STEPS) - 1, len(STEPS) - 2, len(STEPS) - 3]
+    assert seen[:3] == [len(STEPS), len(STEPS) - 1, len(STEPS) - 2]
     assert seen[-1] == 1
     walk.go("live")
     assert walk.highlighted is None
-    assert walk.step == STEPS[-1]
     walk.go("first")
     assert walk.step == STEPS[0]
     for _ in STEPS:
         walk.go("forward")
     assert walk.at is None
+
+
+def test_a_finished_answer_rests_on_its_best_step_with_the_figures_of_all() -> None:
+    answer, walk = whole_answer(), StepCursor(whole_answer())
+    best = best_step(STEPS)
+    assert best.index != len(STEPS)
+    assert all(len(step.token_ids) <= len(best.token_ids) for step in STEPS)
+    assert walk.step == best
+    assert walk.title(paused=False) == f"Step {best.index}, the best of {len(STEPS)}"
+    assert walk.statistics == answer.statistics[best.index - 1]
+    assert walk.whole == answer.statistics[-1]
+    assert walk.context_tokens == answer.context_tokens()
+    assert walk.highlighted is None
+    walk.go("back")
+    assert (walk.step, walk.whole) == (STEPS[-1], answer.statistics[-1])
+    walk.go("back")
+    assert walk.statistics == walk.whole == answer.statistics[-2]
+    assert StepCursor(whole_answer(), rests=False).step == STEPS[-1]
+
+
+def test_an_answer_that_grows_or_has_no_trees_shows_its_last_step() -> None:
+    answer = Answer("why?")
+    for event in make_answer():
+        if isinstance(event, Step):
+            answer.add(event)
+            assert StepCursor(answer).step == event
+    plain = Answer("why?")
+    for event in plain_answer("a b c"):
+        plain.add(event)
+    assert plain.done
+    assert StepCursor(plain).step == plain.steps[-1]
+    assert StepCursor(plain).title(paused=False) == f"Step {len(plain.steps)}, the last"
+
+
+def test_a_plain_step_is_the_best_only_among_plain_ones() -> None:
+    one = [replace(step, token_ids=(1,)) for step in STEPS[:3]]
+    assert best_step([replace(one[0], baseline=True), *one[1:]]).index == 2
+    assert best_step([replace(step, baseline=True) for step in one]).index == 1
 
 
 def test_there_is_nowhere_to_walk_before_the_first_step() -> None:
