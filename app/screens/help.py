@@ -41,7 +41,7 @@ _TINTS = (
 )
 _WIDEST = 120  # columns, as in the style sheet
 _FRAME_CELLS = 8  # frame, padding and scroll bar
-_LEAST_ROOM = 28
+_LEAST_ROOM, _INDENT = 28, 6  # cells of a meaning, and of what is left of it
 
 
 class HelpScreen(ModalScreen[None]):
@@ -124,12 +124,11 @@ def _paragraphs(texts: Iterable[str], width: int) -> Iterable[Content]:
 
 
 def _table(rows: Sequence[tuple[str, str]], width: int) -> Iterable[Content]:
-    """Names in a column, and meanings next to them, or below them if there is no room."""
-    column = max(len(name) for name, _ in rows) + 4
-    side_by_side = width - column >= _LEAST_ROOM
-    indent = column if side_by_side else 6
+    """Names in a column, and meanings next to them, or below one that is too long for it."""
+    column = min(max(len(name) for name, _ in rows) + 4, max(_INDENT, width - _LEAST_ROOM))
     for name, meaning in rows:
-        lines = wrap(meaning, max(1, width - indent))
-        label = name.ljust(column - 2) if side_by_side else name
-        yield Content.assemble("  ", (label, "bold"), lines.pop(0) if side_by_side else "")
-        yield from (Content(" " * indent + line) for line in lines)
+        lines = wrap(meaning, max(1, width - column))
+        fits = len(name) + 4 <= column
+        label = name.ljust(column - 2) if fits else name
+        yield Content.assemble("  ", (label, "bold"), lines.pop(0) if fits else "")
+        yield from (Content(" " * column + line) for line in lines)

@@ -97,7 +97,8 @@ class StepScreen(Screen[None]):
             strip_why = shown_why(tree, brief=True)
             strip_title = f"{number}, {strip_why}"
             room = self.token_tree.size.width - _BESIDE_TITLE
-            title = f"{title}: {why}" if len(f"{title}: {why}") <= room else f"{number}: {why}"
+            forms = f"{title}: {why}", f"{title}: {strip_why}", f"{number}: {why}"
+            title = next((form for form in forms if len(form) <= room), forms[-1])
         if str(self.token_tree.border_title or "") != title:
             self.token_tree.border_title = Content(title)
         self.token_tree.show(cursor.step, scroll=still)
