@@ -57,7 +57,7 @@ def summary_line(summary: Summary, width: int) -> Content:
     drafted = Content.styled(f"{share_drafted(summary):.0%} drafted", "$rank-1")
     best = _link(f"best step {summary.best_step}: {gave(summary)}")
     parts = headline(summary.totals, summary.speedup)
-    forms = [[*parts, drafted, best], [*parts, best], [*parts, drafted], parts, parts[:1]]
+    forms = [[*parts, drafted, best], [*parts, best], [parts[0], best], parts, parts[:1]]
     return first_fitting((Content("   ").join(form) for form in forms), width)
 
 
