@@ -53,7 +53,8 @@ class StepBar(Line):
             return Content("\n").join(Content(step_in_words(step)).wrap(max(1, width)))
         lines = [_outcome(step, width)]
         if self.size.height >= 3:
-            lines += [_time_bar(step, width - 2), _times(step, statistics, width)]
+            so_far = statistics if self.summary is None else None  # else it is below
+            lines += [_time_bar(step, width - 2), _times(step, so_far, width)]
         return Content("\n").join(lines)
 
     def on_resize(self) -> None:
@@ -112,17 +113,20 @@ def _time_bar(step: Step, width: int) -> Content:
     )
 
 
-def _times(step: Step, statistics: Statistics, width: int) -> Content:
-    times, speedup = step.timings, statistics.speedup
+def _times(step: Step, so_far: Statistics | None, width: int) -> Content:
+    """How long its parts took, and the figures up to it."""
+    times = step.timings
     left = Content.assemble(
         (" █", "$draft"), (f" draft {times.draft_ms:.1f}  ", "$notice"),
         ("▓", "$verify"), (f" target {times.verify_ms:.1f}  ", "$notice"),
         ("░", "$bookkeeping"), (f" rest {times.bookkeeping_ms:.1f} ms", "$notice"),
     )  # fmt: skip
-    so_far = f"so far {statistics.totals.tokens_per_step:.2f} per pass"
-    forms = [Content.styled(so_far, "bold $foreground"), Content("")]
-    if speedup:
-        forms.insert(0, Content.assemble(forms[0], "  ", speed_text(speedup, short=True)))
+    if so_far is None:
+        return left
+    passes = f"so far {so_far.totals.tokens_per_step:.2f} per pass"
+    forms = [Content.styled(passes, "bold $foreground"), Content("")]
+    if so_far.speedup:
+        forms.insert(0, Content.assemble(forms[0], "  ", speed_text(so_far.speedup, short=True)))
     return spread(left, first_fitting(forms, width - left.cell_length - 2), width)
 
 

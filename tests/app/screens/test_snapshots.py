@@ -129,4 +129,4 @@ async def test_every_theme(snapshot: SnapshotAssertion) -> None:
     themes = [theme.name for theme in ThemeFolders([packaged_folder()]).changes().themes]
     async with Stage((100, 30), snapshot, themes).chat(replay(explained_answer())) as chat:
         await chat.ask()
-        await chat.pilot.press("f6", "left")
+        await chat.pilot.press("f6", "left", "left")  # to a step with rejections

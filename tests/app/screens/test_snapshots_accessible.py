@@ -36,6 +36,7 @@ async def test_settings(stage: Stage) -> None:
 async def test_why(stage: Stage) -> None:
     async with stage.chat(replay(explained_answer()), ACCESSIBLE) as chat:
         await chat.ask()
+        await chat.walk("left")
         chat.app.chat.action_why()
 
 

@@ -13,5 +13,6 @@ from tests.fakes import replay
 async def test_why(stage: Stage, keys: tuple[str, ...]) -> None:
     async with stage.chat(replay(explained_answer())) as chat:
         await chat.ask()
+        await chat.walk("left")  # to a step with a rejection
         chat.app.chat.action_why()
         await chat.pilot.press(*keys)
