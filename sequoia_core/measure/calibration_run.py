@@ -22,6 +22,11 @@ from sequoia_core.tree.growmap import GrowMap
 CONTEXTS = (64, 512, 1024, 2048)
 TARGET_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128)
 DRAFT_ROWS = (1, 2, 4, 8, 16, 32)
+GPU_TARGET_ROWS, GPU_DRAFT_ROWS = (192, 256, 384, 512, 768), (64, 128, 256)
+"""On a GPU as well, as far as they pay and memory is planned for them."""
+MOST_TOKENS = 16.0  # a forward that takes so many plain ones does not pay: the paper emits 11.7
+SLOW_MS = 1000.0  # a GPU's forward that takes so long brings layers: few sizes tell its time
+SLOW_ROWS = (1, 8, 32, 128, 384, 768)
 ROUNDS = 5
 TIMING_SECONDS = 9.0  # after which no further round of timing begins
 DECODING_SECONDS = 12.0  # after which no further answer is decoded at a temperature
@@ -47,18 +52,25 @@ class CalibrationRun:
         self._steps: dict[float, list[Step]] = {0.0: [], temperature: []}  # by temperature
         self._answers = 0  # whose steps these are
         window = min(model.context_window for model in (pair.target, pair.draft) if model)
-        target_rows, draft_rows = (
-            [n for n in sizes if n <= max(window // 2, 2)] for sizes in (TARGET_ROWS, DRAFT_ROWS)
-        )
-        self._rows = target_rows, draft_rows if pair.draft else []
-        most = target_rows[-1]
-        contexts = [c for c in CONTEXTS if c + most <= window] or [window - most]
-        self._timer = ForwardTimer(pair.target, pair.draft, contexts)
+        self._on_gpu = pair.target.device.type == "cuda"
+        sizes = [TARGET_ROWS, DRAFT_ROWS]
+        if self._on_gpu:
+            large = tuple(n for n in GPU_TARGET_ROWS if n <= pair.most_nodes)
+            sizes = [TARGET_ROWS + large, DRAFT_ROWS + GPU_DRAFT_ROWS]
+        rows = [[n for n in each if n <= max(window // 2, 2)] for each in sizes]
+        self._rows = rows[0], rows[1] if pair.draft else []
+        most = rows[0][-1]
+        self._contexts = [c for c in CONTEXTS if c + most <= window] or [window - most]
+        self._probe = ForwardTimer(pair.target, None, self._contexts[:1])
+        self._timer: ForwardTimer | None = None  # once it is known what to time
         self._timed = False
 
     def run(self) -> Iterator[tuple[str, float]]:
         """Measure what is not known yet; yields what is being done and the part done."""
         if not self._timed:
+            if self._timer is None:
+                yield from (("Timing forwards", 0.0) for _ in self._choose_rows())
+                self._timer = ForwardTimer(self._pair.target, self._pair.draft, self._contexts)
             for share in self._timer.run(self._rows, ROUNDS, TIMING_SECONDS):
                 yield "Timing forwards", 0.4 * share
             self._timed = True
@@ -81,8 +93,22 @@ class CalibrationRun:
             self._steps[temperature] += steps
             self._answers += 1
 
+    def _choose_rows(self) -> Iterator[float]:
+        """Leave out what is not worth timing on a GPU, by one forward of each larger size."""
+        rows, drafted = self._rows
+        probed = [n for n in rows if n == 1 or n >= TARGET_ROWS[-1]]
+        if not self._on_gpu or len(probed) == 1:
+            return
+        yield from self._probe.run((probed, []), 1, 0.0)
+        times = self._probe.surfaces[0].curves[0]
+        if times(1) > SLOW_MS:
+            rows, self._contexts = [n for n in rows if n in SLOW_ROWS], self._contexts[:1]
+        most = MOST_TOKENS * times(1)
+        self._rows = [n for n in rows if n < probed[1] or times(n) < most], drafted
+
     def calibration(self) -> Calibration:
         """What `run` measured; raises ParameterError if no tree fitted into the windows."""
+        assert self._timer is not None
         target, draft = self._timer.surfaces
         records: defaultdict[Band, AcceptanceRecord] = defaultdict(AcceptanceRecord)
         ratios = []

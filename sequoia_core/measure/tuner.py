@@ -21,11 +21,19 @@ from sequoia_core.speculate.tree_advisor import (
 )
 from sequoia_core.tree.choice import ROOT
 from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.tree.search import TreePlan, TreeTable, choose_tree, expected_tokens_table
+from sequoia_core.tree.search import (
+    LikeliestTrees,
+    TreePlan,
+    TreesByBudget,
+    choose_tree,
+    expected_tokens_table,
+)
 
 GAIN = 1.03  # least predicted speed-up of a change of tree
 SEARCH_EVERY = 32  # steps between two searches
-MAX_NODES, MAX_DEPTH = 128, 10
+MAX_NODES, MAX_DEPTH = 128, 10  # of a search in a table of all trees
+DEEPEST = 20  # of larger trees
+LARGE = (160, 192, 224, 256, 320, 384, 448, 512, 640, 768)  # sizes of these that are compared
 # least bounds of a search between two steps; else twice the tree's nodes and two levels more
 NEAR_NODES, NEAR_DEPTH = 16, 4
 PROBE_STEPS = 8
@@ -42,6 +50,7 @@ class SpeedModel:
     record: AcceptanceRecord
     costs: StepCosts
     chain: bool = False  # search paths only
+    limits: tuple[int, int] = (MAX_NODES, MAX_DEPTH)  # most nodes and depth of a search
 
     def speedup(self, tree: GrowMap) -> float:
         if tree.size == 1:
@@ -49,14 +58,21 @@ class SpeedModel:
         tokens = tree.expected_tokens(self.record.rates, self.record.deeper)
         return tokens * self.costs.plain_ms / step_ms(tree, self.costs)
 
-    def table(self, nodes: int, depth: int) -> TreeTable:
+    def table(self, nodes: int, depth: int) -> TreesByBudget:
         rates, deeper = self.record.rates, self.record.deeper
-        return expected_tokens_table(rates, nodes, depth, 1 if self.chain else nodes, deeper)
+        make = expected_tokens_table if nodes <= MAX_NODES else LikeliestTrees.of
+        return make(rates, nodes, depth, 1 if self.chain else nodes, deeper)
 
-    def search(self, nodes: int = MAX_NODES, depth: int = MAX_DEPTH) -> TreePlan:
+    def search(self, nodes: int | None = None, depth: int | None = None) -> TreePlan:
+        """The best tree within so many nodes and edges, at most those of `limits`."""
+        nodes, depth = (
+            most if wanted is None else min(wanted, most)
+            for wanted, most in zip((nodes, depth), self.limits, strict=True)
+        )
         table, costs = self.table(nodes, depth), self.costs
+        sizes = None if nodes <= MAX_NODES else [*range(2, MAX_NODES + 1), *LARGE, nodes]
         return choose_tree(
-            table, costs.target_ms, costs.draft_ms, costs.plain_ms, costs.overhead_ms
+            table, costs.target_ms, costs.draft_ms, costs.plain_ms, costs.overhead_ms, sizes
         )
 
     @property
@@ -131,8 +147,8 @@ class OnlineAdvisor(TreeAdvisor):
             state.probing = True
             return self._advice(state, model)
         state.probing = False
-        nodes = min(max(NEAR_NODES, 2 * before.size), MAX_NODES)
-        plan = model.search(nodes, min(max(NEAR_DEPTH, before.depth + 2), MAX_DEPTH))
+        nodes = max(NEAR_NODES, 2 * before.size)
+        plan = model.search(nodes, max(NEAR_DEPTH, before.depth + 2))
         _reconsider(state, model, plan)
         return self._advice(state, model) if probed or state.tree is not before else None
 
@@ -148,7 +164,9 @@ class OnlineAdvisor(TreeAdvisor):
         self, temperature: float, context_length: int, chain: bool = False
     ) -> SpeedModel:
         record = self.calibration.record(temperature)
-        return SpeedModel(record, self.costs(temperature, context_length), chain)
+        rows = self.calibration.times.target.curves[0].rows[-1]
+        limits = (rows, DEEPEST) if rows > MAX_NODES else (MAX_NODES, MAX_DEPTH)
+        return SpeedModel(record, self.costs(temperature, context_length), chain, limits)
 
     def _advice(self, state: _TreeState, model: SpeedModel) -> Advice:
         shape, record = state.shape, model.record

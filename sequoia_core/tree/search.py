@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from heapq import heappop, heappush
+from typing import Protocol
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -64,6 +66,99 @@ def _shares(splits: NDArray[np.int32], left: int) -> list[int]:
         shares.append(share)
         left -= share
     return shares
+
+
+class TreesByBudget(Protocol):
+    """The best tree for every budget of nodes and depth; see `TreeTable`."""
+
+    @property
+    def values(self) -> NDArray[np.float64]: ...
+
+    @property
+    def limits(self) -> tuple[int, int]: ...
+
+    def tree(self, nodes: int, depth: int) -> GrowMap: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LikeliestTrees:
+    """Trees of the nodes most likely to be accepted, for budgets that a table is too slow for.
+
+    They are the best ones where no rate is above that of a lower rank: then the likeliest nodes of
+    any number are a tree. Rates that rise, as measured ones do by chance, are evened out for it.
+    """
+
+    acceptance_rates: tuple[float, ...]
+    values: NDArray[np.float64]  # as of `TreeTable`
+    _parents: tuple[tuple[int, ...], ...] = field(repr=False)
+    """By depth, of each node in falling order of likelihood."""
+
+    @classmethod
+    def of(
+        cls,
+        rates: Sequence[float],
+        max_nodes: int,
+        max_depth: int,
+        max_branches: int,
+        deeper: Sequence[Sequence[float]] = (),
+    ) -> "LikeliestTrees":
+        """As `expected_tokens_table`, in time that grows with nodes x depth."""
+        by_depth = [_falling(_checked(each)[:max_branches]) for each in (rates, *deeper)]
+        found = [_likeliest(by_depth, max_nodes, depth) for depth in range(max_depth + 1)]
+        values = np.zeros((max_nodes + 1, max_depth + 1))
+        for depth, (_, probs) in enumerate(found):
+            values[1 : len(probs) + 1, depth] = np.cumsum(probs)
+            values[len(probs) + 1 :, depth] = values[len(probs), depth]
+        return cls(_checked(rates), values, tuple(tuple(parents) for parents, _ in found))
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        return self.values.shape[0] - 1, self.values.shape[1] - 1
+
+    def tree(self, nodes: int, depth: int) -> GrowMap:
+        children: dict[int, list[int]] = {}
+        for node, parent in enumerate(self._parents[depth][:nodes]):
+            children.setdefault(parent, []).append(node)
+        order, parents = children[-1], [-1]
+        for number, node in enumerate(order):  # which grows, level by level
+            below = children.get(node, [])
+            order.extend(below)
+            parents += [number] * len(below)
+        found = GrowMap(tuple(parents), "searched", self.acceptance_rates)
+        return replace(found, name=f"searched-{found.size}x{found.depth}")
+
+
+def _falling(rates: Sequence[float]) -> tuple[float, ...]:
+    """Rates in the place of which a lower rank has at least as much, and of the same sum."""
+    pools: list[tuple[float, int]] = []
+    for rate in rates:
+        total, count = rate, 1
+        while pools and pools[-1][0] * count < total * pools[-1][1]:
+            before = pools.pop()
+            total, count = total + before[0], count + before[1]
+        pools.append((total, count))
+    return tuple(total / count for total, count in pools for _ in range(count))
+
+
+def _likeliest(
+    by_depth: Sequence[Sequence[float]], most: int, max_depth: int
+) -> tuple[list[int], list[float]]:
+    """Parents of the likeliest nodes, the root first, and their probabilities."""
+    parents, depths, probs = list[int](), list[int](), list[float]()
+    waiting = [(-1.0, 0, -1, 0)]  # less likely ones later: -probability, depth, parent, rank
+    while waiting and len(parents) < most:
+        negative, depth, parent, rank = heappop(waiting)
+        parents.append(parent)
+        depths.append(depth)
+        probs.append(-negative)
+        following = [(len(parents) - 1, 0)] if depth < max_depth else []
+        if parent >= 0:
+            following.append((parent, rank + 1))
+        for above, at in following:
+            rates = by_depth[min(depths[above], len(by_depth) - 1)]
+            if at < len(rates) and (prob := probs[above] * rates[at]) > 0.0:
+                heappush(waiting, (-prob, depths[above] + 1, above, at))
+    return parents, probs
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +254,7 @@ def _children_values(
 
 
 def choose_tree(
-    table: TreeTable,
+    table: TreesByBudget,
     target_ms: Callable[[int], float],
     draft_ms: Callable[[int], float],
     plain_ms: float,

@@ -26,6 +26,7 @@ from sequoia_core.model.device import (
 )
 from sequoia_core.model.loading.memory_plan import (
     FLOAT32,
+    NUMBER_BYTES,
     MemoryPlan,
     kv_token_bytes,
     plan_memory,
@@ -233,11 +234,13 @@ def pair_plans(
         assert backend.dtype is not None
         packed = _packed_layer(target), _packed_layer(draft)
         plans = memory_plans(shape, draft_shape, backend.dtype, backend.placement, free, packed)
-        if not backend.graphs:
-            return plans
-        columns = draft_shape.head_vocab_size if draft_shape else 0
-        recordings = recording_bytes(shape.vocab_size, columns)
-        return {place: replace(plan, recordings=recordings) for place, plan in plans.items()}
+        first, columns = backend.placement.device, draft_shape.head_vocab_size if draft_shape else 0
+        plan = plans[first]
+        if backend.graphs:
+            outputs = FLOAT32 * (shape.vocab_size + columns) + NUMBER_BYTES * columns
+            recordings = recording_bytes(shape.vocab_size, columns)
+            plan = replace(plan, recordings=recordings, row=plan.row + outputs)
+        return plans | {first: plan.with_rows(free(first)) if first.type == "cuda" else plan}
     slots = len(draft_shape.feature_layers) if draft_shape else 0
     weights, token = _native_held(target, backend.target_format, slots)
     if draft:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from sequoia_core.errors import MemoryFullError
 from sequoia_core.model.config import ModelConfig
 
-PLANNED_ROWS = 128  # nodes of the tree that memory is planned for, the largest that is searched for
+PLANNED_ROWS = 128  # nodes of the largest tree that memory is planned for in any case
 SCORED_ROWS = 64  # rows of logits that become probabilities at once
 PREFILL_ROWS = 256  # of a prompt at once: bounds its mask and activations
 LEAST_CONTEXT = 512  # tokens that must fit with the weights, unless the window is shorter
@@ -38,9 +38,11 @@ class MemoryPlan:
     window: int = 0  # most tokens of context
     layer: int = 0  # of a layer that may be streamed or stay
     resident_layers: int = 0  # that stay since there is room
+    row: int = 0  # of one more node of the largest tree, with the whole window visible
+    rows: int = PLANNED_ROWS  # of that tree
 
     def needed(self, context: int) -> int:
-        return self._fixed + self.resident + self.token * context
+        return self._fixed + self.resident + self._more_rows + self.token * context
 
     @property
     def resident(self) -> int:
@@ -55,6 +57,16 @@ class MemoryPlan:
         """
         spare = free - self.needed(self.window) - layer
         return replace(self, layer=layer, resident_layers=max(0, min(most, spare // layer)))
+
+    def with_rows(self, free: int) -> "MemoryPlan":
+        """With trees as large as fit into what is free next to all else that is planned."""
+        spare = free - self.needed(self.window) - self.layer
+        fitting = (rows for rows in ROW_BUCKETS if self.row * (rows - self.rows) <= spare)
+        return replace(self, rows=max([self.rows, *fitting])) if self.row else self
+
+    @property
+    def _more_rows(self) -> int:
+        return self.row * (self.rows - PLANNED_ROWS)
 
     @property
     def least_context(self) -> int:
@@ -76,6 +88,7 @@ class MemoryPlan:
             f"{self.resident_layers} resident layers": self.resident,
             f"KV cache and masks of {context:,} tokens": self.token * context,
             "logits": self.logits,
+            f"trees of up to {self.rows} nodes": self._more_rows,
             "activations": self.activations,
             "CUDA": self.runtime,
             "CUDA graphs": self.recordings,
@@ -104,7 +117,7 @@ def plan_memory(
     logits += PLANNED_ROWS * draft_columns * (head_bytes + FLOAT32)
     groups = target.num_heads // target.num_kv_heads
     heads = (target.num_heads + 2 * target.num_kv_heads) * target.head_dim
-    row = 3 * target.intermediate_size + 2 * heads + 4 * target.hidden_size
+    row = (3 * target.intermediate_size + 2 * heads + 4 * target.hidden_size) * value_bytes
     masks = PREFILL_ROWS * (groups * value_bytes + 1)
     if target.sliding_window is not None:
         masks += PREFILL_ROWS * (groups * value_bytes + 4 * FLOAT32)  # with what they are made of
@@ -114,9 +127,13 @@ def plan_memory(
         weights=weights,
         token=token + (PLANNED_ROWS if native else masks),
         logits=logits,
-        activations=PREFILL_ROWS * row * value_bytes,
+        activations=PREFILL_ROWS * row,
         runtime=CUDA_BYTES if on_gpu else 0,
         window=target.context_window,
+        row=row
+        + masks // PREFILL_ROWS * target.context_window
+        + target.vocab_size * head_bytes
+        + draft_columns * (head_bytes + FLOAT32),
     )
 
 

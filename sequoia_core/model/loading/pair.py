@@ -32,7 +32,7 @@ from sequoia_core.model.loading.loader import (
     open_draft,
     open_target,
 )
-from sequoia_core.model.loading.memory_plan import memory_errors
+from sequoia_core.model.loading.memory_plan import PLANNED_ROWS, memory_errors
 from sequoia_core.model.loading.models import draft_model, target_model
 from sequoia_core.model.loading.tokenizer import pair_tokenizer
 from sequoia_core.model.malloc_trim import return_freed_memory
@@ -81,6 +81,7 @@ class Pair:
     # positional, stated by the draft's files for `greedy` and `stochastic`; may be empty
     acceptance_rates: Mapping[str, tuple[float, ...]]
     source: PairSource | None = None  # None: no other draft can be loaded for the target
+    most_nodes: int = PLANNED_ROWS  # of a tree that memory is planned for
     # by device, as planned
     weight_bytes: Mapping[torch.device, int] = field(default_factory=dict)
 
@@ -188,6 +189,7 @@ def _with_draft(
         with _full_memory_named(draft):
             model, ids = draft_model(draft, pair.target, backend)
         return_freed_memory()
+    plans = pair_plans(target, draft, backend, free_before_loading)
     parts = [target.digest(report), draft.digest(report) if draft else "", backend.key()]
     on_gpus = [each for each in (pair.target, model) if each and each.device.type == "cuda"]
     parts += [str(each.attention) for each in on_gpus if isinstance(each, Llama)]
@@ -200,10 +202,8 @@ def _with_draft(
         description=replace_record(pair.description, draft=draft.name if draft else None),
         fingerprint=hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16],
         acceptance_rates=_stated_rates(draft) if draft else {},
-        weight_bytes={
-            device: plan.weights + plan.resident
-            for device, plan in pair_plans(target, draft, backend, free_before_loading).items()
-        },
+        weight_bytes={device: plan.weights + plan.resident for device, plan in plans.items()},
+        most_nodes=plans[backend.placement.device].rows,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from sequoia_core.measure.calibration import Calibration
-from sequoia_core.measure.timings import Overhead, StepCostModel, step_ms
+from sequoia_core.measure.timings import Overhead, StepCostModel, TimeCurve, TimeSurface, step_ms
 from sequoia_core.measure.tuner import (
     GAIN,
     LEAST_INTERVAL,
@@ -336,3 +336,24 @@ def test_a_look_costs_nothing_that_shows() -> None:
         patch.setattr(SpeedModel, "search", counted)
         list(decoding.run(GOOD, 10 * SEARCH_EVERY))
     assert searches == 10
+
+
+@pytest.mark.parametrize(("rows", "most"), [((1, 64, 128), 128), ((1, 128, 768), 768)])
+def test_trees_are_searched_as_far_as_forwards_were_timed(rows: tuple[int, ...], most: int) -> None:
+    """Where more rows cost nothing, as on a GPU, all of them are taken."""
+    flat = TimeSurface((100,), (TimeCurve(rows, (10.0,) * len(rows)),))
+    cheap = TimeSurface((100,), (TimeCurve((1, 2), (1e-3, 1e-3)),))
+    nothing = Overhead(0.0, 0.0, 0.0, 0.0)
+    times = replace(TIMES, target=flat, draft=cheap, greedy=nothing, sampled=nothing)
+    advisor = OnlineAdvisor(replace(calibration_of(GOOD, 150.0), times=times))
+    model = advisor.speed_model(0.6, 100)
+    plan = model.search()
+    assert plan.tree.size <= most
+    assert (plan.tree.size > 128) == (most > 128)
+    assert model.search(16, 4).tree.size <= 16
+    assert model.search(10_000, 100).tree.parents == plan.tree.parents
+    advice = advisor.advise(0.6, 100, False)
+    assert advice.growmap is not None
+    assert advice.growmap.parents == plan.tree.parents
+    chain = advisor.speed_model(0.6, 100, chain=True).search()
+    assert chain.tree.branching == 1

@@ -5,9 +5,10 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import ClassVar, cast
 
 import pytest
+import torch
 from msgspec import structs
 
 from sequoia_core.config import Lookup, Mode, SamplingParams
@@ -383,3 +384,75 @@ def test_a_running_engine_learns_only_from_speculation(mode: Mode, tmp_path: Pat
     engine.tree_choice = type(engine.tree_choice)(mode, WIDE if mode is Mode.SEQUOIA else None)
     list(engine.generate([1, 2, 3], SamplingParams(0.0, max_new_tokens=30)))
     assert (tuner.calibration is known) == (mode is Mode.AR)
+
+
+class Known:
+    """A `ForwardTimer` of which the times are known; it keeps what it was asked for."""
+
+    made: ClassVar[list["Known"]] = []
+
+    def __init__(self, target: Llama, draft: Llama | None, contexts: list[int]) -> None:
+        self.contexts, self.asked = contexts, 0
+        Known.made.append(self)
+
+    @staticmethod
+    def ms(rows: int) -> float:
+        raise NotImplementedError
+
+    def run(
+        self, rows: tuple[list[int], list[int]], rounds: int, seconds: float
+    ) -> Iterator[float]:
+        self.rows = rows
+        self.asked = rounds
+        yield 1.0
+
+    @property
+    def surfaces(self) -> tuple[timings.TimeSurface, timings.TimeSurface]:
+        rows = tuple(self.rows[0])
+        curve = timings.TimeCurve(rows, tuple(map(self.ms, rows)))
+        return (timings.TimeSurface((8,), (curve,)),) * 2
+
+
+GPU_ROWS = (192, 256, 384, 512, 768)
+
+
+@pytest.mark.parametrize(
+    ("device", "most_nodes", "ms", "large", "contexts"),
+    [
+        ("cpu", 768, lambda _: 1.0, (), 2),
+        ("cuda", 768, lambda _: 20.0, GPU_ROWS, 2),
+        ("cuda", 384, lambda _: 20.0, (192, 256, 384), 2),
+        ("cuda", 128, lambda _: 20.0, (), 2),
+        ("cuda", 768, lambda rows: 1.0 + rows / 20, (192, 256), 2),
+        ("cuda", 768, lambda _: 5000.0, (384, 768), 1),
+    ],
+    ids=["cpu", "flat", "less memory", "least memory", "rising", "offloaded"],
+)
+def test_a_gpu_times_as_many_rows_as_can_pay(
+    device: str,
+    most_nodes: int,
+    ms: Callable[[int], float],
+    large: tuple[int, ...],
+    contexts: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A CPU times what it has timed before, and nothing is tried out."""
+    rows = (1, 2, 4, 8, 32, 96, 128)
+    monkeypatch.setattr(calibration_run, "TARGET_ROWS", rows)
+    monkeypatch.setattr(calibration_run, "ForwardTimer", Known)
+    monkeypatch.setattr(Known, "ms", staticmethod(ms))
+    Known.made.clear()
+    models = replace(pair(window=2048), most_nodes=most_nodes)
+    monkeypatch.setattr(models.target, "device", torch.device(device))
+    assert list(itertools.islice(CalibrationRun(models).run(), 1))
+    run = CalibrationRun(models)
+    slices = run.run()
+    while run._timer is None or not run._timer.asked:  # type: ignore[attr-defined]
+        next(slices)
+    probe, timer = Known.made[-2:]
+    assert bool(probe.asked) == (device == "cuda" and most_nodes > 0)
+    kept, drafted = timer.rows
+    slow = ms(1) > 1000.0
+    assert tuple(kept) == tuple(n for n in rows if not slow or n in (1, 8, 32, 128)) + large
+    assert len(timer.contexts) == contexts
+    assert drafted[-1] == (256 if device == "cuda" else 2)

@@ -11,7 +11,7 @@ import pytest
 from sequoia_core.errors import ParameterError
 from sequoia_core.tree.files import find_growmap, growmap_names, load_growmap, read_acceptance_rates
 from sequoia_core.tree.growmap import GrowMap
-from sequoia_core.tree.search import choose_tree, expected_tokens_table
+from sequoia_core.tree.search import LikeliestTrees, choose_tree, expected_tokens_table
 
 GROWMAPS = Path(__file__).parents[3] / "growmaps"
 
@@ -147,6 +147,44 @@ def test_the_tree_is_worth_what_the_table_says_within_its_budget(seed: int) -> N
             assert tree.depth <= depth
             assert tree.branching <= 4
             assert tree.expected_tokens(rates) == pytest.approx(table.values[nodes, depth])
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_where_rates_fall_the_likeliest_nodes_are_the_best_trees(seed: int) -> None:
+    generator = random.Random(seed)
+    by_depth = [sorted(random_rates(seed + at), reverse=True) for at in range(1 + seed % 3)]
+    rates, deeper, branches = by_depth[0], by_depth[1:], generator.choice([1, 2, 40])
+    table = expected_tokens_table(rates, 40, 6, branches, deeper)
+    found = LikeliestTrees.of(rates, 40, 6, branches, deeper)
+    assert found.limits == table.limits
+    np.testing.assert_allclose(found.values, table.values, rtol=1e-12)
+    for nodes, depth in ((1, 3), (7, 2), (23, 0), (40, 6)):
+        tree = found.tree(nodes, depth)
+        assert tree.size <= nodes
+        assert tree.depth <= depth
+        assert tree.branching <= branches
+        assert tree.expected_tokens(rates, deeper) == pytest.approx(table.values[nodes, depth])
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_where_rates_rise_they_are_evened_out_for_it(seed: int) -> None:
+    """So nothing is skipped that must be there, and about the best tree is found."""
+    noise = random.Random(seed)
+    rates = [noise.uniform(0.7, 1.3) * rate for rate in (0.5, 0.1, 0.07, 0.05, 0.04, 0.03, 0.03)]
+    exact = expected_tokens_table(rates, 60, 6, 60)
+    tree = LikeliestTrees.of(rates, 60, 6, 60).tree(60, 6)
+    assert 0.99 * exact.values[60, 6] <= tree.expected_tokens(rates)
+    assert tree.expected_tokens(rates) <= exact.values[60, 6] + 1e-9
+
+
+def test_the_likeliest_nodes_make_trees_of_the_size_of_the_published_ones() -> None:
+    rates = (0.6, 0.15, 0.07, 0.04, 0.02, 0.01)
+    found = LikeliestTrees.of(rates, 768, 18, 768)
+    tree = found.tree(768, 18)
+    assert (tree.size, tree.name) == (768, f"searched-768x{tree.depth}")
+    assert tree.expected_tokens(rates) == pytest.approx(found.values[768, 18])
+    free = choose_tree(found, lambda _: 1.0, lambda _: 1e-6, 1.0)
+    assert free.tree.size == 768
 
 
 def test_values_never_fall_with_a_larger_budget() -> None:

@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,10 +17,10 @@ from sequoia_core.decode.tree_choice import smaller
 from sequoia_core.errors import MemoryFullError, ModelLoadError
 from sequoia_core.events import Event, Finished, Notice, NoticeKind, Step
 from sequoia_core.model.config import ModelConfig
-from sequoia_core.model.device import free_bytes
+from sequoia_core.model.device import Placement, free_bytes
 from sequoia_core.model.interface import KVCache
 from sequoia_core.model.loading import models
-from sequoia_core.model.loading.backend import pair_plans
+from sequoia_core.model.loading.backend import Backend, pair_plans
 from sequoia_core.model.loading.loader import Checkpoint, known_model
 from sequoia_core.model.loading.memory_plan import MemoryPlan, is_out_of_memory
 from sequoia_core.model.loading.pair import load_pair
@@ -28,7 +29,7 @@ from sequoia_core.tree.choice import ROOT, AdaptiveTree, TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.checkpoints import save_model, tiny_tokenizer
 from tests.core.engines import check_caches, make_engine, steps_of, tokens_of
-from tests.core.models import TableModel
+from tests.core.models import TableModel, tiny_config
 
 PLAN = MemoryPlan(
     weights=1000, token=10, logits=100, activations=50, runtime=7, window=1024
@@ -108,6 +109,34 @@ def test_layers_stay_where_they_fit_beside_the_whole_window(spare: int, resident
         assert plan.context_in(free) == PLAN.window
         assert plan.needed(PLAN.window) <= free - 500
         assert f", {resident} resident layers " in plan.words(100)
+
+
+@pytest.mark.parametrize(
+    ("spare", "rows"), [(-1, 128), (63, 128), (64 * 3, 192), (3 * 639, 512), (3 * 640, 768)]
+)
+def test_trees_are_as_large_as_fits_beside_the_whole_window(spare: int, rows: int) -> None:
+    plan = replace(PLAN, row=3)
+    free = plan.needed(plan.window) + spare
+    found = plan.with_rows(free)
+    assert found.rows == rows
+    assert found.least == plan.least, "they are no reason to refuse a pair"
+    assert found.needed(64) == plan.needed(64) + 3 * (rows - 128)
+    assert (f"trees of up to {rows} nodes" in found.words(64)) == (rows > 128)
+    assert spare < 0 or found.context_in(free) == plan.window
+    streamed = plan.with_resident_layers(500, 80, plan.needed(plan.window) + 1400)
+    assert streamed.resident_layers == 1
+    assert streamed.with_rows(plan.needed(plan.window) + 1400).rows == 256, "a layer stays free"
+
+
+def test_a_gpu_without_room_for_large_trees_is_planned_as_a_cpu_is() -> None:
+    config = tiny_config(context_window=1024)
+    places = torch.device("cuda", 0), torch.device("cpu")
+    rows = []
+    for place, free in ((places[0], 1 << 40), (places[0], 0), (places[1], 1 << 40)):
+        backend = Backend(Placement((place,)), WeightFormat.TORCH, torch.float32)
+        (plan,) = pair_plans(config, None, backend, lambda _: free).values()  # noqa: B023
+        rows.append(plan.rows)
+    assert rows == [768, 128, 128]
 
 
 @pytest.mark.parametrize("kind", ERRORS)

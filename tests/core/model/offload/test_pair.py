@@ -1,6 +1,7 @@
 """A pair whose target's layers stay on disk: loading, description, memory."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from sequoia_core.model.loading import loader, models
 from sequoia_core.model.loading import pair as pair_module
 from sequoia_core.model.loading.backend import Backend, memory_plans, pair_plans
 from sequoia_core.model.loading.loader import open_directory
+from sequoia_core.model.loading.memory_plan import PLANNED_ROWS
 from sequoia_core.model.loading.pair import Pair, load_pair, with_other_draft
 from sequoia_core.model.offload.model import OffloadedLlama, layer_bytes, resident_bytes
 from tests.core.checkpoints import save_gguf, save_model, tiny_llama
@@ -150,7 +152,7 @@ def test_as_many_layers_stay_on_a_gpu_as_fit(
     backend = Backend(Placement((gpu,), offload), WeightFormat.TORCH, torch.float32)
     plans = pair_plans(model, None, backend)
     assert plans[gpu].resident_layers == resident
-    assert plans[gpu].needed(64) == kept + resident * layer
+    assert replace(plans[gpu], rows=PLANNED_ROWS).needed(64) == kept + resident * layer
     locked = LAYERS - resident if offload is Offload.CPU else 2
     assert plans[main].weights == locked * layer
     monkeypatch.setattr(models, "attention_choice", lambda *_: AttentionChoice())
