@@ -9,6 +9,7 @@ from sequoia_core.events import Event, Notice, NoticeKind, Origin, Step
 from sequoia_core.measure.calibration import AcceptanceRecord, Band, Calibration
 from sequoia_core.measure.calibration_run import TEMPERATURE, CalibrationRun
 from sequoia_core.measure.timings import StepCostModel, step_ms
+from sequoia_core.model.loading.memory_plan import PLANNED_ROWS
 from sequoia_core.model.loading.pair import Pair
 from sequoia_core.model.malloc_trim import return_freed_memory
 from sequoia_core.speculate.cost_model import StepCosts
@@ -103,8 +104,9 @@ class OnlineAdvisor(TreeAdvisor):
     for a few steps; they represent the plain ones before them.
     """
 
-    def __init__(self, calibration: Calibration) -> None:
+    def __init__(self, calibration: Calibration, most_nodes: int = PLANNED_ROWS) -> None:
         self.calibration = calibration
+        self._most_nodes = most_nodes  # that there is memory for
         self._costs = StepCostModel(calibration.times)
         self._states: dict[tuple[Band, bool], _TreeState] = {}
 
@@ -164,7 +166,7 @@ class OnlineAdvisor(TreeAdvisor):
         self, temperature: float, context_length: int, chain: bool = False
     ) -> SpeedModel:
         record = self.calibration.record(temperature)
-        rows = self.calibration.times.target.curves[0].rows[-1]
+        rows = min(self.calibration.times.target.curves[0].rows[-1], self._most_nodes)
         limits = (rows, DEEPEST) if rows > MAX_NODES else (MAX_NODES, MAX_DEPTH)
         return SpeedModel(record, self.costs(temperature, context_length), chain, limits)
 
@@ -243,7 +245,7 @@ class Tuner:
     def _load(self) -> None:
         self._kept = Calibration.load(self._pair.fingerprint)
         if self._kept:
-            self.online = OnlineAdvisor(self._kept)
+            self.online = OnlineAdvisor(self._kept, self._pair.most_nodes)
 
     def _news(self) -> str:
         """What a chat says once it has measured, whatever tree it decodes with."""
@@ -280,5 +282,5 @@ class Tuner:
         return_freed_memory()
         known = self.calibration.records if self.calibration else {}
         self._kept = replace(found, records={**known, **found.records})
-        self.online = OnlineAdvisor(self._kept)
+        self.online = OnlineAdvisor(self._kept, self._pair.most_nodes)
         self._kept.save(self._pair.fingerprint)
