@@ -93,7 +93,7 @@ class ModelFactory:
         measured = self.tuner.calibration
         if measured is None:
             return BundledAdvisor(self.pair.acceptance_rates)
-        return OnlineAdvisor(measured)
+        return OnlineAdvisor(measured, self.pair.most_nodes)
 
     @property
     def gguf(self) -> str:

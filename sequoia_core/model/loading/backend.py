@@ -26,10 +26,10 @@ from sequoia_core.model.device import (
 )
 from sequoia_core.model.loading.memory_plan import (
     FLOAT32,
-    NUMBER_BYTES,
     MemoryPlan,
     kv_token_bytes,
     plan_memory,
+    recorded_row_bytes,
     recording_bytes,
     size_text,
 )
@@ -237,9 +237,9 @@ def pair_plans(
         first, columns = backend.placement.device, draft_shape.head_vocab_size if draft_shape else 0
         plan = plans[first]
         if backend.graphs:
-            outputs = FLOAT32 * (shape.vocab_size + columns) + NUMBER_BYTES * columns
             recordings = recording_bytes(shape.vocab_size, columns)
-            plan = replace(plan, recordings=recordings, row=plan.row + outputs)
+            row = plan.row + recorded_row_bytes(shape.vocab_size, columns)
+            plan = replace(plan, recordings=recordings, row=row)
         return plans | {first: plan.with_rows(free(first)) if first.type == "cuda" else plan}
     slots = len(draft_shape.feature_layers) if draft_shape else 0
     weights, token = _native_held(target, backend.target_format, slots)

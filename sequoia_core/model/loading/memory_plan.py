@@ -148,6 +148,13 @@ def recording_bytes(columns: int, draft_columns: int) -> int:
     return PLANNED_RECORDINGS * RECORDING_BYTES + outputs + NUMBER_BYTES * stated
 
 
+def recorded_row_bytes(columns: int, draft_columns: int) -> int:
+    """Bytes of CUDA graphs for each node of a tree beyond those that `recording_bytes` counts."""
+    larger = next(bucket for bucket in ROW_BUCKETS if bucket > PLANNED_ROWS)
+    drafted = larger * draft_columns <= MOST_STATED
+    return FLOAT32 * (columns + draft_columns) + drafted * NUMBER_BYTES * draft_columns
+
+
 def kv_token_bytes(config: ModelConfig, value_bytes: int, feature_slots: int = 0) -> int:
     """Bytes that one token takes in a cache with so many bytes per number and hidden states."""
     values = 2 * config.num_layers * config.num_kv_heads * config.head_dim

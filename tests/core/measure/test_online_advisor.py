@@ -338,14 +338,19 @@ def test_a_look_costs_nothing_that_shows() -> None:
     assert searches == 10
 
 
-@pytest.mark.parametrize(("rows", "most"), [((1, 64, 128), 128), ((1, 128, 768), 768)])
-def test_trees_are_searched_as_far_as_forwards_were_timed(rows: tuple[int, ...], most: int) -> None:
+@pytest.mark.parametrize(
+    ("rows", "most"), [((1, 64, 128), 768), ((1, 128, 768), 768), ((1, 128, 768), 128)]
+)
+def test_trees_are_searched_as_far_as_forwards_were_timed_and_memory_is_planned(
+    rows: tuple[int, ...], most: int
+) -> None:
     """Where more rows cost nothing, as on a GPU, all of them are taken."""
     flat = TimeSurface((100,), (TimeCurve(rows, (10.0,) * len(rows)),))
     cheap = TimeSurface((100,), (TimeCurve((1, 2), (1e-3, 1e-3)),))
     nothing = Overhead(0.0, 0.0, 0.0, 0.0)
     times = replace(TIMES, target=flat, draft=cheap, greedy=nothing, sampled=nothing)
-    advisor = OnlineAdvisor(replace(calibration_of(GOOD, 150.0), times=times))
+    advisor = OnlineAdvisor(replace(calibration_of(GOOD, 150.0), times=times), most)
+    most = min(most, rows[-1])
     model = advisor.speed_model(0.6, 100)
     plan = model.search()
     assert plan.tree.size <= most

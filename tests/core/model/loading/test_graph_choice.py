@@ -18,6 +18,7 @@ from sequoia_core.model.loading.memory_plan import (
     PLANNED_ROWS,
     RECORDING_BYTES,
     ROW_BUCKETS,
+    recorded_row_bytes,
     recording_bytes,
     size_text,
 )
@@ -69,7 +70,8 @@ def test_the_memory_plan_counts_them(drafted: bool) -> None:
     columns = 8_000 if drafted else 0
     outputs, numbers = rows * (32_000 + columns) * 4, 128 * columns * (4 + 8)
     expected = PLANNED_RECORDINGS * RECORDING_BYTES + outputs + numbers
-    assert counted == replace(without, recordings=expected)
+    row = without.row + 4 * (32_000 + columns) + 12 * columns
+    assert counted == replace(without, recordings=expected, row=row)
     assert counted.least - without.least == expected
     assert counted.context_in(counted.needed(7)) == 7
     assert f"CUDA graphs {size_text(expected)}" in counted.words(64)
@@ -80,6 +82,7 @@ def test_trees_that_no_recording_drafts_need_no_numbers_for_it() -> None:
     most = recording_bytes(0, 200_000) - recording_bytes(0, 150_000)
     rows = sum(each for each in ROW_BUCKETS if each <= PLANNED_ROWS)
     assert most == 50_000 * rows * 4
+    assert recorded_row_bytes(0, 200_000) == 200_000 * 4
 
 
 @pytest.fixture
