@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sequoia_core.model.config import ModelConfig
-from sequoia_core.model.interface import KVCache
+from sequoia_core.model.interface import FeatureCache, KVCache
 from sequoia_core.model.kv_cache import LayeredKVCache
 from sequoia_core.model.layers import dense
 from sequoia_core.model.llama import Llama
@@ -21,36 +21,34 @@ from sequoia_core.model.tensor_names import INPUT_SCALE, INPUT_SHIFT, OWN_INPUT,
 class ConditionedCache(LayeredKVCache):
     """A draft's cache that holds the draft's own outputs and reads the target's cache."""
 
-    target: LayeredKVCache | None = None  # None reads zeros, which is enough for timing
+    target: FeatureCache | None = None  # None reads zeros, which is enough for timing
+    states: tuple[int, int]  # layers and width of what is read of a token
 
     @property
     def lease_numbers(self) -> tuple[int, ...]:
-        return super().lease_numbers + (self.target.lease_numbers if self.target else ())
+        own, target = super().lease_numbers, self.target
+        return own + target.lease_numbers if isinstance(target, LayeredKVCache) else own
 
     def settle(self) -> None:
         super().settle()
-        if self.target is not None:
+        if isinstance(self.target, LayeredKVCache):
             self.target.settle()
 
-    def states_before(self, rows: int, layers: int) -> Tensor:
-        """The target's states of the tokens before the next rows [rows, layers, hidden].
+    def states_before(self, rows: int, slots: Tensor | None = None) -> Tensor:
+        """The target's states of the tokens before the next rows, [rows, layers, width].
 
-        Zeros before the first token.
+        Zeros before the first token. With slots, int64 [rows], before the rows that go there.
         """
-        first = self.length
         if self.target is None:
-            own = self.lease.features
-            return own.new_zeros((rows, layers, own.shape[-1]))
+            return self.lease.features.new_zeros((rows, *self.states))
+        if slots is not None:  # any before the scratch row
+            assert isinstance(self.target, LayeredKVCache)
+            last = self.target.lease.capacity
+            states = self.target.features_at((slots - 1).clamp_(0, last))
+            return states.masked_fill_((slots == 0)[:, None, None], 0.0)
+        first = self.length
         states = self.target.features(max(first - 1, 0), first - 1 + rows)
         return states if first else functional.pad(states, (0, 0, 0, 0, 1, 0))
-
-    def states_before_slots(self, slots: Tensor, layers: int) -> Tensor:
-        """The same before rows at slots, int64 [n]; any before the scratch row."""
-        if self.target is None:
-            return self.states_before(len(slots), layers)
-        last = self.target.lease.capacity
-        states = self.target.features_at((slots - 1).clamp_(0, last))
-        return states.masked_fill_((slots == 0)[:, None, None], 0.0)
 
     def keep(self, committed: int, rows: Sequence[int]) -> None:
         """Keep the committed tokens and the first of the rows, a tree's root.
@@ -72,6 +70,11 @@ class ConditionedLlama(Llama):
         dtype: torch.dtype,
     ) -> None:
         super().__init__(config, weights, device, dtype, feature_layers=(config.num_layers - 1,))
+        self._take_inputs(weights)
+
+    def _take_inputs(self, weights: Mapping[str, Tensor]) -> None:
+        config, device, dtype = self.config, self.device, self.dtype
+        self._states = len(config.feature_layers), config.hidden_size
         self._target_input = dense(weights[TARGET_INPUT].to(device, dtype))
         self._own_input = dense(weights[OWN_INPUT].to(device, dtype))
         # float32: a hidden state's few large dimensions have means many times their spread
@@ -81,11 +84,11 @@ class ConditionedLlama(Llama):
         )
 
     def new_cache(self, target_cache: KVCache | None = None) -> ConditionedCache:
-        assert target_cache is None or isinstance(target_cache, LayeredKVCache)
+        assert target_cache is None or isinstance(target_cache, FeatureCache)
         cache = ConditionedCache(
             self.config, self.device, self.dtype, feature_slots=1, pool=self._lease_pool
         )
-        cache.target = target_cache
+        cache.target, cache.states = target_cache, self._states
         return cache
 
     def _first_input(
@@ -96,15 +99,17 @@ class ConditionedLlama(Llama):
         slots: Tensor | None = None,
     ) -> Tensor:
         assert isinstance(cache, ConditionedCache)
-        embedded = self.embed(token_ids)[:, None]  # [n, 1, hidden]
+        embedded = self.embed(token_ids)
         if parents is None:
-            layers = len(self.config.feature_layers)
-            if slots is None:
-                states = cache.states_before(len(token_ids), layers)
-            else:
-                states = cache.states_before_slots(slots, layers)
-            inputs = (torch.cat((embedded, states), 1) - self._shift) * self._scale
-            return self._target_input(inputs.to(self.dtype).flatten(1))  # from [n, F + 1, hidden]
-        own = self._norm(cache.features_at(parents))
-        normalized = ((embedded - self._shift[:1]) * self._scale[:1]).to(self.dtype)
-        return self._own_input(torch.cat((normalized, own), 1).flatten(1))
+            return self._after_target(embedded, cache.states_before(len(token_ids), slots))
+        return self._after_own(embedded, cache.features_at(parents)[:, 0])
+
+    def _after_target(self, embedded: Tensor, states: Tensor) -> Tensor:
+        """The input of rows with embeddings [n, hidden] after the target's states [n, F, width]."""
+        inputs = (torch.cat((embedded[:, None], states), 1) - self._shift) * self._scale
+        return self._target_input(inputs.to(self.dtype).flatten(1))
+
+    def _after_own(self, embedded: Tensor, own: Tensor) -> Tensor:
+        """The same of a tree's rows, after the draft's own outputs [n, hidden]."""
+        normalized = ((embedded - self._shift[0]) * self._scale[0]).to(self.dtype)
+        return self._own_input(torch.cat((normalized, self._norm(own)), 1))

@@ -10,6 +10,20 @@ from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.config_entries import Family, families, family_names, flag, number, whole
 from sequoia_core.model.rope import LAYER_KINDS, RopeScaling, read_rope, unnested
 
+EAGLE3_FEATURES = 3  # layers of the target that an EAGLE-3 draft reads unless it states others
+
+
+@dataclass(frozen=True, slots=True)
+class Eagle3:
+    """What EAGLE-3 drafts (arXiv 2503.01840) differ in, by the names of their files."""
+
+    target_hidden_size: int
+    fc_bias: bool = False
+    fc_norm: bool = False  # each of the target's states is normed before `fc`
+    norm_before_fc: bool = False  # all of them together are
+    norm_before_residual: bool = False  # the layer adds to the normed feature
+    norm_output: bool = False  # the next feature is the normed output
+
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
@@ -31,6 +45,7 @@ class ModelConfig:
     feature_layers: tuple[int, ...] = ()  # the target's, whose outputs a conditioned draft reads
     attention_bias: bool = False  # on all four products
     mlp_bias: bool = False
+    eagle3: Eagle3 | None = None  # of such a draft
     family: str = "llama"  # `model_type`
     qkv_bias: bool = False  # on queries, keys and values alone
     qk_norm: Literal["", "head", "whole"] = ""  # norms of each query and key, or of all of a row's
@@ -83,7 +98,13 @@ class ModelConfig:
     def is_draft(self) -> bool:
         """Whether it can only be a draft: it reads a target, or lacks some of its tokens."""
         trimmed = self.head_vocab_size != self.vocab_size
-        return trimmed or self.embeddings_from_target or bool(self.feature_layers)
+        reads = self.embeddings_from_target or self.feature_count > 0
+        return trimmed or reads
+
+    @property
+    def feature_count(self) -> int:
+        """The target's hidden states that it reads; its `feature_layers` may not be known yet."""
+        return len(self.feature_layers) or (EAGLE3_FEATURES if self.eagle3 else 0)
 
     @property
     def beyond_llama(self) -> tuple[str, ...]:

@@ -102,6 +102,14 @@ class SizedCache(KVCache, Protocol):
         """On each device the bytes of the tokens held, and of all that is reserved."""
 
 
+@runtime_checkable
+class FeatureCache(KVCache, Protocol):
+    """A cache that holds outputs of layers as well."""
+
+    def features(self, start: int, stop: int) -> Tensor:
+        """Hidden states [stop - start, F, hidden] of tokens `start` to `stop - 1`."""
+
+
 class LanguageModel(Protocol):
     """A causal language model that reads any number of rows against a cache of its own."""
 

@@ -63,6 +63,7 @@ class Layer:
 
 class Llama:
     prompt_rows = PREFILL_ROWS  # a constant, since other numbers round differently
+    unseen_rows = 0  # of a text's first tokens, which no later row sees
     recorded: "RecordedForward | None" = None  # forwards are recorded where there is one
     attention = AttentionChoice()
 

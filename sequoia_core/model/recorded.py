@@ -142,7 +142,7 @@ class RecordedForward:
             self._forget()
         if self.graphs.rung < Rung.FORWARDS:
             return None
-        if not _is_of_step(count, mask, cache.length):
+        if not _is_of_step(count, mask, cache.length) or cache.length < model.unseen_rows:
             return None
         cache.reserve(count)
         rows = self._rows_for(model, count, count if mask is None else mask.shape[1])

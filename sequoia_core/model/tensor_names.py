@@ -2,7 +2,7 @@
 
 from math import prod
 
-from sequoia_core.model.config import ModelConfig
+from sequoia_core.model.config import Eagle3, ModelConfig
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
@@ -16,6 +16,10 @@ TARGET_INPUT = "conditioning.target.weight"  # of a conditioned draft: embedding
 OWN_INPUT = "conditioning.own.weight"  # below a tree's first level: embedding and own output
 INPUT_SHIFT = "conditioning.shift"  # subtracted from embedding and states before they are read
 INPUT_SCALE = "conditioning.scale"  # multiplied with the differences; float32
+
+HIDDEN_NORM = "hidden_norm.weight"  # of an EAGLE-3 draft's layer: of the feature
+FEATURES, FEATURES_BIAS = "fc.weight", "fc.bias"  # of an EAGLE-3 draft: states -> feature
+ALL_FEATURES_NORM = "input_norm.weight"
 
 PRODUCTS = {
     "query_key_value": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -36,6 +40,10 @@ def products(config: ModelConfig) -> dict[str, tuple[str, ...]]:
     return FUSED_PRODUCTS if config.fused else PRODUCTS
 
 
+def feature_norm(slot: int) -> str:
+    return f"fc_norm.{slot}.weight"
+
+
 def layer_name(layer: int | str, name: str) -> str:
     return f"model.layers.{layer}.{name}"
 
@@ -52,10 +60,11 @@ def matrix_shapes(config: ModelConfig) -> dict[str, tuple[int, int]]:
             "mlp.gate_up_proj": (2 * inner, hidden),
             "mlp.down_proj": (hidden, inner),
         }
+    read = 2 * hidden if config.eagle3 else hidden  # the embedding and the feature
     return {
-        "self_attn.q_proj": (queries, hidden),
-        "self_attn.k_proj": (keys, hidden),
-        "self_attn.v_proj": (keys, hidden),
+        "self_attn.q_proj": (queries, read),
+        "self_attn.k_proj": (keys, read),
+        "self_attn.v_proj": (keys, read),
         "self_attn.o_proj": (hidden, queries),
         "mlp.gate_proj": (inner, hidden),
         "mlp.up_proj": (inner, hidden),
@@ -89,12 +98,29 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         shapes[HEAD] = (config.head_vocab_size, hidden)
     if config.head_vocab_size != config.vocab_size:
         shapes[DRAFT_VOCAB_IDS] = (config.head_vocab_size,)
-    if slots := len(config.feature_layers):
+    if config.eagle3:
+        shapes |= _eagle3_shapes(config, config.eagle3)
+    elif slots := len(config.feature_layers):
         shapes[TARGET_INPUT] = (hidden, (slots + 1) * hidden)
         shapes[OWN_INPUT] = (hidden, 2 * hidden)
         shapes[INPUT_SHIFT] = shapes[INPUT_SCALE] = ((slots + 1) * hidden,)
     for layer in range(config.num_layers):
         shapes |= _layer_shapes(config, layer)
+    return shapes
+
+
+def _eagle3_shapes(config: ModelConfig, eagle3: Eagle3) -> dict[str, tuple[int, ...]]:
+    hidden, width, slots = config.hidden_size, eagle3.target_hidden_size, config.feature_count
+    shapes: dict[str, tuple[int, ...]] = {
+        FEATURES: (hidden, slots * width),
+        layer_name(0, HIDDEN_NORM): (hidden,),
+    }
+    if eagle3.fc_bias:
+        shapes[FEATURES_BIAS] = (hidden,)
+    if eagle3.norm_before_fc:
+        shapes[ALL_FEATURES_NORM] = (slots * width,)
+    if eagle3.fc_norm:
+        shapes |= {feature_norm(slot): (width,) for slot in range(slots)}
     return shapes
 
 

@@ -205,7 +205,9 @@ class DraftLoops:
         """See `draft.grow`. The tensors of a tree hold until the next one of its shape."""
         assert isinstance(cache, LayeredKVCache)
         draws, stated = _draws(choose), len(plan.inner_rows) * self._draft.columns
-        begins = cache.length + len(pending) == 1  # there is no token before the root
+        before = cache.length + len(pending) - 1  # tokens before the root; it must see one of them
+        unseen = self._llama.unseen_rows
+        begins = before <= unseen or cache.length < unseen
         if draws is None or begins or stated > MOST_STATED or self._graphs.rung < Rung.LOOPS:
             return grow(self._draft, plan, pending, cache, choose)
         if len(early := pending[:-READ]):

@@ -15,6 +15,7 @@ from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.memory_plan import PREFILL_ROWS
 from sequoia_core.model.tensor_names import (
     ATTENTION_NORM,
+    DRAFT_VOCAB_IDS,
     EMBEDDING,
     FINAL_NORM,
     HEAD,
@@ -174,9 +175,10 @@ def random_weights(config: ModelConfig, seed: int, scale: float = 0.25) -> dict[
             weights[layer_name(layer, f"{module}.weight")] = normal(*shape)
         for norm in (ATTENTION_NORM, MLP_NORM):
             weights[layer_name(layer, norm)] = torch.ones(hidden)
-    more = (name for name in expected_shapes(config) if name.startswith("conditioning."))
-    biases = (name for name in expected_shapes(config) if name.endswith(".bias"))
-    return weights | {name: normal(*expected_shapes(config)[name]) for name in (*biases, *more)}
+    shapes = expected_shapes(config)
+    others = [name for name in shapes if name not in weights and name != DRAFT_VOCAB_IDS]
+    norms = {name: torch.ones(shapes[name]) for name in others if "_norm." in name}
+    return weights | {name: normal(*shapes[name]) for name in others if name not in norms} | norms
 
 
 def tiny_llama(seed: int = 0, **changes: object) -> Llama:

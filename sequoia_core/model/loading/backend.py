@@ -73,6 +73,10 @@ class Backend:
             return matrices.Q8_0
         return None if self.dtype is None else DTYPE_FORMATS[self.dtype]
 
+    def eagle3_dtype(self, stored: torch.dtype | None) -> torch.dtype:
+        """What PyTorch computes an EAGLE-3 draft in, given what it is stored in."""
+        return self.dtype or choose_dtype("auto", self.placement.devices, stored)
+
     def number_format(self, target: Checkpoint) -> str:
         """For a title bar: the weights' format, and what is unusual about computing them."""
         if self.weights is WeightFormat.INT8:
@@ -171,6 +175,8 @@ def _refusal(placement: Placement, models: Sequence[Checkpoint], own_format: boo
             named = ", ".join(features).replace("_", " ")
             return f"the native forward computes no {named}, which {model.name} has"
     for model in models if own_format else ():
+        if model.config.eagle3:  # PyTorch computes it, beside whatever computes the target
+            continue
         try:
             for name in model.weights.matrices():
                 matrices.stored_matrix(model.weights, name)
@@ -241,11 +247,15 @@ def pair_plans(
             row = plan.row + recorded_row_bytes(shape.vocab_size, columns)
             plan = replace(plan, recordings=recordings, row=row)
         return plans | {first: plan.with_rows(free(first)) if first.type == "cuda" else plan}
-    slots = len(draft_shape.feature_layers) if draft_shape else 0
+    slots = draft_shape.feature_count if draft_shape else 0
     weights, token = _native_held(target, backend.target_format, slots)
     if draft:
         stored = None if isinstance(draft, ModelConfig) else draft.stored_dtype
-        more = _native_held(draft, matrices.draft_format(stored, backend.dtype), min(slots, 1))
+        if _config(draft).eagle3:
+            more = _eagle3_held(_config(draft), backend.eagle3_dtype(stored).itemsize)
+        else:
+            form = matrices.draft_format(stored, backend.dtype)
+            more = _native_held(draft, form, min(slots, 1))
         weights, token = weights + more[0], token + more[1]
     columns = draft_shape.head_vocab_size if draft_shape else 0
     plan = plan_memory(
@@ -278,7 +288,7 @@ def memory_plans(
         token[first] += 2 * size * target.hidden_size  # a layer's input and output of a prompt
     columns = 0
     if draft:
-        slots, columns = len(draft.feature_layers), draft.head_vocab_size
+        slots, columns = draft.feature_count, draft.head_vocab_size
         weights[first] += size * draft_values - packed[1].spared(size) * draft.num_layers
         token[first] += size * slots * target.hidden_size
         token[first] += kv_token_bytes(draft, size, feature_slots=min(slots, 1))
@@ -318,6 +328,13 @@ def _native_held(
     half = matrices.cache_is_half(stored)
     token = matrices.planned_token_bytes(model.config, half, feature_slots)
     return matrices.planned_bytes(model.config, stored), token
+
+
+def _eagle3_held(draft: ModelConfig, value_bytes: int) -> tuple[int, int]:
+    """The same of a draft that PyTorch computes beside a native target."""
+    lent = draft.vocab_size * draft.hidden_size if draft.embeddings_from_target else 0
+    values = weight_values(draft) + lent  # a native target's embedding is in another form
+    return value_bytes * values, kv_token_bytes(draft, value_bytes, feature_slots=1)
 
 
 def fitting_window(target: Checkpoint, draft: Checkpoint | None, backend: Backend) -> int:

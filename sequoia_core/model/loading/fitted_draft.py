@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.config import ModelConfig
-from sequoia_core.model.loading.loader import Checkpoint, open_draft, open_target
+from sequoia_core.model.loading.loader import Checkpoint, open_pair
 from sequoia_core.model.loading.weights import Weights
 from sequoia_core.model.tensor_names import DRAFT_VOCAB_IDS, EMBEDDING, HEAD
 
@@ -28,10 +28,9 @@ class OpenedDraft:
 
 def open_fitted_draft(target: str | None, draft: str | None) -> OpenedDraft | None:
     """The draft of `open_draft`, fit for the target, for use by other programs."""
-    opened = open_draft(target, draft)
+    whole, opened = open_pair(target, draft)
     if opened is None:
         return None
-    whole = open_target(target)
     return fit_draft(opened, whole.config, lambda: whole.weights[EMBEDDING])
 
 
@@ -47,6 +46,15 @@ def fit_draft(
             f"{draft.name}: it reads the target's layers {list(config.feature_layers)}, but this "
             f"target has {target.num_layers}"
         )
+    if (eagle3 := config.eagle3) is not None:
+        if eagle3.target_hidden_size != target.hidden_size:
+            raise ModelLoadError(
+                f"{draft.name}: it reads hidden states of {eagle3.target_hidden_size} numbers, but "
+                f"this target's have {target.hidden_size}"
+            )
+        # the length stated is that of its training texts; it has positions for any
+        window = max(config.context_window, target.context_window)
+        config = replace(config, context_window=window)
     replaced: dict[str, Tensor] = {}
     if config.embeddings_from_target:
         if config.hidden_size != target.hidden_size:

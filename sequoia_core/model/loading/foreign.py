@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from sequoia_core.model.config_entries import families, family_names
+from sequoia_core.model.loading.eagle3 import is_eagle3
 
 INSTEAD = "give a whole Llama: a folder with config.json and its weights, a .gguf file or a hub id"
 _HEAD_INSTEAD = (
-    "which only its own program can run; as a draft give a whole small Llama with the target's "
-    "tokenizer, or none"
+    "which only its own program can run; as a draft give an EAGLE-3 draft of the target, a whole "
+    "small Llama with its tokenizer, or none"
 )
 _UNQUANTIZED_INSTEAD = "give the model without quantization, or a GGUF file of it"
 
@@ -37,7 +38,7 @@ def foreign_files(directory: Path) -> str:
         )
     for head in _HEADS:
         if has(*head.get("files", ())):
-            return f"{head['kind']}, {_HEAD_INSTEAD}"
+            return _named(head)
     if has("model*.safetensors*", "pytorch_model*.bin*"):
         return ""
     if files := sorted(file.name for file in directory.glob("*.gguf")):
@@ -63,10 +64,13 @@ def foreign_settings(settings: Mapping[str, Any]) -> str:
     text = " ".join(map(str, stated)).lower()
     heads = [head for head in _HEADS if any(name in text for name in head["names"])]
     heads += [head for head in _HEADS if settings.get(head.get("entry")) is not None]
-    if heads:
-        return f"{heads[0]['kind']}, {_HEAD_INSTEAD}"
+    eagle3 = is_eagle3(settings)
+    if heads and not eagle3:
+        return _named(heads[0])
     if isinstance(mlx := settings.get("quantization"), dict) and "group_size" in mlx:
         return f"an MLX model with quantized weights, not readable here; {_UNQUANTIZED_INSTEAD}"
+    if eagle3:
+        return ""
     family = families().get(kind) if isinstance(kind, str) else None
     if family is None:
         return f"model_type is {kind!r:.80}; only these are supported: {family_names()}"
@@ -82,9 +86,13 @@ def foreign_tensors(names: Iterable[str]) -> str:
     stored = sorted(names)
     for head in _HEADS:
         if any(re.fullmatch(head.get("tensors", ""), name) for name in stored):
-            return f"{head['kind']}, {_HEAD_INSTEAD}"
+            return _named(head)
     if any(".lora_A." in name or ".lora_B." in name for name in stored):
         return "tensors of a LoRA adapter; merge it into its base model"
     if packed := next(filter(_QUANTIZED.fullmatch, stored), None):
         return f"quantized weights ({packed}) are not supported; {_UNQUANTIZED_INSTEAD}"
     return ""
+
+
+def _named(head: Mapping[str, Any]) -> str:
+    return f"{head['kind']}, {head.get('instead', _HEAD_INSTEAD)}"

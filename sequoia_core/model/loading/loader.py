@@ -17,6 +17,7 @@ from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import DTYPES
 from sequoia_core.model.loading.block_safetensors import FORMATS, BlockWeights
 from sequoia_core.model.loading.catalogue import HUB_ID, NO_DRAFT, catalogue
+from sequoia_core.model.loading.eagle3 import is_eagle3, open_eagle3, with_target_layers
 from sequoia_core.model.loading.foreign import foreign_files, foreign_settings, foreign_tensors
 from sequoia_core.model.loading.model_files import file_digest, first_line, read_json
 from sequoia_core.model.loading.ollama import pulled_file
@@ -131,8 +132,10 @@ def open_directory(directory: Path) -> Checkpoint:
     if (packed := _packed_format(directory, settings)) is not None:
         weights = PackedWeights(weights, packed)
     weights = _unpacked(weights, settings.get("quantization"), directory)
-    _refuse(weights.origin, foreign_tensors(weights))
+    if not is_eagle3(settings):
+        _refuse(weights.origin, foreign_tensors(weights))
     model = _checkpoint(directory, settings, weights)
+    weights = model.weights
     if head_is_stored(model.config, weights):
         model = replace(model, config=replace(model.config, tie_word_embeddings=False))
     if isinstance(weights, PackedWeights):
@@ -172,7 +175,10 @@ def _packed_format(directory: Path, settings: Mapping[str, Any]) -> PackedFormat
 
 def _checkpoint(directory: Path, settings: dict[str, Any], weights: Weights) -> Checkpoint:
     try:
-        config = ModelConfig.from_hf(settings)
+        if is_eagle3(settings):
+            config, weights = open_eagle3(settings, weights)
+        else:
+            config = ModelConfig.from_hf(settings)
     except ModelLoadError as error:
         raise ModelLoadError(f"{directory}: {error}") from None
     generation = read_json(directory / "generation_config.json", missing_ok=True)
@@ -233,6 +239,19 @@ def open_target(
     if target.config.is_draft:
         raise ModelLoadError(f"{source}: this is a draft; it cannot decide a text as a target")
     return target
+
+
+def open_pair(
+    target: str | None, draft: str | None, progress: Progress = no_progress
+) -> tuple[Checkpoint, Checkpoint | None]:
+    """Open a target and its draft, with the target's layers named that the draft reads."""
+    big, small = open_target(target, progress), open_draft(target, draft, progress)
+    if small is None:
+        return big, None
+    try:
+        return big, replace(small, config=with_target_layers(small.config, big.config))
+    except ModelLoadError as error:
+        raise ModelLoadError(f"{small.name}: {error}") from None
 
 
 def open_draft(

@@ -1,6 +1,6 @@
 """Makes models of their checkpoints: which forward computes a target or a draft, and where."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -8,6 +8,7 @@ from sequoia_core.config import Offload
 from sequoia_core.model.attention_probe import attention_choice
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.device import even_stages
+from sequoia_core.model.eagle3 import Eagle3Llama
 from sequoia_core.model.graphs import CudaRunner, Graphs
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.backend import Backend, pair_plans
@@ -64,28 +65,42 @@ def load_native(
 
 
 def draft_model(
-    draft: Checkpoint, target: Llama | NativeLlama, backend: Backend
+    draft: Checkpoint,
+    target: Llama | NativeLlama,
+    backend: Backend,
+    embedding: Callable[[], Tensor],  # reads the target's, which a native one has in its own form
 ) -> tuple[Llama | NativeLlama, Tensor | None]:
     """A draft for a target, and the target's ids of its logits if they are not the same."""
     if isinstance(target, NativeLlama):
-        fitted = fit_draft(draft, target.config, None)
-        model = NativeLlama(
-            fitted.config,
-            fitted.weights,
-            shared_pool(),
-            embedding_of=target if fitted.config.embeddings_from_target else None,
-            matrix_format=draft_format(draft.stored_dtype, backend.dtype),
-        )
-        return model, fitted.vocab_ids
-    fitted = fit_draft(draft, target.config, lambda: target.embedding)
+        if not draft.config.eagle3:
+            return _native_draft(draft, target, backend)
+        dtype, lent = backend.eagle3_dtype(draft.stored_dtype), embedding
+    else:
+        dtype, lent = target.dtype, lambda: target.embedding
+    fitted = fit_draft(draft, target.config, lent)
     ids = None if fitted.vocab_ids is None else fitted.vocab_ids.to(target.device)
     made: Llama
     if fitted.config.feature_layers:
-        made = ConditionedLlama(fitted.config, fitted.weights, target.device, target.dtype)
+        kind = Eagle3Llama if fitted.config.eagle3 else ConditionedLlama
+        made = kind(fitted.config, fitted.weights, target.device, dtype)
     else:
         make = packed_products(draft.weights.packed) if draft.weights.packed_format else None
-        made = Llama(fitted.config, fitted.weights, target.device, target.dtype, make_product=make)
-    made.attention = attention_choice(fitted.config, target.device, target.dtype)
+        made = Llama(fitted.config, fitted.weights, target.device, dtype, make_product=make)
+    made.attention = attention_choice(fitted.config, target.device, dtype)
     if (graphs := graphs_of(target)) is not None:
         record_forwards(graphs, made)
     return made, ids
+
+
+def _native_draft(
+    draft: Checkpoint, target: NativeLlama, backend: Backend
+) -> tuple[NativeLlama, Tensor | None]:
+    fitted = fit_draft(draft, target.config, None)
+    model = NativeLlama(
+        fitted.config,
+        fitted.weights,
+        shared_pool(),
+        embedding_of=target if fitted.config.embeddings_from_target else None,
+        matrix_format=draft_format(draft.stored_dtype, backend.dtype),
+    )
+    return model, fitted.vocab_ids

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,6 +31,7 @@ from sequoia_core.model.loading.loader import (
     is_fetched_first,
     no_progress,
     open_draft,
+    open_pair,
     open_target,
 )
 from sequoia_core.model.loading.memory_plan import PLANNED_ROWS, memory_errors
@@ -38,6 +40,7 @@ from sequoia_core.model.loading.tokenizer import pair_tokenizer
 from sequoia_core.model.malloc_trim import return_freed_memory
 from sequoia_core.model.native.llama import NativeLlama
 from sequoia_core.model.offload.model import OffloadedLlama
+from sequoia_core.model.tensor_names import EMBEDDING
 from sequoia_core.text.chat_template import turn_ends
 from sequoia_core.text.template_renderer import RENDERER
 
@@ -126,7 +129,7 @@ def load_pair(
     prepare(source.backend().placement.devices)  # refuses what it can before files are read
     if is_fetched_first(target) or is_fetched_first(draft):
         check_tokenizers(target, draft, report)
-    opened, small = open_target(target, report), open_draft(target, draft, report)
+    opened, small = open_pair(target, draft, report)
     backend = source.backend(opened, small)
     alone = _load_target(source, opened, small, backend, report)
     return _with_draft(alone, opened, small, backend, report)
@@ -187,7 +190,8 @@ def _with_draft(
     if draft is not None:
         report(f"Loading {draft.name}", None)
         with _full_memory_named(draft):
-            model, ids = draft_model(draft, pair.target, backend)
+            embedding = partial(target.weights.__getitem__, EMBEDDING)
+            model, ids = draft_model(draft, pair.target, backend, embedding)
         return_freed_memory()
     plans = pair_plans(target, draft, backend, free_before_loading)
     parts = [target.digest(report), draft.digest(report) if draft else "", backend.key()]
@@ -244,7 +248,7 @@ def with_other_draft(pair: Pair, draft: str | None, progress: Progress | None = 
         raise ModelLoadError(f"{draft}: no other draft can be loaded for this target")
     if is_fetched_first(draft):
         check_tokenizers(source.target, draft, report)
-    opened, small = open_target(source.target, report), open_draft(source.target, draft, report)
+    opened, small = open_pair(source.target, draft, report)
     if not pair.native:
         source = replace(source, weights=WeightFormat.TORCH)
     backend = source.backend(opened, small)
@@ -277,7 +281,7 @@ def keeps_target(pair: Pair, target: str | None, draft: str | None) -> bool:
         return False
     if is_fetched_first(draft):
         return True
-    opened, small = open_target(target), open_draft(target, draft)
+    opened, small = open_pair(target, draft)
     same = source.backend(opened, small).native == pair.native
     return same and (small is None or _keeps_layers(pair.target, small))
 

@@ -217,7 +217,8 @@ def pair_tokenizer(target: Checkpoint, draft: Checkpoint | None) -> PreTrainedTo
     check_embedding_fit(tokenizer, target.config.vocab_size, in_every_chat, target.name)
     if draft is None:
         return tokenizer
-    borrows = draft.config.embeddings_from_target
+    # such drafts bring no tokenizer: they are made for one target
+    borrows = draft.config.embeddings_from_target or draft.config.eagle3 is not None
     if borrows and draft.config.vocab_size != target.config.vocab_size:
         raise TokenizerMismatchError(
             f"{draft.name}: the draft was made for a vocabulary of {draft.config.vocab_size} "

@@ -69,10 +69,10 @@ class NativeCache:
     def release(self) -> None:
         self.truncate(self.length)
 
-    def features(self, first: int, stop: int) -> Tensor:
-        """Outputs of the model's kept layers for tokens, float32 [stop - first, F, hidden]."""
-        found = torch.empty((stop - first, *self._feature_shape))
-        library.call("cache_features", self.handle, first, stop - first, found.data_ptr())
+    def features(self, start: int, stop: int) -> Tensor:
+        """Outputs of the model's kept layers for tokens, float32 [stop - start, F, hidden]."""
+        found = torch.empty((stop - start, *self._feature_shape))
+        library.call("cache_features", self.handle, start, stop - start, found.data_ptr())
         return found
 
 

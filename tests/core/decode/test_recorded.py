@@ -13,6 +13,8 @@ from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.decode.engine import Engine
 from sequoia_core.events import Event, Notice, NoticeKind
 from sequoia_core.model.conditioned import ConditionedLlama
+from sequoia_core.model.config import Eagle3
+from sequoia_core.model.eagle3 import Eagle3Llama
 from sequoia_core.model.graphs import Graphs, Rung
 from sequoia_core.model.kv_cache import LayeredKVCache
 from sequoia_core.model.llama import Llama
@@ -28,22 +30,26 @@ from tests.tape_runner import TapeRunner
 CPU = torch.device("cpu")
 KEPT = range(0, 60, 2)
 FEATURES = (0, 1)
-DRAFTS = ("whole", "trimmed", "conditioned")
+DRAFTS = ("whole", "trimmed", "conditioned", "EAGLE-3")
 GREEDY = SamplingParams(temperature=0.0, max_new_tokens=60)
 SAMPLED = SamplingParams(temperature=0.9, seed=3, max_new_tokens=60)
 
 
 def models(kind: str, graphs: Graphs | None, window: int = 1024) -> tuple[Llama, DraftModel]:
     """A target and a draft that agrees with it now and then."""
-    config = tiny_config(context_window=window)
+    size = {"EAGLE-3": 11}.get(kind, 61)  # its weights are none of the target's: chance agrees
+    config = tiny_config(context_window=window, vocab_size=size, head_vocab_size=size)
     weights = random_weights(config, 1)
-    features = FEATURES if kind == "conditioned" else ()
+    features = FEATURES if kind in ("conditioned", "EAGLE-3") else ()
     target = Llama(config, weights, CPU, torch.float32, features)
     small = replace(config, num_layers=1, feature_layers=features)
     ids = None
     draft: Llama
     if kind == "conditioned":
         draft = ConditionedLlama(small, random_weights(small, 1), CPU, torch.float32)
+    elif kind == "EAGLE-3":
+        small = replace(small, eagle3=Eagle3(small.hidden_size, norm_output=True))
+        draft = Eagle3Llama(small, random_weights(small, 1), CPU, torch.float32)
     elif kind == "trimmed":
         small, ids = replace(small, head_vocab_size=len(KEPT)), torch.tensor(list(KEPT))
         rows = {"lm_head.weight": weights["lm_head.weight"][list(KEPT)]}

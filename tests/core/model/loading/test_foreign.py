@@ -68,14 +68,36 @@ FOREIGN: dict[str, tuple[Folder, str]] = {
         holding(EAGLE, **{**LLAMA, "architectures": ["EagleLlamaForCausalLM"]}),
         "an EAGLE head",
     ),
-    "EAGLE-3 by its tensors": (holding(EAGLE3, **LLAMA, draft_vocab_size=9), "an EAGLE-3 head"),
-    "EAGLE-3 by its config": (
-        holding(**{**LLAMA, "architectures": ["LlamaForCausalLMEagle3"]}),
-        "an EAGLE-3 head",
+    "EAGLE-3 by its tensors alone": (
+        holding(EAGLE3, **LLAMA, draft_vocab_size=9),
+        'an EAGLE-3 draft, but its config.json does not say so; write "architectures"',
     ),
-    "EAGLE-3 of speculators": (
-        holding(architectures=["Eagle3Speculator"], speculators_model_type="eagle3"),
-        "an EAGLE-3 head",
+    "EAGLE-3 of another family": (
+        holding(**{**LLAMA, "architectures": ["Eagle3DeepseekV2ForCausalLM"]}),
+        "an EAGLE-3 draft of another kind than Llama's",
+    ),
+    "EAGLE of speculators": (
+        holding(architectures=["EagleSpeculator"], speculators_model_type="eagle"),
+        "an EAGLE head (EAGLE-1 or 2, or HASS)",
+    ),
+    "P-EAGLE": (
+        holding(architectures=["Eagle3Speculator"], speculators_model_type="peagle"),
+        "a P-EAGLE head",
+    ),
+    "MTP": (
+        holding(architectures=["MTPSpeculator"], speculators_model_type="mtp"),
+        "a head for several tokens (MTP)",
+    ),
+    "DFlash": (
+        holding(**{**LLAMA, "architectures": ["DFlashDraftModel"]}),
+        "a DFlash head",
+    ),
+    "EAGLE-3 in 4 bits": (
+        holding(
+            **{**LLAMA, "architectures": ["LlamaForCausalLMEagle3"]},
+            quantization_config={"quant_method": "awq", "bits": 4},
+        ),
+        "an EAGLE-3 draft with quantized weights; give it without quantization",
     ),
     "Medusa": (
         holding(file="medusa_lm_head.safetensors", medusa_num_heads=3, medusa_num_layers=1),
