@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sequoia_core.errors import ParameterError, suggest
-from sequoia_core.model.config import ModelConfig
+from sequoia_core.model.config import Eagle3, ModelConfig
 from sequoia_core.model.loading.memory_plan import (
     MemoryPlan,
     kv_token_bytes,
@@ -33,10 +33,18 @@ class ModelShape:
 
     @classmethod
     def of(
-        cls, name: str, *, gated: bool = False, feature_layers: int = 0, **sizes: Any
+        cls,
+        name: str,
+        *,
+        gated: bool = False,
+        feature_layers: int = 0,
+        eagle3: bool = False,  # it reads a target as wide as itself, and its embedding
+        **sizes: Any,
     ) -> "ModelShape":
         """From an entry of a catalogue: `ModelConfig`'s names, but the number of feature layers."""
         known: dict[str, Any] = {
+            "embeddings_from_target": eagle3,
+            "eagle3": Eagle3(sizes["hidden_size"]) if eagle3 else None,
             "tie_word_embeddings": False,
             "head_vocab_size": sizes["vocab_size"],
             "feature_layers": tuple(range(feature_layers)),
@@ -49,8 +57,8 @@ class ModelShape:
     def parameters(self) -> int:
         return weight_values(self.config)
 
-    def kv_bytes(self, context: int) -> int:
-        return context * kv_token_bytes(self.config, BYTES_PER_VALUE)
+    def kv_bytes(self, context: int, feature_slots: int = 0) -> int:
+        return context * kv_token_bytes(self.config, BYTES_PER_VALUE, feature_slots)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +82,9 @@ class PairEntry:
 
     def plan(self, on_gpu: bool) -> MemoryPlan:
         weights = BYTES_PER_VALUE * (self.target.parameters + self.draft.parameters)
-        token = self.target.kv_bytes(1) + self.draft.kv_bytes(1)
-        columns = self.target.config.vocab_size, self.draft.config.vocab_size
+        states = self.draft.config.feature_count
+        token = self.target.kv_bytes(1, states) + self.draft.kv_bytes(1, min(states, 1))
+        columns = self.target.config.vocab_size, self.draft.config.head_vocab_size
         plan = plan_memory(
             self.target.config,
             columns[1],

@@ -25,12 +25,25 @@ PUBLISHED_PARAMETERS = {
     "meta-llama/Llama-3.2-1B-Instruct": 1_235_814_400,
     "TinyLlama/TinyLlama-1.1B-Chat-v1.0": 1_100_048_384,
 }
+EAGLE3_PARAMETERS = {
+    # by its file: fc, queries, keys and values, output, MLP, four norms, head; and the d2t table
+    "yuhuili/EAGLE3-LLaMA3.1-Instruct-8B": (
+        3 * 4096**2
+        + 2 * 4096 * (4096 + 2 * 1024)
+        + 4096**2
+        + 3 * 4096 * 14336
+        + 4 * 4096
+        + 32000 * 4096
+        + 32000
+    ),
+}
 
 
 def test_parameter_counts_are_those_published() -> None:
     models = {model.name: model for pair in catalogue() for model in (pair.target, pair.draft)}
-    assert models.keys() - PUBLISHED_PARAMETERS.keys() == {"bundled draft"}
-    for name, count in PUBLISHED_PARAMETERS.items():
+    known = PUBLISHED_PARAMETERS | EAGLE3_PARAMETERS
+    assert models.keys() - known.keys() == {"bundled draft"}
+    for name, count in known.items():
         assert models[name].parameters == count
 
 
@@ -62,7 +75,8 @@ def test_the_embedded_target_is_described_as_its_file_is() -> None:
 def test_the_pairs_asked_for_are_there_smallest_first() -> None:
     names = [entry.name for entry in catalogue()]
     assert set(names) == {
-        "embedded", "tinyllama-1.1b", "llama-2-7b", "llama-3.1-8b", "llama-2-13b", "vicuna-33b",
+        "embedded", "tinyllama-1.1b", "llama-2-7b", "llama-3.1-8b",
+        "llama-3.1-8b-eagle3", "llama-2-13b", "vicuna-33b",
     }  # fmt: skip
     targets = [entry.target.parameters for entry in catalogue()]
     assert targets == sorted(targets)
@@ -81,6 +95,14 @@ def test_llama_2_7b_needs_its_weights_and_half_a_mebibyte_a_token() -> None:
     needed = weights + 2**30 + draft_kv + masks + logits + activations
     assert entry.plan(on_gpu=False).needed(2048) == needed
     assert entry.plan(on_gpu=True).needed(2048) == needed + 2**29
+
+
+def test_memory_counts_the_states_that_a_draft_reads() -> None:
+    """Three of the target's and one of its own, in 16 bits, beside the keys and values."""
+    entry = find_pair("llama-3.1-8b-eagle3")
+    token = entry.plan(on_gpu=True).token
+    keys = 2 * 2 * 8 * 128 * (32 + 1)
+    assert token == keys + 2 * 4096 * (3 + 1) + 256 * (4 * 2 + 1)
 
 
 @pytest.mark.parametrize("entry", catalogue(), ids=lambda entry: entry.name)
