@@ -63,6 +63,12 @@ def is_eagle3(settings: Mapping[str, Any]) -> bool:
     return kind == "eagle3" or (kind is None and any(name in ARCHITECTURES for name in stated))
 
 
+def is_quantized(settings: Mapping[str, Any]) -> bool:
+    layer = settings.get(_LAYER)
+    parts = [settings, layer if isinstance(layer, Mapping) else {}]
+    return any(part.get("quantization_config") is not None for part in parts)
+
+
 def open_eagle3(settings: Mapping[str, Any], file: Weights) -> tuple[ModelConfig, Weights]:
     """A draft's shape, and its weights by our names. Of a draft that is described, `file` is empty.
 
@@ -116,10 +122,6 @@ def with_target_layers(draft: ModelConfig, target: ModelConfig) -> ModelConfig:
 def _split(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """EAGLE-3's own entries, and those of a Llama; others are refused by the Llama's table."""
     stated = {name: value for name, value in settings.items() if value is not None}
-    if "quantization_config" in stated:
-        raise ModelLoadError(
-            "an EAGLE-3 draft with quantized weights; give it without quantization"
-        )
     own = {name: stated.pop(name) for name in _READ & stated.keys()}
     if not isinstance(own.setdefault(_EAGLE, {}), Mapping):
         raise ModelLoadError(f"config: {_EAGLE} is {reprlib.repr(own[_EAGLE])}; a table expected")

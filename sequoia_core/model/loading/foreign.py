@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sequoia_core.model.config_entries import families, family_names
-from sequoia_core.model.loading.eagle3 import is_eagle3
+from sequoia_core.model.loading.eagle3 import is_eagle3, is_quantized
 
 INSTEAD = "give a whole Llama: a folder with config.json and its weights, a .gguf file or a hub id"
 _HEAD_INSTEAD = (
@@ -70,7 +70,8 @@ def foreign_settings(settings: Mapping[str, Any]) -> str:
     if isinstance(mlx := settings.get("quantization"), dict) and "group_size" in mlx:
         return f"an MLX model with quantized weights, not readable here; {_UNQUANTIZED_INSTEAD}"
     if eagle3:
-        return ""
+        quantized = "a quantized EAGLE-3 draft; give it without quantization"
+        return quantized if is_quantized(settings) else ""
     family = families().get(kind) if isinstance(kind, str) else None
     if family is None:
         return f"model_type is {kind!r:.80}; only these are supported: {family_names()}"

@@ -97,7 +97,14 @@ FOREIGN: dict[str, tuple[Folder, str]] = {
             **{**LLAMA, "architectures": ["LlamaForCausalLMEagle3"]},
             quantization_config={"quant_method": "awq", "bits": 4},
         ),
-        "an EAGLE-3 draft with quantized weights; give it without quantization",
+        "a quantized EAGLE-3 draft; give it without quantization",
+    ),
+    "EAGLE-3 of speculators in 4 bits": (
+        holding(
+            speculators_model_type="eagle3",
+            transformer_layer_config={**LLAMA, "quantization_config": {"quant_method": "awq"}},
+        ),
+        "a quantized EAGLE-3 draft; give it without quantization",
     ),
     "Medusa": (
         holding(file="medusa_lm_head.safetensors", medusa_num_heads=3, medusa_num_layers=1),
