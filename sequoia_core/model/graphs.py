@@ -23,7 +23,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 LEAST_SPAN = 256
 KEPT_RECORDINGS = 64
-LEAST_RECORDINGS = 16  # about those of the steps over one span, with trees that adapt
+LEAST_RECORDINGS = 20  # those of the steps over one span, with trees that adapt (0074)
 WARM_UPS = 2  # libraries allocate workspaces, and choose their kernels, in the first calls
 
 

@@ -197,8 +197,10 @@ class RecordedForward:
     def _recording(
         self, model: Llama, cache: LayeredKVCache, rows: _Rows, shape: _Shape
     ) -> Recording[Tensor] | None:
-        if shape not in self.graphs.known:
+        if shape not in (known := self.graphs.known):
             rows.idle(cache.scratch)
+            for each in [each for each in self._checked if each not in known]:
+                del self._checked[each]  # recorded again, it is compared again
         return self.graphs.recording(shape, lambda: rows.compute(model, cache, shape))
 
     def _rows_for(self, model: Llama, count: int, width: int) -> _Rows | None:

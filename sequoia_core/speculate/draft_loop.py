@@ -116,6 +116,7 @@ class Loop:
         key = LoopKey(self.plan.growmap.parents, _draws(self.choose), span, cache.lease_numbers)
         if key not in graphs.known:
             self.slots.fill_(FAR)  # no token's row is harmed
+            self.checks.pop((span, cache.lease_numbers), None)
         return graphs.recording(key, partial(self.draft, llama, cache, span), Rung.LOOPS)
 
     def prepare(

@@ -105,6 +105,7 @@ class GpuDay:
         notices = "; ".join(self.graphs.notices)
         values: dict[str, Value] = {
             "recordings": len(self.graphs.known),
+            "MiB of a recording": self.graphs.recording_bytes / 2**20,
             "rung": self.graphs.rung.name.lower(),
             "notices": notices or "none",
         }

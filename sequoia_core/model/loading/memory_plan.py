@@ -13,7 +13,7 @@ PREFILL_ROWS = 256  # of a prompt at once: bounds its mask and activations
 LEAST_CONTEXT = 512  # tokens that must fit with the weights, unless the window is shorter
 CUDA_BYTES = 512 << 20  # what a CUDA context, its libraries and their workspaces take of a GPU
 RECORDING_BYTES = 8 << 20  # of a CUDA graph, an estimate until one was measured (0074)
-PLANNED_RECORDINGS = 32  # of the steps over two spans
+PLANNED_RECORDINGS = 40  # of the steps over two spans
 ROW_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768)
 """Rows of recorded forwards, which have inputs and logits of their own for each."""
 MOST_STATED = 1 << 24  # probabilities of a tree that is drafted by one recording

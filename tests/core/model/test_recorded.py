@@ -280,6 +280,21 @@ def test_a_recording_is_compared_at_two_lengths(monkeypatch: pytest.MonkeyPatch)
     assert compared == [20, 21]
 
 
+def test_what_is_recorded_again_is_compared_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sequoia_core.model.graphs.LEAST_RECORDINGS", 1)
+    runner = TapeRunner()
+    model, reference = llama(runner), llama()
+    found, expected = filled(model, 20), filled(reference, 20)
+    for _ in range(4):
+        close(tree_logits(model, found), tree_logits(reference, expected))
+    close(text_logits(model, found, 1), text_logits(reference, expected, 1))
+    graphs_of(model).shrink()
+    runner.spoils = 0.5
+    close(tree_logits(model, found), tree_logits(reference, expected))
+    assert graphs_of(model).rung is Rung.EAGER
+    assert runner.recorded == 3
+
+
 def test_where_recording_fails_kernels_are_launched_one_by_one() -> None:
     runner = TapeRunner(fails="operation not permitted\nwhen stream is capturing")
     model, reference = llama(runner), llama()

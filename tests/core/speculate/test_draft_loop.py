@@ -7,7 +7,7 @@ import random
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.graphs import Graphs, Recording, Rung
 from sequoia_core.model.kv_cache import LayeredKVCache
 from sequoia_core.model.llama import Llama
-from sequoia_core.model.recorded import record_forwards
+from sequoia_core.model.recorded import CHECKED, record_forwards
 from sequoia_core.speculate import draft_loop
 from sequoia_core.speculate.draft import (
     ChildChooser,
@@ -397,3 +397,24 @@ def test_recording_disturbs_no_token_of_the_cache() -> None:
                 each.narrow(axis, rows.start, rows.stop - rows.start) for each in (buffer, old)
             )
             assert torch.equal(one, other)
+
+
+def test_what_is_recorded_again_is_compared_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs, compared = Graphs(TapeRunner(), CPU), list[int]()
+    _, draft = models("whole", graphs)
+    grow, plan, cache = grower(draft), GrowPlan(RAGGED, CPU), draft.model.new_cache()
+    draft.model.extend(torch.arange(20), cache)
+    is_right = Loop.is_right
+
+    def counted(loop: Loop, *given: Any) -> bool:
+        compared.append(len(graphs.known))
+        return is_right(loop, *given)
+
+    monkeypatch.setattr(Loop, "is_right", counted)
+    for step in range(8):
+        if step == 4:
+            graphs._forget_all()
+        grow(plan, torch.tensor([1]), cache, top_children)
+        cache.truncate(20)
+    assert len(compared) == 2 * CHECKED
+    assert graphs.rung is Rung.LOOPS
