@@ -5,6 +5,7 @@ transformers nor textual, so that help is instant; commands import what they nee
 """
 
 import io
+import os
 import sys
 from importlib import import_module
 from typing import Annotated, Any
@@ -105,6 +106,10 @@ def chat(
 def main() -> None:
     """Entry point of the `sequoia` command."""
     keep_to_one_arena()
+    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] != "0":
+        from sequoia_core.model.parallel.follower import follow
+
+        sys.exit(follow())
     try:
         app(prog_name="sequoia")
     except SystemExit as ended:

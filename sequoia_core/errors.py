@@ -32,6 +32,10 @@ class MemoryFullError(SequoiaError):
     """The memory of a device does not suffice for what was to be computed or loaded."""
 
 
+class RankLostError(SequoiaError):
+    """One of several processes that compute a model has ended, so that none can go on."""
+
+
 class ParameterError(SequoiaError):
     """A sampling parameter or setting is outside its range."""
 

@@ -74,6 +74,7 @@ def bench(
         dtype=settings.dtype,
         offload=settings.offload,
         graphs=settings.graphs,
+        tensor_parallel=settings.tensor_parallel,
         temperatures=tuple(temperature or TEMPERATURES),
         tree_sizes=_sizes(tree_sizes),
         **given,

@@ -177,14 +177,15 @@ def _models(settings: Settings) -> Finding:
 
 def _forward(settings: Settings, *, models_there: bool) -> Iterator[Finding]:
     """Device, number format, which code computes the models, and the memory for them."""
-    from sequoia_core.model.device import choose_placement, devices_name, dtype_name
+    from sequoia_core.model.device import choose_placement, dtype_name
     from sequoia_core.model.loading.backend import choose_backend, no_graphs, uses_graphs
     from sequoia_core.model.loading.catalogue import NO_DRAFT
+    from sequoia_core.model.loading.device_map import placed
     from sequoia_core.model.loading.loader import BUNDLED_DRAFT, Checkpoint, known_model
     from sequoia_core.model.native import library
 
     try:
-        placement = choose_placement(settings.device, settings.offload)
+        placement = choose_placement(settings.device, settings.offload, settings.tensor_parallel)
         known: list[Known | None] = [None]
         if models_there:
             models = model_choice.chosen_models(settings)
@@ -193,6 +194,9 @@ def _forward(settings: Settings, *, models_there: bool) -> Iterator[Finding]:
             known = [known_model(each) for each in (models.target, *drafts)]
         opened = [each for each in known if isinstance(each, Checkpoint)]
         backend = choose_backend(settings.weights, settings.dtype, placement, opened)
+        if known[0] is not None and None not in known:
+            backend = placed(backend, settings.device, known[0], (*known, None)[1])
+            placement = backend.placement
         backend = replace(backend, graphs=uses_graphs(settings.graphs, placement))
     except SequoiaError as error:
         yield Finding("device, weights", str(error), BROKEN)
@@ -200,7 +204,7 @@ def _forward(settings: Settings, *, models_there: bool) -> Iterator[Finding]:
     number = dtype_name(backend.dtype) if backend.dtype else "as the files store them"
     if isinstance(known[0], Checkpoint):
         number = backend.number_format(known[0])
-    yield Finding("device, weights", f"{devices_name(placement.devices)}, {number}")
+    yield Finding("device, weights", f"{placement.name}, {number}")
     words = backend.name() + (f": {backend.fallback}" if backend.fallback else "")
     yield Finding("forward", words, WARN if backend.fallback else OK)
     if backend.native and library.UNPROVEN in library.instruction_sets():
@@ -209,8 +213,8 @@ def _forward(settings: Settings, *, models_there: bool) -> Iterator[Finding]:
     why = no_graphs(placement) or "--graphs is off"
     graphs = "recorded, and dropped where memory is short" if backend.graphs else f"none: {why}"
     yield Finding("CUDA graphs", graphs)
-    if settings.offload is not Offload.NONE:
-        where = settings.offload.value
+    if placement.offload is not Offload.NONE:
+        where = placement.offload.value
         yield Finding("offload", f"{where}: layers come two at a time, but those that fit on a GPU")
     if models_there:
         yield from _memory(backend, known)

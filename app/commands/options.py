@@ -64,7 +64,9 @@ _SETTINGS["preset"] = option(
     Group.SAMPLING,
 )  # fmt: skip
 ALL_SETTINGS = tuple(_SETTINGS)
-MODEL_OPTIONS = ("pair", "target", "draft", "dtype", "weights", "device", "offload", "graphs")
+MODEL_OPTIONS = (
+    "pair", "target", "draft", "dtype", "weights", "device", "offload", "graphs", "tensor_parallel"
+)  # fmt: skip
 """Those that say what is loaded."""
 _DEBUG = option(bool, "Show a traceback on errors.", default=False, names="--debug")
 

@@ -108,8 +108,9 @@ def published_pair(name: str, flags: dict[str, Any]) -> Settings:
     flags = {**flags, "target": pair.target.name, "draft": pair.draft.name}
     settings = load_settings(flags)
     streamed = settings.offload is not Offload.NONE
-    # layers that are spread over several devices are not streamed
-    if pair.offload and len(choose_devices(settings.device)) == 1:
+    # layers that lie on several devices are not streamed
+    one = len(choose_devices(settings.device)) == settings.tensor_parallel == 1
+    if pair.offload and one:
         streamed = True
         settings = load_settings({"offload": offload_place(flags), **flags})
     nodes = max(setup.nodes for setup in paper_facts().setups if setup.pair == name)

@@ -196,7 +196,12 @@ def _room_finder(settings: Settings) -> "RoomFinder":
     from sequoia_core.model.loading.local_models import RoomFinder
 
     finder = RoomFinder(
-        settings.dtype, settings.device, settings.weights, settings.offload, settings.graphs
+        settings.dtype,
+        settings.device,
+        settings.weights,
+        settings.offload,
+        settings.graphs,
+        settings.tensor_parallel,
     )
     target, draft = _found(settings)
     if target.model is None:

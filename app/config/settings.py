@@ -99,6 +99,9 @@ class Settings:
     graphs: GraphChoice = _models(
         GraphChoice.AUTO, "whether a GPU's kernels are recorded and replayed as CUDA graphs"
     )
+    tensor_parallel: int = _models(
+        1, "processes, each with a device, that divide every layer of the target", "NUMBER"
+    )
     insight: bool = _models(
         True, "keep why each token was accepted or rejected; costs some time and memory"
     )

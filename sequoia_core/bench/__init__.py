@@ -28,6 +28,7 @@ class BenchPlan:
     dtype: str = "auto"
     offload: Offload = Offload.NONE
     graphs: GraphChoice = GraphChoice.AUTO
+    tensor_parallel: int = 1
     peer_draft: str | None = None  # for other projects' decoders; None is the pair's own
     prompts: str | None = None  # a file, see `data.prompts`; None is the built-in set
     count: int = COUNT

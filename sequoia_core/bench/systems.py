@@ -73,6 +73,7 @@ class ModelFactory:
             weights=plan.weights,
             offload=plan.offload,
             graphs=plan.graphs,
+            tensor_parallel=plan.tensor_parallel,
         )
 
     @cached_property

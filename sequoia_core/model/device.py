@@ -1,5 +1,6 @@
 """The devices and the number format that a pair computes in, and each device's share of a model."""
 
+import os
 import platform
 import re
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ class Placement:
 
     devices: tuple[torch.device, ...]  # the first has embedding, output head and the draft
     offload: Offload = Offload.NONE
+    ranks: int = 1  # processes that divide every layer; `devices` is then that of rank 0
+    layers: tuple[int, ...] = ()  # on each device; empty: as evenly as possible
 
     @property
     def device(self) -> torch.device:
@@ -32,11 +35,39 @@ class Placement:
 
     @property
     def is_one_cpu(self) -> bool:
-        one = len(self.devices) == 1 and self.device.type == "cpu"
+        one = len(self.devices) == self.ranks == 1 and self.device.type == "cpu"
         return one and self.offload is Offload.NONE
 
+    @property
+    def name(self) -> str:
+        """`cuda:0` of one device, `cuda:0+1` of several, `2 x cuda` of two processes."""
+        if self.ranks > 1:
+            return f"{self.ranks} x {self.device.type}"
+        return devices_name(self.devices)
 
-def choose_placement(device: str = "auto", offload: Offload = Offload.NONE) -> Placement:
+
+def torchrun_ranks() -> int | None:
+    """How many processes torchrun has started, if it has started this one."""
+    return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else None
+
+
+def choose_placement(
+    device: str = "auto", offload: Offload = Offload.NONE, ranks: int = 1
+) -> Placement:
+    """Raises ParameterError for what does not go together."""
+    if ranks < 1:
+        raise ParameterError(f"tensor_parallel is {ranks}; give 1, or how many processes compute")
+    if (started := torchrun_ranks()) not in (None, ranks):
+        raise ParameterError(
+            f"tensor_parallel is {ranks}, but torchrun has started {started} processes; give the "
+            "same number to both"
+        )
+    if ranks > 1:
+        if offload is not Offload.NONE:
+            raise ParameterError(
+                f"tensor_parallel is {ranks}, which leaves no layers elsewhere; leave --offload out"
+            )
+        return Placement((rank_device(device, 0, ranks, local_rank()),), offload, ranks)
     devices = choose_devices(device)
     if offload is not Offload.NONE and len(devices) > 1:
         raise ParameterError(
@@ -90,6 +121,39 @@ def choose_devices(name: str = "auto") -> tuple[torch.device, ...]:
     if twice and devices[0].type == "cuda":
         raise ParameterError(f"device is {name!r}, which names {twice[0]} twice; name it once")
     return devices
+
+
+def local_rank() -> int:
+    """This process's number on its machine, where torchrun or rank 0 has started it."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def rank_device(name: str, rank: int, ranks: int, on_machine: int = 0) -> torch.device:
+    """A rank's device: of a list its own entry, of `auto` and `cuda` the GPU of its number.
+
+    Raises ParameterError if there are too few.
+    """
+    if "," in name:
+        devices = choose_devices(name)
+        if len(devices) != ranks:
+            raise ParameterError(
+                f"tensor_parallel is {ranks}, but {len(devices)} devices are named; name {ranks}, "
+                "or leave --device out"
+            )
+        return devices[rank]
+    if choose_device(name).type == "cpu":
+        return torch.device("cpu")
+    if ":" in name:
+        raise ParameterError(
+            f"tensor_parallel is {ranks}, but one GPU is named; name {ranks}, or leave --device out"
+        )
+    needed, count = int(os.environ.get("LOCAL_WORLD_SIZE", ranks)), torch.cuda.device_count()
+    if needed > count:
+        raise ParameterError(
+            f"tensor_parallel is {ranks}, but the GPUs here are {count}; give {count}, or "
+            "--device cpu"
+        )
+    return torch.device("cuda", on_machine)
 
 
 def devices_name(devices: Sequence[torch.device]) -> str:
@@ -210,6 +274,24 @@ def even_stages(
 
     least = 0 if others else count
     shares = shares_of(min(range(least, count - others + 1), key=fullest_first))
+    return _stages(config, devices, shares)
+
+
+def placed_stages(
+    config: ModelConfig, placement: Placement, other_values: int = 0
+) -> tuple[Stage, ...]:
+    """The placement's layers on each of its devices; see `even_stages`."""
+    if placement.layers:
+        return _stages(config, placement.devices, placement.layers)
+    return even_stages(config, placement.devices, other_values)
+
+
+def _stages(
+    config: ModelConfig, devices: Sequence[torch.device], shares: Sequence[int]
+) -> tuple[Stage, ...]:
+    """So many layers on each device, in order."""
+    layer = layer_values(config)
+    outside = weight_values(config) - config.num_layers * layer
     starts = accumulate(shares, initial=0)
     return tuple(
         Stage(device, range(start, start + share), layer * share + (0 if at else outside))

@@ -18,11 +18,12 @@ from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.cpu import cpu_threads
 from sequoia_core.model.device import (
     Placement,
+    Stage,
     choose_dtype,
     device_name,
     dtype_name,
-    even_stages,
     free_bytes,
+    placed_stages,
 )
 from sequoia_core.model.loading.memory_plan import (
     FLOAT32,
@@ -36,6 +37,7 @@ from sequoia_core.model.loading.memory_plan import (
 from sequoia_core.model.loading.weights import DTYPE_FORMATS, Weights
 from sequoia_core.model.native import library, matrices
 from sequoia_core.model.offload.model import SLOTS, layer_bytes, resident_bytes
+from sequoia_core.model.parallel.shards import Shard, check_divisible
 from sequoia_core.model.tensor_names import weight_values
 
 if TYPE_CHECKING:
@@ -101,7 +103,8 @@ class Backend:
     def key(self) -> str:
         number = "" if self.dtype is None else dtype_name(self.dtype)
         build = library_digest() if self.native else ""
-        devices = map(device_name, self.placement.devices)
+        devices = [*map(device_name, self.placement.devices)] * self.placement.ranks
+        devices += map(str, self.placement.layers)
         backend = (self.weights.value, self.name(), build, self.placement.offload.value)
         return "\n".join([number, *devices, *backend, *(["graphs"] if self.graphs else [])])
 
@@ -139,7 +142,7 @@ def no_graphs(placement: Placement) -> str:
     """Why kernels cannot be recorded; "" where they can be."""
     if placement.device.type == "cpu":
         return "a CPU computes"
-    if len(placement.devices) > 1:
+    if len(placement.devices) > 1 or placement.ranks > 1:
         return "several GPUs compute"
     return "" if placement.offload is Offload.NONE else "the target is offloaded"
 
@@ -163,7 +166,7 @@ def library_digest() -> str:
 def _refusal(placement: Placement, models: Sequence[Checkpoint], own_format: bool) -> str:
     """Why the native library does not compute the models; "" where it does."""
     if not placement.is_one_cpu:
-        return "the native forward computes on one CPU, without offloading"
+        return "the native forward computes in one process on one CPU, without offloading"
     try:
         library.load_library()
     except ModelLoadError as error:
@@ -277,10 +280,11 @@ def memory_plans(
     draft_values = weight_values(draft) if draft else 0
     resident = placement.offload is Offload.NONE  # else layers lie in memory as they are computed
     spared = packed[0].spared(size) if resident else 0
-    layer_token = kv_token_bytes(target, size) // target.num_layers
+    part = Shard(target, 0, placement.ranks).part
+    layer_token = kv_token_bytes(part, size) // target.num_layers
     weights: Counter[torch.device] = Counter()
     token: Counter[torch.device] = Counter()
-    for stage in even_stages(target, placement.devices, draft_values):
+    for stage in _planned_stages(target, placement, draft_values):
         weights[stage.device] += size * stage.values - spared * len(stage.layers)
         token[stage.device] += layer_token * len(stage.layers)
     if placement.offload is not Offload.NONE:
@@ -311,6 +315,16 @@ def memory_plans(
     locked = layers - plan.resident_layers if placement.offload is Offload.CPU else SLOTS
     plans[torch.device("cpu")] = MemoryPlan(locked * layer, 0, window=target.context_window)
     return plans
+
+
+def _planned_stages(target: ModelConfig, placement: Placement, others: int) -> tuple[Stage, ...]:
+    """Each device's part; of several ranks those that lie in the memory of rank 0."""
+    if placement.ranks == 1:
+        return placed_stages(target, placement, others)
+    check_divisible(target, placement.ranks)
+    values = Shard(target, 0, placement.ranks).values
+    stage = Stage(placement.device, range(target.num_layers), values)
+    return (stage,) * (placement.ranks if placement.device.type == "cpu" else 1)
 
 
 def _config(model: Checkpoint | ModelConfig) -> ModelConfig:

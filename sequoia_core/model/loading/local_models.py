@@ -18,6 +18,7 @@ from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import choose_placement, free_before_loading, free_bytes
 from sequoia_core.model.loading.backend import choose_backend, pair_plans, uses_graphs
 from sequoia_core.model.loading.catalogue import BYTES_PER_VALUE, NO_DRAFT
+from sequoia_core.model.loading.device_map import placed
 from sequoia_core.model.loading.loader import (
     BUNDLED_DRAFT,
     Checkpoint,
@@ -192,6 +193,7 @@ class RoomFinder:
     weights: WeightFormat = WeightFormat.AUTO
     offload: Offload = Offload.NONE
     graphs: GraphChoice = GraphChoice.AUTO
+    tensor_parallel: int = 1
     held: Mapping[torch.device, int] = field(default_factory=Counter)  # what will be freed
 
     def room(self, target: Known, draft: Known | None) -> MemoryRoom:
@@ -213,8 +215,9 @@ class RoomFinder:
         draft: Known | None,
         free: Callable[[torch.device], int] = free_bytes,
     ) -> dict[torch.device, MemoryPlan]:
-        placement = choose_placement(self.device, self.offload)
+        placement = choose_placement(self.device, self.offload, self.tensor_parallel)
         opened = [each for each in (target, draft) if isinstance(each, Checkpoint)]
         backend = choose_backend(self.weights, self.dtype, placement, opened)
-        backend = replace(backend, graphs=uses_graphs(self.graphs, placement))
+        backend = placed(backend, self.device, target, draft, free)
+        backend = replace(backend, graphs=uses_graphs(self.graphs, backend.placement))
         return pair_plans(target, draft, backend, free)

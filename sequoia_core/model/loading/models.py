@@ -7,7 +7,7 @@ from torch import Tensor
 from sequoia_core.config import Offload
 from sequoia_core.model.attention_probe import attention_choice
 from sequoia_core.model.conditioned import ConditionedLlama
-from sequoia_core.model.device import even_stages
+from sequoia_core.model.device import placed_stages
 from sequoia_core.model.eagle3 import Eagle3Llama
 from sequoia_core.model.graphs import CudaRunner, Graphs
 from sequoia_core.model.llama import Llama
@@ -41,7 +41,7 @@ def target_model(
         model = load_offloaded(config, dtype, weights, placement, read_by_draft, resident)
     else:
         on_first = weight_values(draft.config) if draft else 0
-        stages = even_stages(config, placement.devices, on_first)
+        stages = placed_stages(config, placement, on_first)
         make = packed_products(weights.packed) if weights.packed_format else None
         model = Llama(config, weights, device, dtype, read_by_draft, stages, make)
     model.attention = attention

@@ -12,10 +12,10 @@ from msgspec.structs import replace as replace_record
 from torch import Tensor
 
 from sequoia_core.config import GraphChoice, Offload, WeightFormat
-from sequoia_core.errors import ModelLoadError
+from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.events import PairDescription, Progress
 from sequoia_core.model.cpu import cpu_threads
-from sequoia_core.model.device import choose_placement, devices_name, free_before_loading, prepare
+from sequoia_core.model.device import Placement, choose_placement, free_before_loading, prepare
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.backend import (
     Backend,
@@ -25,6 +25,7 @@ from sequoia_core.model.loading.backend import (
     pair_plans,
     uses_graphs,
 )
+from sequoia_core.model.loading.device_map import placed
 from sequoia_core.model.loading.loader import (
     Checkpoint,
     describe_checkpoint,
@@ -58,10 +59,28 @@ class PairSource:
     weights: WeightFormat
     offload: Offload
     graphs: GraphChoice = GraphChoice.AUTO
+    tensor_parallel: int = 1
+    placement: Placement | None = None  # of a loaded pair: what the devices stand for
+
+    def placed(
+        self, target: Checkpoint, draft: Checkpoint | None, report: Progress
+    ) -> "PairSource":
+        """With the devices that a pair is loaded onto."""
+        found = placed(self.backend(target, draft), self.device, target, draft).placement
+        if found.layers:
+            counts = " and ".join(map(str, found.layers))
+            report(f"The target's layers lie on {found.name}: {counts}", None)
+        elif found.offload is not self.offload:
+            place = "in main memory" if found.offload is Offload.CPU else "on disk"
+            report(f"Layers that do not fit into {found.name} stay {place} until used", None)
+        return replace(self, placement=found)
 
     def backend(self, *models: Checkpoint | None) -> Backend:
         """What computes target and draft, if they are opened already; None is no draft."""
-        placement, opened = choose_placement(self.device, self.offload), list(filter(None, models))
+        placement = self.placement or choose_placement(
+            self.device, self.offload, self.tensor_parallel
+        )
+        opened = list(filter(None, models))
         backend = choose_backend(self.weights, self.dtype, placement, opened)
         return replace(backend, graphs=uses_graphs(self.graphs, placement))
 
@@ -102,6 +121,7 @@ def load_pair(
     weights: WeightFormat = WeightFormat.AUTO,
     offload: Offload = Offload.NONE,
     graphs: GraphChoice = GraphChoice.AUTO,
+    tensor_parallel: int = 1,
     progress: Progress | None = None,
 ) -> Pair:
     """Load a target and a draft.
@@ -112,24 +132,30 @@ def load_pair(
         dtype: natively, what all matrices are converted to; `auto` leaves them as they are stored.
             For PyTorch see `choose_dtype`.
         device: see `choose_devices`. Several hold the target's layers; the draft is on the first.
+            `auto` is a GPU if there is one; for a pair too large for it, see `auto_placement`.
         weights: how they are held, and which forward computes them.
         offload: where the target's layers stay while it decodes.
         graphs: whether a GPU's kernels are recorded once and then replayed.
+        tensor_parallel: processes, with a device each, that divide every layer of the target; they
+            are started unless torchrun has. The draft is on the first one's device.
         progress: receives what is being done and, where known, the fraction done.
 
     Raises:
         ModelLoadError: a model is missing, damaged, of an unknown kind, or too large.
         TokenizerMismatchError: the draft's tokens are not the target's.
         ParameterError: an unknown device or dtype, weights, an offloading or graphs that are not
-            possible there, or more devices than the target has layers.
+            possible there, more devices than the target has layers, or a target that cannot be
+            divided among so many processes.
+        RankLostError: one of several processes does not start, or has ended.
     """
     report = progress or no_progress
     RENDERER.start()
-    source = PairSource(target, dtype, device, weights, offload, graphs)
+    source = PairSource(target, dtype, device, weights, offload, graphs, tensor_parallel)
     prepare(source.backend().placement.devices)  # refuses what it can before files are read
     if is_fetched_first(target) or is_fetched_first(draft):
         check_tokenizers(target, draft, report)
     opened, small = open_pair(target, draft, report)
+    source = source.placed(opened, small, report)
     backend = source.backend(opened, small)
     alone = _load_target(source, opened, small, backend, report)
     return _with_draft(alone, opened, small, backend, report)
@@ -143,6 +169,12 @@ def _load_target(
     report: Progress,
 ) -> Pair:
     """The target without a draft, with the layers kept that this draft reads, and room for it."""
+    ranks, packed = backend.placement.ranks, target.weights.packed_format
+    if ranks > 1 and packed:
+        raise ParameterError(
+            f"tensor_parallel is {ranks}, but the weights are packed as {packed}, which are not "
+            "divided; leave --tensor-parallel out"
+        )
     window, big = fitting_window(target, draft, backend), target
     if window < target.config.context_window:
         report(f"The context window is {window:,} tokens: more do not fit into the memory", None)
@@ -153,7 +185,7 @@ def _load_target(
     return_freed_memory()  # of loading the tokenizer
     report(f"Loading {big.name}", None)
     with _full_memory_named(big):
-        model = target_model(big, draft, backend)
+        model = _target_model(source, big, draft, backend)
     return_freed_memory()
     why = backend.fallback
     return Pair(
@@ -165,7 +197,7 @@ def _load_target(
         description=PairDescription(
             target=big.name,
             draft=None,
-            device=devices_name(backend.placement.devices),
+            device=backend.placement.name,
             dtype=backend.number_format(target),
             context_window=big.config.context_window,
             exact=backend.exact,
@@ -176,6 +208,22 @@ def _load_target(
         acceptance_rates={},
         source=source,
     )
+
+
+def _target_model(
+    source: PairSource, target: Checkpoint, draft: Checkpoint | None, backend: Backend
+) -> Llama | NativeLlama:
+    placement = backend.placement
+    if placement.ranks == 1:
+        return target_model(target, draft, backend)
+    from sequoia_core.model.parallel.model import load_shared
+    from sequoia_core.model.parallel.ranks import lead_of
+
+    assert backend.dtype is not None
+    lead = lead_of(placement.ranks, placement.device.type == "cuda")
+    layers = draft.config.feature_layers if draft else ()
+    places = source.device, placement.device
+    return load_shared(lead, source.target, target, places, backend.dtype, layers)
 
 
 def _with_draft(

@@ -67,6 +67,13 @@ class Weights(Mapping[str, Tensor]):
         tensor: Tensor = self._entries[name]
         return tensor
 
+    def narrowed(self, name: str, axis: int, first: int, size: int) -> Tensor:
+        """Entries `first` to `first + size - 1` of an axis, in memory of their own.
+
+        Of a mapped file no other rows are read.
+        """
+        return self[name].narrow(axis, first, size).clone(memory_format=torch.contiguous_format)
+
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self[name].shape)
 

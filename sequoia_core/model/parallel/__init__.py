@@ -1,0 +1,1 @@
+"""One target computed by several processes (ranks), each with a part of every layer."""
