@@ -4,13 +4,16 @@ graph; see `tests.tape_runner`.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from typing_extensions import override
 
 from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.decode.engine import Engine
+from sequoia_core.errors import MemoryFullError
 from sequoia_core.events import Event, Notice, NoticeKind
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.config import Eagle3
@@ -257,6 +260,33 @@ def test_where_fewer_recordings_fit_fewer_are_kept_and_nothing_else_changes(
     assert runner.ended
     assert graphs.rung is Rung.LOOPS
     assert len(graphs.known) <= 6
+
+
+def test_recordings_go_first_then_half_the_tree_and_at_last_the_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    graphs, most = Graphs(FullMemory(5), CPU), [4]
+    pair = models("whole", graphs)
+    made = engine(pair, TreeChoice(Mode.SEQUOIA, TREES["binary"], lookup=Lookup.OFF))
+    eagerly = Llama.forward_eagerly
+
+    def narrow(model: Llama, token_ids: Tensor, *given: Any) -> Tensor:
+        if graphs.rung is Rung.EAGER and model is pair[0] and len(token_ids) > most[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return eagerly(model, token_ids, *given)
+
+    monkeypatch.setattr(Llama, "forward_eagerly", narrow)
+    events = list(made.generate(PROMPT, GREEDY))
+    notices = [each for each in events if isinstance(each, Notice)]
+    assert [each.kind for each in notices] == [NoticeKind.GRAPHS, *[NoticeKind.MEMORY] * 2]
+    assert all(str(nodes) in each.message for nodes, each in zip((7, 3), notices[1:], strict=True))
+    sizes = [len(step.nodes) for step in steps_of(events)]
+    assert set(sizes) == {15, 3}
+    assert sizes == sorted(sizes, reverse=True)
+    assert tokens_of(events) == plain(models("whole", None)[0], PROMPT, 60)
+    most[0] = 0
+    with pytest.raises(MemoryFullError, match="is full at"):
+        list(made.generate(PROMPT, GREEDY))
 
 
 def said_of_graphs(events: Sequence[Event]) -> list[str]:
