@@ -162,9 +162,13 @@ class LayerStream:
 
 
 def _close(thread: ThreadPoolExecutor, loader: LayerLoader) -> None:
-    thread.submit(loader.close)  # after the current load
     # garbage is collected in whichever thread allocates, and a thread cannot wait for itself
-    thread.shutdown(wait=not threading.current_thread().name.startswith(THREAD))
+    if threading.current_thread().name.startswith(THREAD):
+        thread.submit(loader.close)  # after the current load
+        thread.shutdown(wait=False)
+    else:  # perhaps while it submits work of another stream, whose lock is that of all executors
+        thread.shutdown()
+        loader.close()
 
 
 class FileLoader:

@@ -5,6 +5,7 @@ import itertools
 import threading
 import weakref
 from collections.abc import Callable
+from concurrent.futures.thread import _global_shutdown_lock
 from contextlib import closing
 
 import pytest
@@ -211,3 +212,20 @@ def test_a_stream_may_be_collected_in_its_own_thread() -> None:
     del stream, cycle
     released.set()
     assert closed.wait(PATIENCE)
+
+
+def test_a_stream_may_become_garbage_while_another_submits_a_layer() -> None:
+    """As when garbage is collected in the midst of it: one lock is that of all executors."""
+    log, freed = Log(), threading.Event()
+    streams = [LayerStream(log, 3)]
+    one_pass(streams[0], log, 3)
+
+    def collect() -> None:
+        with _global_shutdown_lock:
+            streams.clear()
+            gc.collect()
+        freed.set()
+
+    threading.Thread(target=collect, daemon=True).start()
+    assert freed.wait(PATIENCE)
+    assert log.closed
