@@ -53,7 +53,7 @@ def explain(scored: ScoredTree, verdict: Verdict, codec: TextCodec) -> Insight:
     """What both models preferred, and how each attempt went. Reads the tree's logits."""
     rows = explained_nodes(scored, verdict)
     read, ids = scored.tree.inner_rows, scored.tree.vocab_ids
-    values, tokens = most_probable(scored.logits, rows, TOP)
+    values, tokens = most_probable(scored.logits, [scored.rows[node] for node in rows], TOP)
     totals = [scored.summary.log_totals[node] for node in rows]
     shifts = torch.tensor(totals, dtype=torch.float64, device=values.device)[:, None]
     probs = (values / (scored.params.temperature or 1.0) - shifts).exp()

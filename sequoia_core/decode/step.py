@@ -15,7 +15,7 @@ from sequoia_core.model.graphs import Graphs
 from sequoia_core.model.interface import KVCache, LanguageModel, TreeReader, TreeRows
 from sequoia_core.model.kv_cache import LayeredKVCache
 from sequoia_core.model.loading.memory_plan import memory_errors
-from sequoia_core.model.step_inputs import UNIFORMS, StepInputs
+from sequoia_core.model.step_inputs import NODES, UNIFORMS, StepInputs
 from sequoia_core.speculate import verify
 from sequoia_core.speculate.adaptive_draft import (
     BestPaths,
@@ -34,9 +34,19 @@ from sequoia_core.speculate.draft import (
     top_children,
 )
 from sequoia_core.speculate.draft_loop import grower
+from sequoia_core.speculate.grown_plan import Relations, filled_up, looked_up
 from sequoia_core.speculate.judging import rule_of
-from sequoia_core.speculate.prompt_lookup import PromptLookup, append_path
-from sequoia_core.speculate.token_tree import HostNodes, ScoredTree, TokenTree, Uniforms, score
+from sequoia_core.speculate.prompt_lookup import PromptLookup
+from sequoia_core.speculate.token_tree import (
+    DeviceNodes,
+    FilledNodes,
+    HostNodes,
+    ScoredTree,
+    TokenTree,
+    Uniforms,
+    append_path,
+    score,
+)
 from sequoia_core.speculate.verify import AcceptanceRule, Verdict
 from sequoia_core.tree.choice import ROOT, AdaptiveTree, DynamicTree, Tree
 from sequoia_core.tree.growmap import GrowMap
@@ -89,8 +99,8 @@ class _Proposal(NamedTuple):
 
     tree: TokenTree
     passes: Sequence[int]
-    drafted: DraftedTree | None = None
     uniforms: Tensor | None = None  # of the verdict, where they were uploaded before
+    drafted: DraftedTree | None = None
 
 
 class Speculator:
@@ -150,15 +160,22 @@ class Speculator:
     def commit(self, scored: ScoredTree, path: Sequence[int], emitted: Sequence[int]) -> None:
         """Keep the cache rows of `path`, root first, and add `emitted` to the tokens."""
         read = scored.tree.inner_rows
-        self._cache.commit(emitted, path, [read[node] for node in path if node in read])
+        rows = [scored.rows[node] for node in path]
+        self._cache.commit(emitted, rows, [read[node] for node in path if node in read])
 
     def _draft_fixed(self, growmap: GrowMap, sampler: Sampler, lookup: Lookup) -> _Proposal:
-        uniforms = self._uniforms(growmap.size, sampler)
+        room = self._room() - growmap.size
+        known = self._lookup.propose(self._cache.token_ids, lookup, room, growmap.size).token_ids
+        path = looked_up(known, room, self._inputs) if self._inputs else None
+        uniforms = self._uniforms(growmap.size + (len(path.filled) if path else 0), sampler)
         if growmap.size == 1:
             root = HostNodes((self._cache.token_ids[-1],), (0,), (1.0,))
             nothing = torch.empty((0, 0), device=self._target.device)
             ids = self._uploaded(root.token_ids) if self._inputs else None
             tree = TokenTree(ROOT, root, nothing, {}, device_ids=ids)
+            if path and ids is not None:
+                nodes = DeviceNodes(ids, torch.zeros_like(ids), torch.ones_like(ids).float())
+                tree = TokenTree(ROOT, nodes, nothing, {})
         else:
             assert self._draft is not None
             assert self._grow is not None
@@ -174,9 +191,8 @@ class Speculator:
                 tree = replace(drafted.tree(), growmap=growmap)
             else:
                 tree = self._grow(self._plan(growmap), self._uploaded(pending), cache, choose)
-        room = self._room() - growmap.size
-        known = self._lookup.propose(self._cache.token_ids, lookup, room, growmap.size).token_ids
-        return _Proposal(append_path(tree, known), growmap.passes, None, uniforms)
+        tree = replace(tree, grown=path) if path else append_path(tree, known)
+        return _Proposal(tree, growmap.passes, uniforms)
 
     def _uniforms(self, count: int, sampler: Sampler) -> Tensor | None:
         """The numbers of a verdict, for the upload; None where it draws them itself."""
@@ -202,27 +218,41 @@ class Speculator:
         pending, cache = self._draft_state()
         bounds = replace(bounds, size=room)
         policy = self._policies[sampler.greedy].step(bounds, self._draft_room(), known)
-        drafted = grow_adaptive(self._draft, policy, pending, cache, sampler.choose)
+        upload, choose = self._uploaded, sampler.choose
+        drafted = grow_adaptive(self._draft, policy, pending, cache, choose, upload)
         tree = append_path(drafted.tree(), known.token_ids)
-        return _Proposal(tree, policy.passes, drafted)
+        return _Proposal(*self._brought(tree, policy.passes, sampler), drafted)
 
     def _draft_dynamic(self, shape: DynamicTree, sampler: Sampler, lookup: Lookup) -> _Proposal:
         assert self._draft is not None
         room = self._room()
         pending, cache = self._draft_state()
         policy = BestPaths(shape, min(shape.size, room), self._draft_room())
-        drafted = grow_adaptive(self._draft, policy, pending, cache, sampler.choose)
+        upload, choose = self._uploaded, sampler.choose
+        drafted = grow_adaptive(self._draft, policy, pending, cache, choose, upload)
         tree = drafted.part(policy.best(), shape.name)
         size = tree.growmap.size
         known = self._lookup.propose(self._cache.token_ids, lookup, room - size, size)
-        return _Proposal(append_path(tree, known.token_ids), policy.passes)
+        tree = append_path(tree, known.token_ids)
+        return _Proposal(*self._brought(tree, policy.passes, sampler))
+
+    def _brought(
+        self, tree: TokenTree, passes: Sequence[int], sampler: Sampler
+    ) -> tuple[TokenTree, Sequence[int], Tensor | None]:
+        """A tree that the host has grown, where one copy brings all of it to the device."""
+        if self._inputs is None or tree.growmap.size > NODES:
+            return tree, passes, None
+        uniforms = self._uniforms(tree.growmap.size, sampler)
+        tree = filled_up(tree, self._room(), self._inputs)
+        self._inputs.upload(self._deferring, self._graphs)
+        return tree, passes, uniforms
 
     def _score(
         self, tree: TokenTree, params: SamplingParams, uniforms: Tensor | None
     ) -> ScoredTree:
         """The target's logits [T, V] under the tree mask; a node's position is S + depth."""
         root, cache = len(self._cache.token_ids) - 1, self._cache.target_cache
-        plan = self._plan(tree.growmap)
+        plan = self._plan(tree.read_shape)
         if self._target_reader is not None:
             nodes = tree.on_host()
             rows = TreeRows(nodes.token_ids, root, plan.paths)
@@ -230,13 +260,19 @@ class Speculator:
                 rows, plan.host_parents, params.temperature or 1.0, cache
             )
             return ScoredTree(replace(tree, nodes=nodes), logits, params, summary)
-        mask = plan.mask if tree.growmap.size > 1 else None
         ids = tree.ids_on(self._target.device)
-        logits = self._target.forward(ids, plan.depths + root, mask, cache)
-        if uniforms is None or len(uniforms) < tree.growmap.size:  # fewer than with a look-up
-            return score(tree, logits, params, plan, ids)
+        if isinstance(tree.grown, FilledNodes):
+            parents = tree.grown.parents
+            mask = Relations.of(parents, tree.grown.levels).visible()
+            depths = mask.sum(1) - 1
+        else:
+            mask, depths, parents = plan.mask, plan.depths, plan.parents
+        seen = mask if len(ids) > 1 else None
+        logits = self._target.forward(ids, depths + root, seen, cache)
+        if uniforms is None or len(uniforms) < tree.read_shape.size:  # without a look-up
+            return score(tree, logits, params, parents, ids)
         assert self._inputs is not None
-        there = self._inputs["uniforms"][: len(uniforms)]
+        there = self._inputs["uniforms"][: len(ids)]
         return ScoredTree(tree, logits, params, None, Uniforms(uniforms, there, self._graphs))
 
     def _learn(

@@ -5,7 +5,7 @@ in tensors of fixed addresses.
 """
 
 import sys
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection, Hashable
 from contextlib import suppress
 from enum import IntEnum
@@ -24,6 +24,7 @@ T_co = TypeVar("T_co", covariant=True)
 LEAST_SPAN = 256
 KEPT_RECORDINGS = 64
 LEAST_RECORDINGS = 20  # those of the steps over one span, with trees that adapt (0074)
+COUNTED = 256  # keys, of which it is counted how often they came
 WARM_UPS = 2  # libraries allocate workspaces, and choose their kernels, in the first calls
 
 
@@ -182,6 +183,7 @@ class Graphs:
         """How often all was forgotten: what only they have used is then of no use."""
         self._most = KEPT_RECORDINGS
         self._measured = deque[int](maxlen=KEPT_RECORDINGS)  # bytes of what was recorded
+        self._met = Counter[Hashable]()
         self.notices: tuple[str, ...] = ()
         """Why it has stepped down, one line each."""
 
@@ -216,6 +218,13 @@ class Graphs:
                 self._recordings.popitem(last=False)
         self._recordings.move_to_end(key)
         return found
+
+    def count(self, key: Hashable) -> int:
+        """How often a key was counted before: a recording pays for work that comes again."""
+        if len(self._met) > COUNTED:
+            self._met.clear()
+        self._met[key] += 1
+        return self._met[key] - 1
 
     def _forget_retired(self) -> None:
         while self.retired:
@@ -255,6 +264,7 @@ class Graphs:
     def _forget_all(self) -> None:
         self._recordings.clear()
         self.dropped += 1
+        self._met.clear()
 
     def step_down(self, rung: Rung, why: str) -> None:
         """Record no more than this from now on; a notice says why."""

@@ -17,15 +17,21 @@ if TYPE_CHECKING:
 
 PENDING = 64  # most tokens that a draft reads before a tree
 UNIFORMS = 1024  # most nodes of a tree whose judgement draws its numbers beforehand
+NODES = 128  # most nodes of a tree that the host has grown
+LOOKED_UP = 16  # most tokens of a path that was looked up
 MOVED = (8, 32, 128)  # rows of a cache moved at once; more are moved by themselves
 MOVES = (("target_from", "target_to"), ("draft_from", "draft_to"))
 FIELDS: Final[Mapping[str, int]] = {
     "pending": PENDING,
     "bounds": 4,
     "uniforms": UNIFORMS,
+    "looked_up": LOOKED_UP,
+    **dict.fromkeys(("token_ids", "columns", "draft_prob", "parents", "read"), NODES),
+    "appended": LOOKED_UP,
     **{name: MOVED[-1] for names in MOVES for name in names},
 }
 """Sizes."""
+REAL = ("uniforms", "draft_prob")
 
 
 class _MoveKey(NamedTuple):
@@ -37,7 +43,7 @@ class _MoveKey(NamedTuple):
 class StepInputs:
     """Fields at fixed addresses, and the moves of rows that the step before has kept.
 
-    A field holds int64, or float64 if it is `uniforms`. What is not set again stays what it was.
+    A field holds int64, or float64 if it is in `REAL`. What is not set again stays what it was.
     Since recordings read the fields, a pair has one of these for all its chats.
     """
 
@@ -50,7 +56,7 @@ class StepInputs:
         first = 0
         for name, size in FIELDS.items():
             host, there = (buffer[first : first + size] for buffer in (self._host, self._device))
-            real = name == "uniforms"
+            real = name in REAL
             self._on_host[name] = (host.view(torch.float64) if real else host).numpy()
             self._on_device[name] = there.view(torch.float64) if real else there
             first += size
@@ -62,6 +68,12 @@ class StepInputs:
     def set(self, name: str, values: Sequence[float]) -> None:
         """Set the first entries of a field, for the next upload."""
         self._on_host[name][: len(values)] = values
+
+    def fill(self, name: str, values: Sequence[float], filler: Sequence[float]) -> Tensor:
+        """Set the first entries, and those after them that fill up a size; all these there."""
+        whole = [*values, *filler[len(values) :]]
+        self.set(name, whole)
+        return self[name][: len(whole)]
 
     @torch.inference_mode()
     def upload(self, caches: Sequence[LayeredKVCache], graphs: Graphs | None = None) -> None:

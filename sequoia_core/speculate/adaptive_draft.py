@@ -1,6 +1,6 @@
 """Drafts a token tree whose shape is decided while it grows, one small transfer per level."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf, log
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from sequoia_core.speculate.draft import (
     read_root,
     top_children,
 )
-from sequoia_core.speculate.sampling import full_probs, to_host
+from sequoia_core.speculate.sampling import full_probs, to_device, to_host
 from sequoia_core.speculate.token_tree import HostNodes, TokenTree
 from sequoia_core.tree.choice import ADAPTIVE, DynamicTree
 from sequoia_core.tree.growmap import GrowMap
@@ -172,7 +172,8 @@ class DraftedTree:
         return self._filled(GrowMap.numbered(parents, name), nodes, rows)
 
     def _filled(self, growmap: GrowMap, nodes: HostNodes, rows: dict[int, int]) -> TokenTree:
-        distributions = self._distributions or [torch.empty((0, 0))]
+        nothing = torch.empty((0, 0), device=self._draft.model.device)
+        distributions = self._distributions or [nothing]
         return TokenTree(
             growmap=growmap,
             nodes=nodes,
@@ -207,11 +208,13 @@ def grow_adaptive(
     pending: Sequence[int],
     cache: KVCache,
     choose: ChildChooser,
+    upload: Callable[[Sequence[int]], Tensor] | None = None,
 ) -> DraftedTree:
     """Draft one tree. The cache gets the pending tokens and the nodes the policy lets it read.
 
     Pending are the committed tokens that the cache lacks, the tree's root last. Where the policy
-    does not even read the root, the cache stays as it is. Raises ContextFullError.
+    does not even read the root, the cache stays as it is. On a device each level that is read takes
+    a copy to it, of the pending tokens by `upload`, and one back. Raises ContextFullError.
     """
     how, width = level_draw(choose), min(policy.width, draft.columns)
     drafted = DraftedTree(pending[-1], draft, ranked=choose is top_children)
@@ -227,7 +230,8 @@ def grow_adaptive(
             draws = draft.reader.read_level(rows, width, cache, how)
         else:
             if nodes[0] == 0:
-                ids = torch.tensor(pending, device=draft.model.device)
+                device = draft.model.device
+                ids = upload(pending) if upload else torch.tensor(pending, device=device)
                 logits = read_root(draft, ids, cache)
             else:
                 logits = _read_level(drafted, draft, nodes, paths, cache)
@@ -245,16 +249,15 @@ def _read_level(
     cache: KVCache,
 ) -> Tensor:
     """The draft's logits [n, V_draft] at nodes of a level below the root."""
-    device = draft.model.device
     root = cache.length + len(nodes) - drafted.rows
-    seen = np.zeros((len(nodes), drafted.rows), dtype=np.bool_)
+    seen = np.zeros((len(nodes), drafted.rows), dtype=np.int64)
     for at, path in enumerate(paths):
-        seen[at, path] = True
-    parents = torch.tensor([root + path[-2] - cache.length for path in paths], device=device)
-    ids = torch.tensor([drafted.token_ids[node] for node in nodes], device=device)
+        seen[at, path] = 1
+    above = np.array([root + path[-2] - cache.length for path in paths])
+    tokens = np.array([drafted.token_ids[node] for node in nodes])
+    ids, parents, mask = to_device((tokens, above, seen), draft.model.device)
     positions = torch.full_like(ids, root + drafted.depth(nodes[0]))
-    mask = torch.from_numpy(seen).to(device)
-    return draft.without_padding(draft.model.forward(ids, positions, mask, cache, parents))
+    return draft.without_padding(draft.model.forward(ids, positions, mask > 0, cache, parents))
 
 
 def _drawn_on_host(choose: ChildChooser, logits: Tensor, count: int) -> Draws:

@@ -4,8 +4,7 @@ Shapes: `T` tree nodes, `n` inner nodes of a block, `K` most children of one of 
 of the target, `V_draft` draft columns.
 """
 
-from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import inf
@@ -15,8 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 from sequoia_core.model.loading.memory_plan import SCORED_ROWS
+from sequoia_core.speculate.sampling import to_device
 from sequoia_core.speculate.token_tree import TokenTree
 from sequoia_core.tree.growmap import GrowMap
 
@@ -37,6 +38,7 @@ class NodeBlock(NamedTuple):
     taken: Tensor  # the same of those that were drawn; of all where none was
     counted: Tensor  # float64 [n, K], 1 where that is one of them for the first time
     widths: tuple[int, ...]  # nodes with more than k children, of each k below K
+    drawn: bool  # of the children any
 
 
 class JudgePlan:
@@ -90,39 +92,41 @@ class JudgePlan:
         sure = _table([after for _, after in ends], size)
         parts += [attempts, divisors, np.maximum(rows, 0), last, parents, orders, sure]
         parts.append(_relation(growmap))
-        tensors = _uploaded(parts, device)
+        tensors = to_device(parts, device)
         widths = [_widths([len(children[node]) for node in nodes]) for nodes in chunks]
+        self.whole, self.drawn = whole, any(drawn)
         self.blocks: list[NodeBlock] = []
         for at, most in enumerate(widths):
             inner_nodes, read, below, taken, once = tensors[5 * at : 5 * at + 5]
-            self.blocks.append(NodeBlock(inner_nodes, read, below, taken, once.double(), most))
-        self.whole, self.drawn = whole, any(drawn)
-        self._met = Counter[Hashable]()
+            block = NodeBlock(inner_nodes, read, below, taken, once.double(), most, self.drawn)
+            self.blocks.append(block)
         self.block_nodes = tuple(inner)  # of all blocks, in order
-        self.certain = certain
         tensors = tensors[5 * len(chunks) :]
         self.attempts, self.divisors, self.rows, self.last_drawn, self.parents = tensors[:5]
         """int64 [T] each: the place of a node's attempt and of its divisors (`FIRST`, `NONE`, then
         each block's), its row of the draft's, its last drawn child and its parent, 0 for none."""
-        self.orders, self.sure, relation = tensors[5:]
+        self.orders, self._sure, relation = tensors[5:]
         """int64 [T], which of `Vocabulary.orders` a bonus token is drawn by: the draft's columns
         come first where only drawn children were rejected; int64 [T, C], the certain children of
         each node and then `T`."""
-        self.upwards, self.earlier = relation == _UPWARDS, relation == _EARLIER
+        self._upwards, self._earlier = relation == _UPWARDS, relation == _EARLIER
         """Bool [T, T], of each row the nodes that must be accepted for it to be on the path, and
         those that must be rejected."""
         self.nodes = torch.arange(size, device=device)
-        self.start = torch.zeros((size, 3), dtype=torch.float64, device=device)
-        self.start[:, 0].fill_(1.0)  # a mass of 1, and nothing subtracted
-        self.first = torch.full((2, 2), inf, dtype=torch.float64, device=device)
-        self.first[FIRST, 0].fill_(1.0)
+        self.start, self.first = first_states(size, device), first_divisors(device)
 
-    def count(self, inputs: Hashable) -> int:
-        """How often these inputs were met before: a recording pays for those that come again."""
-        if len(self._met) > KEPT_PLANS:
-            self._met.clear()
-        self._met[inputs] += 1
-        return self._met[inputs] - 1
+    def broken(self, accepted: Tensor) -> Tensor:
+        """Bool [T], of the nodes that are not on the path, but for the root."""
+        return torch.where(accepted, self._earlier, self._upwards).any(1)
+
+    def certain_below(self, end: Tensor, token_ids: Tensor, nothing: int) -> Tensor | None:
+        """Tokens of the certain children of a node, int64 [1], and as often as it takes `nothing`.
+
+        None where there are no certain ones.
+        """
+        if not self._sure.shape[1]:
+            return None
+        return pad(token_ids, (0, 1), value=nothing)[self._sure.index_select(0, end)[0]]
 
     @classmethod
     def of(
@@ -146,6 +150,20 @@ def _plan_of(
     return JudgePlan(growmap, rows, certain, device, whole=whole)
 
 
+def first_states(size: int, device: torch.device) -> Tensor:
+    """Of each node before any rejection: a mass of 1, and nothing subtracted; float64 [T, 3]."""
+    found = torch.zeros((size, 3), dtype=torch.float64, device=device)
+    found[:, 0].fill_(1.0)
+    return found
+
+
+def first_divisors(device: torch.device) -> Tensor:
+    """Of a first child, and of what divides by nothing: float64 [2, 2]."""
+    found = torch.full((2, 2), inf, dtype=torch.float64, device=device)
+    found[FIRST, 0].fill_(1.0)
+    return found
+
+
 def _table(rows: Sequence[Sequence[int]], filler: int = 0) -> Index:
     """Rows of different lengths as an array, filled up."""
     most = max(map(len, rows))
@@ -155,13 +173,6 @@ def _table(rows: Sequence[Sequence[int]], filler: int = 0) -> Index:
 def _widths(lengths: Sequence[int]) -> tuple[int, ...]:
     """How many are above k, of each k below the largest."""
     return tuple(sum(1 for each in lengths if each > k) for k in range(max(lengths)))
-
-
-def _uploaded(parts: Sequence[Index], device: torch.device) -> list[Tensor]:
-    """Int64 tensors of these shapes, in one copy."""
-    flat = torch.from_numpy(np.concatenate([part.ravel() for part in parts])).to(device)
-    pieces = torch.split(flat, [part.size for part in parts])
-    return [piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)]
 
 
 def _relation(growmap: GrowMap) -> Index:

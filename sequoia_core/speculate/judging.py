@@ -11,11 +11,9 @@ the draft's columns. So nothing is left at a rejected token.
 Shapes as in `judge_plan`.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain
-from math import exp, inf
+from math import inf
 from typing import NamedTuple
 
 import torch
@@ -27,7 +25,9 @@ from sequoia_core.model.graphs import Rung
 from sequoia_core.model.loading.memory_plan import memory_errors
 from sequoia_core.model.recorded import CHECKED
 from sequoia_core.speculate import verify
+from sequoia_core.speculate.grown_plan import GrownPlan, GrownShape, PathPlan, attached
 from sequoia_core.speculate.judge_plan import JudgePlan, NodeBlock, Vocabulary
+from sequoia_core.speculate.judged_path import block_nodes, followed
 from sequoia_core.speculate.remainders import (
     FLOAT,
     left_before,
@@ -35,17 +35,21 @@ from sequoia_core.speculate.remainders import (
     spread,
     trimmed_vocabulary,
 )
-from sequoia_core.speculate.residual import Remainder
 from sequoia_core.speculate.sampling import (
     NUCLEUS_CANDIDATES,
-    checked,
     cut_probs,
     packed,
     unpacked,
 )
-from sequoia_core.speculate.token_tree import DeviceNodes, DeviceSummary, ScoredTree
+from sequoia_core.speculate.token_tree import (
+    DeviceNodes,
+    DeviceSummary,
+    FilledNodes,
+    LookedUp,
+    ScoredTree,
+)
 from sequoia_core.speculate.traversal import traverse
-from sequoia_core.speculate.verify import AcceptanceRule, Attempt, Verdict
+from sequoia_core.speculate.verify import AcceptanceRule, Verdict
 
 _MEMORY_FULL = "the memory of {} is full; clear the chat or start again with a smaller model"
 
@@ -61,15 +65,25 @@ class Judge:
     mode: Mode
 
     def __call__(self, scored: ScoredTree, generator: torch.Generator) -> Verdict:
-        uniforms = verify.uniforms_of(scored, generator)
+        uniforms = _uniforms_of(scored, generator)
         with memory_errors(lambda: _MEMORY_FULL.format(scored.logits.device)):
             judging = Judging.of(scored, uniforms, self.mode)
             found = judging.recorded() or judging.packed()
             values = unpacked(found.values, found.sizes)
         scored.take(values[: found.known])
-        numbers = uniforms.tolist()
-        verdict = _followed(scored, judging.plan, numbers, values[found.known :])
+        by_row = uniforms.tolist()
+        numbers = [by_row[row] for row in scored.rows]
+        nodes = block_nodes(scored, judging.shape, judging.path)
+        verdict = followed(scored, self.mode, nodes, numbers, values[found.known :])
         return verdict or verify.walk(scored, numbers, self.mode)
+
+
+def _uniforms_of(scored: ScoredTree, generator: torch.Generator) -> Tensor:
+    """Uniform numbers of all rows that the target has read: float64 [T] on the CPU."""
+    if scored.uniforms is not None:
+        return scored.uniforms.host
+    size = scored.drafted.read_shape.size
+    return torch.rand(size, generator=generator, dtype=torch.float64)
 
 
 def rule_of(mode: Mode, device: torch.device) -> AcceptanceRule:
@@ -100,12 +114,14 @@ class _Packed(NamedTuple):
     values: Tensor  # float64
     sizes: list[int]  # of each tensor in it
     known: int  # how many of these are read by `ScoredTree.take`
+    draft_probs: Tensor  # that it was made of
 
 
 class _JudgeKey(NamedTuple):
     """What lies in a recording as numbers and addresses."""
 
-    plan: JudgePlan
+    shape: JudgePlan | GrownShape
+    path: PathPlan | None
     vocabulary: Vocabulary | None
     mode: Mode
     shaping: tuple[float, ...]
@@ -118,65 +134,116 @@ class Judging:
 
     scored: ScoredTree
     mode: Mode
-    plan: JudgePlan
+    shape: JudgePlan | GrownShape
+    path: PathPlan | None  # of a tree with a path that was looked up
     vocabulary: Vocabulary | None
-    token_ids: Tensor  # int64 [T]
-    columns: Tensor  # int64 [T], among the draft's
-    draft_prob: Tensor  # [T], q of a drawn node, 1 of an appended one
+    drafted: DeviceNodes  # `draft_prob` of a node that was not drawn is 1
     uniforms: Tensor  # float64 [T]
 
     @classmethod
     def of(cls, scored: ScoredTree, uniforms: Tensor, mode: Mode) -> "Judging":
         """With uniform numbers float64 [T], in one copy to the device."""
-        tree, device = scored.tree, scored.logits.device
+        tree, device = scored.drafted, scored.logits.device
         whole, certain = scored.params.shapes, mode is Mode.TOPK
-        plan = JudgePlan.of(tree, device, certain=certain, whole=whole)
         vocabulary, given, nodes = trimmed_vocabulary(scored), scored.uniforms, tree.nodes
-        if isinstance(nodes, DeviceNodes) or (given is not None and tree.device_ids is not None):
-            numbers = uniforms.to(device) if given is None else given.device
-            ids = tree.ids_on(device)
-            drafted = nodes[1:] if isinstance(nodes, DeviceNodes) else (ids, ids)  # not read
-            return cls(scored, mode, plan, vocabulary, ids, *drafted, numbers)
+        numbers = None if given is None else given.device
+        if tree.grown is not None:
+            drawn, path = not certain and tree.draft_probs.numel() > 0, None
+            if isinstance(tree.grown, LookedUp):
+                assert isinstance(nodes, DeviceNodes)
+                path, drafted = PathPlan.of(tree, tree.grown), nodes
+                shape = GrownShape(path.size, path.most, path.levels, whole, drawn)
+            else:
+                drafted = tree.grown.nodes
+                most = (tree.grown.most,) * len(tree.draft_probs)
+                size = len(tree.grown.parents)
+                shape = GrownShape(size, most, tree.grown.levels, whole, drawn)
+            if numbers is None:
+                numbers = pad(uniforms, (0, shape.size - len(uniforms))).to(device)
+            return cls(scored, mode, shape, path, vocabulary, drafted, numbers)
+        plan = JudgePlan.of(tree, device, certain=certain, whole=whole)
+        if isinstance(nodes, DeviceNodes):
+            numbers = uniforms.to(device) if numbers is None else numbers
+            return cls(scored, mode, plan, None, vocabulary, nodes, numbers)
+        if numbers is not None and tree.device_ids is not None:
+            ids = tree.device_ids
+            drafted = DeviceNodes(ids, ids, ids)  # one node, of which no more is looked at
+            return cls(scored, mode, plan, None, vocabulary, drafted, numbers)
         host = [*map(list, (nodes.token_ids, nodes.columns, nodes.draft_prob)), uniforms.tolist()]
         there = torch.tensor(host, dtype=FLOAT, device=device)
         ids, columns, probs, numbers = there.unbind(0)
-        return cls(scored, mode, plan, vocabulary, ids.long(), columns.long(), probs, numbers)
+        drafted = DeviceNodes(ids.long(), columns.long(), probs)
+        return cls(scored, mode, plan, None, vocabulary, drafted, numbers)
+
+    @cached_property
+    def _grown(self) -> FilledNodes | None:
+        grown = self.scored.drafted.grown
+        if isinstance(grown, LookedUp):
+            assert self.path is not None
+            return attached(self.path, self.drafted, grown.filled)
+        return grown
+
+    @cached_property
+    def plan(self) -> JudgePlan | GrownPlan:
+        if isinstance(self.shape, JudgePlan):
+            return self.shape
+        assert self._grown is not None
+        return GrownPlan(self.shape, self._grown, self.path.rows if self.path else None)
+
+    @cached_property
+    def nodes(self) -> DeviceNodes:
+        """All of the tree: `T` each."""
+        return self.drafted if self._grown is None else self._grown.nodes
 
     @cached_property
     def scores(self) -> DeviceSummary:
         if isinstance(self.scored.scores, DeviceSummary):
             return self.scored.scores
-        temperature = self.scored.params.temperature
-        return DeviceSummary.of(self.scored.logits, self.plan.parents, self.token_ids, temperature)
+        temperature, ids = self.scored.params.temperature, self.nodes.token_ids
+        return DeviceSummary.of(self.scored.logits, self.plan.parents, ids, temperature)
 
     def packed(self) -> _Packed:
-        """What `ScoredTree.take` and `_followed` read."""
+        """What `ScoredTree.take` and `followed` read."""
         known = self.scored.unread(self.scores)
         tensors = (*known, *self.judged())
-        return _Packed(packed(tensors), [each.numel() for each in tensors], len(known))
+        sizes = [each.numel() for each in tensors]
+        return _Packed(packed(tensors), sizes, len(known), self.scored.drafted.draft_probs)
 
     def recorded(self) -> _Packed | None:
         """The same by a recording, if all that is read lies where it has lain before.
 
         The first times it is compared with what is computed without.
         """
-        given, scored = self.scored.uniforms, self.scored
+        given, scored, drafted = self.scored.uniforms, self.scored, self.scored.drafted
         if given is None or given.graphs is None or scored.scores is not None:
             return None
-        inputs = [scored.logits, self.token_ids, self.columns, self.draft_prob, self.uniforms]
-        inputs.append(scored.tree.draft_probs)
+        inputs, grown, stated = [scored.logits, *self.drafted, self.uniforms], drafted.grown, None
+        if isinstance(grown, FilledNodes):  # what the draft states is copied to a place that stays
+            inputs += [grown.parents, grown.read, grown.appended]
+            stated = drafted.draft_probs
+        else:
+            inputs += [drafted.draft_probs, *(() if grown is None else (grown.filled,))]
         shaping = scored.params.temperature, scored.params.top_p, scored.params.top_k
         places = tuple((each.data_ptr(), *each.shape) for each in inputs)
-        key = _JudgeKey(self.plan, self.vocabulary, self.mode, shaping, places)
-        before = self.plan.count(key[1:])
+        key = _JudgeKey(self.shape, self.path, self.vocabulary, self.mode, shaping, places)
+        before = given.graphs.count(key)
         if not before:
             return None
-        # of a new one each time, as nothing that was computed before may be part of it
-        recording = given.graphs.recording(key, lambda: replace(self).packed(), Rung.LOOPS)
+        new = key not in given.graphs.known
+        if stated is not None and new:
+            drafted = replace(drafted, draft_probs=torch.zeros_like(stated))
+
+        def work() -> _Packed:
+            # anew each time, as nothing that was computed before may be part of it
+            return replace(self, scored=replace(scored, drafted=drafted)).packed()
+
+        recording = given.graphs.recording(key, work, Rung.LOOPS)
         if recording is None:
             return None
+        if stated is not None:
+            recording.outputs.draft_probs.copy_(stated)
         found = recording.replay()
-        if before <= CHECKED:
+        if new or before <= CHECKED:
             expected = self.packed().values
             if not torch.allclose(found.values, expected, 1e-6, 1e-9, equal_nan=True):
                 given.graphs.step_down(Rung.FORWARDS, "a tree was judged otherwise than without")
@@ -191,23 +258,20 @@ class Judging:
         """
         found = self._attempts()
         accepted = self.uniforms * found.q < found.p  # r < p / q, without dividing by zero
-        broken = torch.where(accepted, self.plan.earlier, self.plan.upwards).any(1)
-        end = self.plan.nodes.masked_fill(broken, 0).amax(0, keepdim=True)
+        end = self.plan.nodes.masked_fill(self.plan.broken(accepted), 0).amax(0, keepdim=True)
         bonus = self._bonus(found.after, end)
         return (found.p, found.q, accepted, *found.after.unbind(1), *bonus, *found.complete)
 
     def _attempts(self) -> _Attempts:
-        plan, temperature = self.plan, self.scored.params.temperature
-        log_probs = self.scores.own.double() / temperature
-        log_probs = log_probs - self.scores.log_totals[plan.parents]
-        states = [torch.cat((log_probs.exp_()[:, None], plan.start), 1)]
+        plan = self.plan
+        states = [torch.cat((self.scores.own.exp()[:, None], plan.start), 1)]
         divisors, complete = [plan.first], list[Tensor]()
-        drawn_prob = self.draft_prob.double()
+        drawn_prob = self.nodes.draft_prob.double()
         for block in plan.blocks:
             _, p, whole = self._probs(block.nodes)
             complete += [] if whole is None else [whole]
-            tokens = self.token_ids[block.children]  # [n, K]
-            if plan.drawn:
+            tokens = self.nodes.token_ids[block.children]  # [n, K]
+            if block.drawn:
                 q = self._drafted(block.rows)
                 divisors.append(self._divisors(q, drawn_prob, block))
                 states.append(self._drawn_states(p, q, tokens, divisors[-1], block))
@@ -229,7 +293,7 @@ class Judging:
 
     def _drafted(self, rows: Tensor) -> Tensor:
         """The draft: float32 [n, V_draft], of rows int64 [n]."""
-        return self.scored.tree.draft_probs.index_select(0, rows)
+        return self.scored.drafted.draft_probs.index_select(0, rows)
 
     def _certain_states(self, p: Tensor, tokens: Tensor, block: NodeBlock) -> Tensor:
         """States at children none of which was drawn: a rejection takes one token out of p."""
@@ -246,7 +310,7 @@ class Judging:
             found[:, :, 0].fill_(1.0)
         elif ranks > 1:
             picked = drawn_prob[block.taken] * block.counted
-            left = left_before(q, picked, self.columns[block.taken])
+            left = left_before(q, picked, self.nodes.columns[block.taken])
             untried = torch.arange(width, width - ranks, -1, dtype=FLOAT, device=q.device)
             used_up = left <= 0
             found[:, :, 1].copy_(untried.clamp_(min=1.0)).masked_fill_(~used_up, inf)
@@ -287,9 +351,8 @@ class Judging:
             q = spread(q, self.vocabulary, p.shape[1])
             last = self.plan.last_drawn.index_select(0, end)
             left = left_over(p, q, after.index_select(0, last), self.vocabulary)
-        if self.plan.sure.shape[1]:
-            known = pad(self.token_ids, (0, 1), value=p.shape[1])
-            rejected = known[self.plan.sure.index_select(0, end)[0]]
+        rejected = self.plan.certain_below(end, self.nodes.token_ids, p.shape[1])
+        if rejected is not None:
             left = pad(left, (0, 1)).index_fill_(1, rejected, 0.0)[:, :-1]
         left = torch.where(left.sum(-1, keepdim=True) > 0, left, p)  # or p = q up to rounding
         order = None
@@ -306,35 +369,3 @@ class Judging:
         log_prob = own / self.scored.params.temperature - self.scores.log_totals[end]
         bonus = token.masked_fill(~(total > 0), -1), log_prob
         return bonus if whole is None else (*bonus, whole)
-
-
-def _followed(
-    scored: ScoredTree,
-    plan: JudgePlan,
-    uniforms: Sequence[float],
-    values: Sequence[Sequence[float]],
-) -> Verdict | None:
-    """The verdict by the values of `Judging.judged`; None if a visited nucleus is not whole."""
-    p, q, accepted, covered, even, (bonus,), (log_prob,), *whole = values
-    path, attempts = [0], dict[int, Attempt]()
-    for node in path:
-        last, without = 0, list[int]()  # drawn child, tokens of certain ones
-        for child in scored.growmap.children[node]:
-            residual = None
-            if not accepted[child]:
-                if child in plan.certain:
-                    without.append(scored.nodes.token_ids[child])
-                else:
-                    last = child
-                residual = Remainder(node, covered[last], even[last], tuple(without))
-            accept_prob = min(1.0, p[child] / q[child]) if q[child] > 0 else float(p[child] > 0)
-            attempts[child] = Attempt(accept_prob, uniforms[child], p[child], q[child], residual)
-            if accepted[child]:
-                path.append(child)
-                break
-    if whole:
-        by_node = dict(zip(plan.block_nodes, chain.from_iterable(whole[1:]), strict=True))
-        if not (whole[0][0] and all(by_node.get(node, True) for node in path)):
-            return None
-    checked([int(bonus)])
-    return Verdict(tuple(path), int(bonus), attempts, exp(log_prob))

@@ -3,13 +3,11 @@
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sequoia_core.config import Lookup
 from sequoia_core.speculate.adaptive_policy import LookupPath
 from sequoia_core.speculate.cost_model import CostModel, FadingRatio
-from sequoia_core.speculate.token_tree import HostNodes, TokenTree
-from sequoia_core.tree.growmap import GrowMap, breadth_first_order
 
 LONGEST = 16  # most tokens of a continuation
 _GRAM = 2  # tokens that must agree before anything is proposed
@@ -126,48 +124,3 @@ class PromptLookup:
         """Probability that the next token is right where so many before it agreed."""
         kind = bisect_right(_CLASSES, matched)
         return self._right[kind].estimate(_BELIEFS[kind], _BELIEF)
-
-
-def append_path(tree: TokenTree, token_ids: Sequence[int]) -> TokenTree:
-    """The tree with a path of these tokens, expected to follow its root.
-
-    Lossless whatever the tokens are: an appended node is a proposal that is certain of its token,
-    tried after all that was drawn at its parent, so it may depend on what was drawn.
-    """
-    if not token_ids:
-        return tree  # whose nodes stay on the device
-    nodes, node = tree.on_host(), 0
-    for at, token in enumerate(token_ids):
-        children = tree.growmap.children[node]
-        same = next((child for child in children if nodes.token_ids[child] == token), None)
-        if same is None:
-            return _with_chain(tree, nodes, node, token_ids[at:])
-        node = same
-    return tree
-
-
-def _with_chain(tree: TokenTree, nodes: HostNodes, node: int, added: Sequence[int]) -> TokenTree:
-    """With a chain of new nodes below one node, numbered breadth first again."""
-    new = range(tree.growmap.size, tree.growmap.size + len(added))
-    old_parents = (*tree.growmap.parents, node, *new[:-1])
-    children = [*map(list, tree.growmap.children), *([] for _ in new)]
-    for child in new:
-        children[old_parents[child]].append(child)
-    order = breadth_first_order(0, children)
-    place = {old: at for at, old in enumerate(order)}
-    parents = (-1, *(place[old_parents[old]] for old in order[1:]))
-    tokens = (*nodes.token_ids, *added)
-    columns = (*nodes.columns, *[0] * len(added))
-    probs = (*nodes.draft_prob, *[1.0] * len(added))
-    return replace(
-        tree,
-        growmap=GrowMap.numbered(parents, f"{tree.growmap.name}+lookup"),
-        nodes=HostNodes(
-            tuple(map(tokens.__getitem__, order)),
-            tuple(map(columns.__getitem__, order)),
-            tuple(map(probs.__getitem__, order)),
-        ),
-        inner_rows={place[old]: row for old, row in tree.inner_rows.items()},
-        appended=frozenset(place[each] for each in new),
-        device_ids=None,
-    )

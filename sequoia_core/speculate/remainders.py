@@ -35,7 +35,7 @@ def left_most_probable(
     tokens, probs = list[Tensor](), list[Tensor]()
     for at in range(0, len(remainders), JUDGED_ROWS):
         some = remainders[at : at + JUDGED_ROWS]
-        nodes = torch.tensor([each.node for each in some], device=device)
+        nodes = torch.tensor([scored.rows[each.node] for each in some], device=device)
         logits = scored.logits.index_select(0, nodes)
         p, _ = cut_probs(logits, scored.params, NUCLEUS_CANDIDATES)
         left = p.double()
@@ -57,7 +57,7 @@ def left_most_probable(
 
 
 def trimmed_vocabulary(scored: ScoredTree) -> Vocabulary | None:
-    ids, logits = scored.tree.vocab_ids, scored.logits
+    ids, logits = scored.drafted.vocab_ids, scored.logits
     return None if ids is None else vocabulary_of(ids, logits.shape[1], logits.device)
 
 

@@ -146,7 +146,7 @@ class ResidualPair:
             values, tokens = most_probable(outside[None], [0], TOP)
             shares = values / outside.sum().clamp(min=torch.finfo(outside.dtype).tiny)
         else:  # without a softmax over the whole vocabulary, which takes longer than the rest
-            logits = self._scored.logits[self._node].clone()
+            logits = self._scored.logits[self._scored.rows[self._node]].clone()
             logits[self._ids] = float("-inf")
             values, tokens = most_probable(logits[None], [0], TOP)
             temperature = self._scored.params.temperature

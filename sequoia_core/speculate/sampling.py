@@ -4,7 +4,9 @@ import math
 from collections.abc import Sequence
 from itertools import accumulate
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sequoia_core.config import SamplingParams
@@ -55,6 +57,13 @@ def to_host(*tensors: Tensor) -> list[list[float]]:
     if tensors[0].device.type == "cpu":
         return [each.flatten().tolist() for each in tensors]
     return unpacked(packed(tensors), [each.numel() for each in tensors])
+
+
+def to_device(parts: Sequence[NDArray[np.int64]], device: torch.device) -> list[Tensor]:
+    """Arrays as int64 tensors of their shapes, in one copy."""
+    flat = torch.from_numpy(np.concatenate([part.ravel() for part in parts])).to(device)
+    pieces = torch.split(flat, [part.size for part in parts])
+    return [piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)]
 
 
 def packed(tensors: Sequence[Tensor]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import exp
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from sequoia_core.config import SamplingParams
 from sequoia_core.model.graphs import Graphs
 from sequoia_core.model.interface import Paths, Summary
 from sequoia_core.speculate.sampling import log_totals, shaped_probs, to_host
-from sequoia_core.tree.growmap import GrowMap
+from sequoia_core.tree.growmap import GrowMap, breadth_first_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,28 @@ class DeviceNodes(NamedTuple):
     draft_prob: Tensor
 
 
+class LookedUp(NamedTuple):
+    """Tokens expected to follow the root of a tree whose own tokens the host does not know yet.
+
+    The target reads them as a path below the root. Those that were drawn as well are left out of
+    the tree once it is read, and the others follow these (`append_path`).
+    """
+
+    token_ids: tuple[int, ...]
+    filled: Tensor  # int64 [C'], the same on the device and then -1
+
+
+class FilledNodes(NamedTuple):
+    """A tree on the device that a step has grown, filled up so that sizes repeat."""
+
+    nodes: DeviceNodes  # [T']
+    parents: Tensor  # int64 [T'], themselves of the root and of what only fills up
+    read: Tensor  # int64 [R'], the node of each row of the draft's distributions, or T'
+    appended: Tensor  # int64 [C'], or T'
+    most: int  # children of a node
+    levels: int
+
+
 @dataclass(frozen=True, slots=True)
 class TokenTree:
     """Drafted tokens and the distributions they were drawn from.
@@ -56,6 +78,7 @@ class TokenTree:
     vocab_ids: Tensor | None = None  # the target's id of each draft column, on the CPU
     appended: frozenset[int] = frozenset()
     device_ids: Tensor | None = None  # the nodes' token ids, where they were brought there
+    grown: LookedUp | FilledNodes | None = None
 
     def on_host(self) -> HostNodes:
         """The nodes on the host, where they are read in one transfer unless they are there."""
@@ -64,12 +87,25 @@ class TokenTree:
         return HostNodes.read(to_host(*self.nodes))
 
     def ids_on(self, device: torch.device) -> Tensor:
-        """The token ids on a device: int64 [T]."""
+        """The token ids on a device, of all rows that the target reads: int64 [T]."""
+        if isinstance(self.grown, FilledNodes):
+            return self.grown.nodes.token_ids
         if self.device_ids is not None:
             return self.device_ids
-        if isinstance(self.nodes, DeviceNodes):
-            return self.nodes.token_ids
-        return torch.tensor(self.nodes.token_ids, device=device)
+        if not isinstance(self.nodes, DeviceNodes):
+            return torch.tensor(self.nodes.token_ids, device=device)
+        if isinstance(self.grown, LookedUp):
+            return torch.cat((self.nodes.token_ids, self.grown.filled.clamp(min=0)))
+        return self.nodes.token_ids
+
+    @property
+    def read_shape(self) -> GrowMap:
+        """What the target reads: this tree, and what was looked up as a path below its root."""
+        if not isinstance(self.grown, LookedUp):
+            return self.growmap
+        size, parents = self.growmap.size, self.growmap.parents
+        path = (0, *range(size, size + len(self.grown.filled) - 1))
+        return GrowMap.numbered((*parents, *path), f"{self.growmap.name}+lookup")
 
 
 @dataclass(frozen=True)  # without slots, for the cached properties
@@ -109,7 +145,7 @@ class DeviceSummary(NamedTuple):
     argmax: Tensor  # int64
     log_totals: Tensor  # float64
     peaks: Tensor  # float32, the argmax's logit
-    own: Tensor  # float32, a node's own logit at its parent
+    own: Tensor  # float64, log probability of a node's own token at its parent
 
     @classmethod
     def of(
@@ -117,16 +153,26 @@ class DeviceSummary(NamedTuple):
     ) -> "DeviceSummary":
         """Of logits [T, V] at a temperature above 0, and int64 [T], the root its own parent."""
         peaks, best = logits.max(-1)
-        own = logits[parents, token_ids]
-        return cls(best, log_totals(logits, temperature), peaks, own)
+        totals = log_totals(logits, temperature)
+        own = logits[parents, token_ids].double() / temperature - totals[parents]
+        return cls(best, totals, peaks, own)
 
 
 class Uniforms(NamedTuple):
-    """A step's uniform numbers that were drawn before it, each node's: float64 [T]."""
+    """A step's uniform numbers that were drawn before it, of each row that the target reads."""
 
-    host: Tensor
+    host: Tensor  # float64 [T]
     device: Tensor  # the same at an address that stays, until the next step
     graphs: Graphs | None  # that judging by them may be recorded in
+
+
+class _Read(NamedTuple):
+    """What is read from the device."""
+
+    tree: TokenTree
+    rows: Sequence[int]  # of its nodes, among those that the target has read
+    nodes: HostNodes
+    summary: Summary
 
 
 @dataclass(frozen=True)  # without slots, for the cached properties
@@ -135,24 +181,35 @@ class ScoredTree:
 
     Values that lie on the device are read when one of them is asked for, or along with those of a
     rule that reads more of them at once. Distributions are made only for the nodes asked for.
+    Where a looked-up path is part of the tree is known once it is read.
     """
 
-    tree: TokenTree
-    logits: Tensor
+    drafted: TokenTree
+    logits: Tensor  # of the rows that the target has read; see `rows`
     params: SamplingParams
     scores: Summary | DeviceSummary | None  # None: what a rule computes with the rest
     uniforms: Uniforms | None = None
 
     @cached_property
+    def tree(self) -> TokenTree:
+        return self._on_host.tree if isinstance(self.drafted.grown, LookedUp) else self.drafted
+
+    @cached_property
+    def rows(self) -> Sequence[int]:
+        """Of each node its row of the logits, and of what the target's cache holds of the tree."""
+        looked_up = isinstance(self.drafted.grown, LookedUp)
+        return self._on_host.rows if looked_up else range(self.drafted.growmap.size)
+
+    @cached_property
     def nodes(self) -> HostNodes:
-        return self._on_host[0]
+        return self._on_host.nodes
 
     @cached_property
     def summary(self) -> Summary:
-        return self._on_host[1]
+        return self._on_host.summary
 
     @cached_property
-    def _on_host(self) -> tuple[HostNodes, Summary]:
+    def _on_host(self) -> _Read:
         unread = self.unread(self.device_scores)
         return self._from(to_host(*unread) if unread else [])
 
@@ -162,37 +219,43 @@ class ScoredTree:
         if self.scores is not None:
             return None if isinstance(self.scores, Summary) else self.scores
         device, temperature = self.logits.device, self.params.temperature or 1.0
-        parents = TreeLayout(self.growmap, device).parents
-        return DeviceSummary.of(self.logits, parents, self.tree.ids_on(device), temperature)
+        drafted = self.drafted
+        if isinstance(drafted.grown, FilledNodes):
+            parents = drafted.grown.parents
+        else:
+            parents = TreeLayout(drafted.read_shape, device).parents
+        return DeviceSummary.of(self.logits, parents, drafted.ids_on(device), temperature)
 
     def unread(self, scores: DeviceSummary | None) -> tuple[Tensor, ...]:
         """What `take` makes nodes and summary of, but for those that are on the host."""
-        nodes = self.tree.nodes if isinstance(self.tree.nodes, DeviceNodes) else ()
+        nodes = self.drafted.nodes if isinstance(self.drafted.nodes, DeviceNodes) else ()
         return (*(scores or ()), *nodes)
 
     def take(self, values: Sequence[Sequence[float]]) -> None:
         """Nodes and summary from the values of `unread`, which somebody has read."""
         self.__dict__["_on_host"] = self._from(values)
 
-    def _from(self, values: Sequence[Sequence[float]]) -> tuple[HostNodes, Summary]:
-        summary, nodes = self.scores, self.tree.nodes
+    def _from(self, values: Sequence[Sequence[float]]) -> _Read:
+        summary, tree, nodes = self.scores, self.drafted, self.drafted.nodes
+        rows: Sequence[int] = range(tree.growmap.size)
         if isinstance(nodes, DeviceNodes):
             nodes = HostNodes.read(values[-3:])
+        if isinstance(tree.grown, LookedUp):
+            on_host = replace(tree, nodes=nodes, grown=None)
+            tree, rows = with_path(on_host, nodes, tree.grown.token_ids)
+            nodes = tree.on_host()
         if not isinstance(summary, Summary):
-            argmax, totals, highest, own = values[:4]
-            temperature, parents = self.params.temperature or 1.0, (0, *self.growmap.parents[1:])
+            argmax, totals, highest, own = ([each[row] for row in rows] for each in values[:4])
+            temperature = self.params.temperature or 1.0
             summary = Summary(
                 argmax=list(map(int, argmax)),
                 log_totals=totals,
                 log_peaks=[
                     peak / temperature - total for peak, total in zip(highest, totals, strict=True)
                 ],
-                log_probs=[
-                    logit / temperature - totals[parent]
-                    for logit, parent in zip(own, parents, strict=True)
-                ],
+                log_probs=own,
             )
-        return nodes, summary
+        return _Read(tree, rows, nodes, summary)
 
     @property
     def growmap(self) -> GrowMap:
@@ -210,16 +273,17 @@ class ScoredTree:
         """The target's probability of any token after a node, in the sense of `target_prob`."""
         if token_id == self.summary.argmax[node]:
             return exp(self.summary.log_peaks[node])
-        logit = float(self.logits[node, token_id])
+        logit = float(self.logits[self.rows[node], token_id])
         return exp(logit / (self.params.temperature or 1.0) - self.summary.log_totals[node])
 
     def target_probs(self, node: int) -> Tensor:
         """The target's shaped distribution after a node, p: float32 [V] on the CPU."""
-        return shaped_probs(self.logits[node : node + 1], self.params)[0].cpu()
+        row = self.rows[node]
+        return shaped_probs(self.logits[row : row + 1], self.params)[0].cpu()
 
     def some_target_probs(self, node: int, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """`target_probs` of some tokens, without top-p and top-k: float32 [n], of CPU logits."""
-        logits = self.logits[node].numpy()
+        logits = self.logits[self.rows[node]].numpy()
         found = logits.take(token_ids)
         found -= logits[self.summary.argmax[node]]
         found *= 1.0 / self.params.temperature
@@ -236,15 +300,76 @@ def score(
     tree: TokenTree,
     logits: Tensor,
     params: SamplingParams,
-    layout: TreeLayout | None = None,
+    parents: Tensor | None = None,
     token_ids: Tensor | None = None,
 ) -> ScoredTree:
     """Attach the target's logits [T, V] and sum up what every rule needs of them.
 
-    `layout` and `token_ids`, on the logits' device, are made unless given.
+    `parents`, int64 [T], the root its own, and `token_ids`, on the logits' device, are made unless
+    given.
     """
-    layout = layout or TreeLayout(tree.growmap, logits.device)
-    token_ids = tree.ids_on(logits.device) if token_ids is None else token_ids
-    temperature = params.temperature or 1.0
-    scores = DeviceSummary.of(logits, layout.parents, token_ids, temperature)
-    return ScoredTree(tree, logits, params, scores)
+    scored = ScoredTree(tree, logits, params, None)
+    if parents is None or token_ids is None:
+        return replace(scored, scores=scored.device_scores)
+    scores = DeviceSummary.of(logits, parents, token_ids, params.temperature or 1.0)
+    return replace(scored, scores=scores)
+
+
+def append_path(tree: TokenTree, token_ids: Sequence[int]) -> TokenTree:
+    """The tree with a path of these tokens, expected to follow its root.
+
+    Lossless whatever the tokens are: an appended node is a proposal that is certain of its token,
+    tried after all that was drawn at its parent, so it may depend on what was drawn.
+    """
+    return with_path(tree, tree.on_host(), token_ids)[0] if token_ids else tree
+
+
+def with_path(
+    tree: TokenTree, nodes: HostNodes, token_ids: Sequence[int]
+) -> tuple[TokenTree, Sequence[int]]:
+    """`append_path` to a tree of these nodes.
+
+    Returns of each node its place among the tree's nodes and then those of the whole path as well.
+    """
+    node, size = 0, tree.growmap.size
+    for at, token in enumerate(token_ids):
+        children = tree.growmap.children[node]
+        same = next((child for child in children if nodes.token_ids[child] == token), None)
+        if same is None:
+            return _with_chain(tree, nodes, node, token_ids[at:], size + at)
+        node = same
+    return replace(tree, nodes=nodes), range(size)
+
+
+def _with_chain(
+    tree: TokenTree, nodes: HostNodes, node: int, added: Sequence[int], first: int
+) -> tuple[TokenTree, Sequence[int]]:
+    """See `with_path`: with a chain below one node, numbered breadth first again.
+
+    `first` is the place of its first token.
+    """
+    new = range(tree.growmap.size, tree.growmap.size + len(added))
+    old_parents = (*tree.growmap.parents, node, *new[:-1])
+    children = [*map(list, tree.growmap.children), *([] for _ in new)]
+    for child in new:
+        children[old_parents[child]].append(child)
+    order = breadth_first_order(0, children)
+    place = {old: at for at, old in enumerate(order)}
+    parents = (-1, *(place[old_parents[old]] for old in order[1:]))
+    tokens = (*nodes.token_ids, *added)
+    columns = (*nodes.columns, *[0] * len(added))
+    probs = (*nodes.draft_prob, *[1.0] * len(added))
+    found = replace(
+        tree,
+        growmap=GrowMap.numbered(parents, f"{tree.growmap.name}+lookup"),
+        nodes=HostNodes(
+            tuple(map(tokens.__getitem__, order)),
+            tuple(map(columns.__getitem__, order)),
+            tuple(map(probs.__getitem__, order)),
+        ),
+        inner_rows={place[old]: row for old, row in tree.inner_rows.items()},
+        appended=frozenset(place[each] for each in new),
+        device_ids=None,
+    )
+    size = tree.growmap.size
+    return found, [old if old < size else old - size + first for old in order]

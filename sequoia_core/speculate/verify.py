@@ -107,7 +107,7 @@ def greedy(scored: ScoredTree, generator: torch.Generator) -> Verdict:  # noqa: 
 def uniforms_of(scored: ScoredTree, generator: torch.Generator) -> Tensor:
     """Each node's uniform number, the root's for the bonus token: float64 [T] on the CPU."""
     if scored.uniforms is not None:
-        return scored.uniforms.host
+        return scored.uniforms.host[list(scored.rows)]
     return torch.rand(scored.growmap.size, generator=generator, dtype=torch.float64)
 
 

@@ -1,14 +1,17 @@
 """What a step asks of a GPU, counted on a pretended one: `python -m tests.core.step_counts`.
 
 A target of 32 layers and a draft of 2, with few dimensions and 32,000 tokens, so the counts are
-those of Llama-2-7B with the 68M draft. Means of an answer's later steps.
+those of Llama-2-7B with the 68M draft. Means of an answer's later steps. Where tokens are looked up
+they are at every step.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 from statistics import fmean
 from typing import Any, TypeVar
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -19,18 +22,19 @@ from sequoia_core.model.llama import Llama
 from sequoia_core.model.recorded import record_forwards
 from sequoia_core.model.tensor_names import expected_shapes
 from sequoia_core.speculate.draft import DraftModel
+from sequoia_core.speculate.prompt_lookup import PromptLookup
 from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.files import find_growmap
 from sequoia_core.tree.search import expected_tokens_table
-from tests.core.engines import make_engine
+from tests.core.engines import any_path, make_engine
 from tests.core.models import tiny_config
 from tests.pretended_device import CUDA, Traffic, pretended_device
 from tests.tape_runner import TapeRunner
 
 T = TypeVar("T")
 NODES, DEPTH, VOCABULARY = 64, 8, 32_000
-PROMPT, TOKENS = 270, 400  # tokens: of the same span all the time
-SKIPPED, COUNTED = 8, 8  # steps; the first record and compare
+PROMPT, TOKENS = 520, 400  # tokens: of the same span all the time
+SKIPPED, COUNTED = 24, 8  # steps; the first record and compare, a while where sizes differ
 NO_KERNEL = {
     "alias", "as_strided", "detach", "empty", "empty_like", "expand", "lift_fresh", "new_empty",
     "permute", "select", "slice", "split", "split_with_sizes", "squeeze", "t", "transpose",
@@ -125,12 +129,16 @@ def main() -> None:
         "greedy": (tree, greedy),
         "top-p": (tree, nucleus),
         "plain": (TreeChoice(Mode.AR), sampled),
+        "sampled, look-up": (replace(tree, lookup=Lookup.ON), sampled),
+        "greedy, look-up": (replace(tree, lookup=Lookup.ON), greedy),
         "adaptive": (TreeChoice(adaptive=True, lookup=Lookup.OFF), sampled),
+        "adaptive, look-up": (TreeChoice(adaptive=True, lookup=Lookup.ON), sampled),
     }
     print(f"{NODES} nodes, {DEPTH} levels{'kernels':>20}{'graphs':>9}{'up':>6}{'down':>6}")
     for recorded in (False, True):
         for name, (choice, params) in cases.items():
-            with pretended_device() as traffic:
+            with pretended_device() as traffic, pytest.MonkeyPatch.context() as patch:
+                patch.setattr(PromptLookup, "propose", any_path)
                 every = steps(choice, params, traffic, recorded)
                 late = list(islice(every, SKIPPED, SKIPPED + COUNTED))
             kernels, graphs, up, down = (fmean(each) for each in zip(*late, strict=True))

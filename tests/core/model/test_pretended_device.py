@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.decode import step
+from sequoia_core.decode.step import Speculator
 from sequoia_core.events import PrefillDone, Step
 from sequoia_core.model.attention import AttentionChoice
 from sequoia_core.model.conditioned import ConditionedLlama
@@ -25,12 +26,13 @@ from sequoia_core.model.recorded import CHECKED, record_forwards
 from sequoia_core.model.tensor_names import expected_shapes
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.judging import Judging, rule_of
+from sequoia_core.speculate.prompt_lookup import PromptLookup
 from sequoia_core.speculate.token_tree import ScoredTree, score
 from sequoia_core.speculate.traversal import traverse
 from sequoia_core.speculate.verify import Verdict
 from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
-from tests.core.engines import make_engine
+from tests.core.engines import any_path, make_engine
 from tests.core.models import random_weights, tiny_config
 from tests.pretended_device import CUDA, HOST, MixedDevicesError, Traffic, pretended_device
 from tests.tape_runner import TapeRecording, TapeRunner
@@ -51,7 +53,7 @@ CHOICES = {
     "tree": FIXED,
     "large tree": TreeChoice(Mode.SEQUOIA, GrowMap.k_ary([4, 4, 4])),
     "chain": TreeChoice(Mode.CHAIN, GrowMap.chain(3)),
-    "adaptive": TreeChoice(adaptive=True),
+    "adaptive": TreeChoice(adaptive=True, lookup=Lookup.ON),
     "look-up": TreeChoice(Mode.SEQUOIA, TREE, lookup=Lookup.ON),
     "topk": TreeChoice(Mode.TOPK, TREE),
     "specinfer": TreeChoice(Mode.SPECINFER, TREE),
@@ -114,7 +116,7 @@ def decoded(
     if runner is not None:
         assert isinstance(draft.model, Llama)
         record_forwards(Graphs(runner, CUDA), target, draft.model)
-    engine = make_engine(target, draft, codec=NumberCodec())
+    engine = make_engine(target, None if kind == "none" else draft, codec=NumberCodec())
     engine.tree_choice, engine.insight = choice, insight
     traffic = traffic or Traffic()
     counted = []
@@ -163,6 +165,13 @@ def traffic() -> Iterator[Traffic]:
         yield seen
 
 
+@pytest.fixture
+def paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something is looked up for every step, of any length."""
+    monkeypatch.setattr(PromptLookup, "propose", any_path)
+
+
+@pytest.mark.usefixtures("paths")
 @pytest.mark.parametrize(
     ("name", "kind"),
     [*((name, "whole") for name in CHOICES), ("tree", "trimmed"), ("tree", "conditioned")],
@@ -175,6 +184,7 @@ def test_a_greedy_answer_is_the_cpus(name: str, kind: str) -> None:
     assert all(each.operators > 0 for each in found)
 
 
+@pytest.mark.usefixtures("paths")
 @pytest.mark.parametrize("name", CHOICES)
 def test_no_sampled_answer_mixes_devices(name: str, traffic: Traffic) -> None:
     """Not where everything is on: a cut distribution, a trimmed draft, reports of the steps."""
@@ -282,6 +292,7 @@ def test_a_sampled_answer_is_the_same_by_recordings(
     assert median(each.operators for each in late) <= 16
 
 
+@pytest.mark.usefixtures("paths")
 @pytest.mark.parametrize("params", [SAMPLED, NUCLEUS], ids=["sampled", "top-p"])
 @pytest.mark.parametrize("kind", ["whole", "trimmed"])
 @pytest.mark.parametrize("name", ["plain", "tree", "look-up", "adaptive", "topk", "specinfer"])
@@ -299,6 +310,7 @@ def test_an_answer_is_that_of_the_walk(
     assert copies[0] < copies[1]
 
 
+@pytest.mark.usefixtures("paths")
 @pytest.mark.parametrize("params", [SAMPLED, NUCLEUS], ids=["sampled", "top-p"])
 @pytest.mark.parametrize("kind", ["whole", "trimmed"])
 def test_traversal_reads_what_it_visits_and_decides_as_on_the_host(
@@ -311,8 +323,10 @@ def test_traversal_reads_what_it_visits_and_decides_as_on_the_host(
         there = traverse(scored, generator)
         copies = traffic.to_host - before
         tree = replace(scored.tree, nodes=scored.nodes, draft_probs=scored.tree.draft_probs.cpu())
-        on_host = score(tree, scored.logits.cpu(), params)
-        on_host = replace(on_host, uniforms=scored.uniforms)
+        rows = list(scored.rows)
+        on_host = score(tree, scored.logits.cpu()[rows], params)
+        if (given := scored.uniforms) is not None:
+            on_host = replace(on_host, uniforms=given._replace(host=given.host[rows]))
         generator.set_state(state)
         seen.append((there, traverse(on_host, generator), copies))
         return there
@@ -343,13 +357,57 @@ def test_memory_that_ends_in_judging_is_tried_again_with_a_smaller_tree(
     assert {len(each.step.nodes) for each in found} == {3}
 
 
-def test_an_adaptive_tree_is_copied_in_two_pieces_and_its_levels(traffic: Traffic) -> None:
-    """Numbers and probabilities; a level takes its tokens and its mask, the target's layout three
-    pieces, judging two, the pending tokens and the kept rows one each.
-    """
-    for each in decoded(CHOICES["adaptive"], SAMPLED, traffic)[1:]:
-        depth = max(node.depth for node in each.step.nodes)
-        assert each.to_device <= 2 + 2 * depth + 3 + 2 + 2
+LONG = replace(SAMPLED, max_new_tokens=48)
+EACH_WAY = [
+    ("whole", replace(GREEDY, max_new_tokens=48)),
+    ("whole", LONG),
+    ("trimmed", LONG),
+    ("trimmed", replace(LONG, top_p=0.7)),
+    ("conditioned", replace(LONG, top_k=5)),
+]
+"""Drafts and parameters."""
+
+
+@pytest.mark.usefixtures("paths")
+@pytest.mark.parametrize("recorded", [False, True], ids=["eager", "recorded"])
+@pytest.mark.parametrize(("kind", "params"), [*EACH_WAY, ("none", LONG)])
+def test_a_step_with_looked_up_tokens_takes_one_copy_each_way(
+    kind: str, params: SamplingParams, recorded: bool, traffic: Traffic
+) -> None:
+    """Where they hang, which depends on what was drawn, is found out on the device."""
+    runner = TapeRunner() if recorded else None
+    steps = decoded(CHOICES["look-up"], params, traffic, kind, runner=runner)
+    late = steps[len(steps) // 2 :]  # a path whose size is new brings up its layout
+    assert min(len(each.step.nodes) for each in late) > (1 if kind == "none" else TREE.size)
+    assert {(each.to_device, each.to_host) for each in late} == {(1, 1)}
+
+
+@pytest.mark.usefixtures("paths")
+@pytest.mark.parametrize("recorded", [False, True], ids=["eager", "recorded"])
+@pytest.mark.parametrize(("kind", "params"), EACH_WAY)
+@pytest.mark.parametrize("lookup", [Lookup.OFF, Lookup.ON])
+def test_an_adaptive_step_takes_one_copy_each_way_for_each_level_and_one_more(
+    monkeypatch: pytest.MonkeyPatch,
+    lookup: Lookup,
+    kind: str,
+    params: SamplingParams,
+    recorded: bool,
+    traffic: Traffic,
+) -> None:
+    """A level's tokens and what they see go up, and what the draft states comes back."""
+    read, real = list[int](), Speculator._learn
+
+    def learn(self: Speculator, proposal: Any, *rest: Any) -> None:
+        read.append(len(proposal.passes))
+        real(self, proposal, *rest)
+
+    monkeypatch.setattr(Speculator, "_learn", learn)
+    runner, choice = TapeRunner() if recorded else None, TreeChoice(adaptive=True, lookup=lookup)
+    steps = list(zip(decoded(choice, params, traffic, kind, runner=runner), read, strict=True))
+    usual = [levels for each, levels in steps if each.to_device == each.to_host == levels + 1]
+    # what is recorded of a new size is compared, and more of the text may be read first
+    assert len(usual) >= len(steps) * (0.5 if recorded else 0.9)
+    assert max(usual) > 1
 
 
 def test_plain_decoding_takes_attention_without_a_mask(traffic: Traffic) -> None:

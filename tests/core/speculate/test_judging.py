@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.errors import NumberError
 from sequoia_core.model.graphs import Graphs, Rung
-from sequoia_core.speculate import judge_plan, verify
+from sequoia_core.speculate import grown_plan, judge_plan, verify
 from sequoia_core.speculate.judge_plan import JUDGED_ROWS
 from sequoia_core.speculate.judging import Judge, Judging
-from sequoia_core.speculate.prompt_lookup import append_path
 from sequoia_core.speculate.remainders import left_most_probable
 from sequoia_core.speculate.residual import Remainder, Residual
 from sequoia_core.speculate.sampling import (
@@ -30,11 +30,15 @@ from sequoia_core.speculate.sampling import (
 )
 from sequoia_core.speculate.token_tree import (
     DeviceNodes,
+    FilledNodes,
     HostNodes,
+    LookedUp,
     ScoredTree,
     TokenTree,
     Uniforms,
+    append_path,
     score,
+    with_path,
 )
 from sequoia_core.speculate.verify import Verdict
 from sequoia_core.tree.choice import ROOT
@@ -47,6 +51,14 @@ TREES = 1000
 """Of each rule. A draw within `TIE` of the threshold may be decided either way."""
 TIE = 1e-5
 LONG = torch.int64
+
+
+def some_params(rng: random.Random) -> SamplingParams:
+    return SamplingParams(
+        temperature=rng.choice([0.1, 0.5, 1.0]),
+        top_p=rng.choice([1.0, 1.0, 0.9]),
+        top_k=rng.choice([0, 0, 5]),
+    )
 
 
 def tree_shape(rng: random.Random, size: int) -> GrowMap:
@@ -120,6 +132,69 @@ def drawn_children(
     return probs, ordered_draws(probs, noise_of(probs, generator), count)
 
 
+def filled_up(scored: ScoredTree, rng: random.Random, seed: int) -> ScoredTree:
+    """The same as a tree whose shape is on the device only, with numbers that fill up sizes."""
+    tree, nodes = scored.tree, scored.nodes
+    size, more, rows = tree.growmap.size, rng.randrange(4), len(tree.draft_probs)
+    filled = size + more
+    read = sorted(tree.inner_rows, key=lambda node: tree.inner_rows[node])
+    grown = FilledNodes(
+        DeviceNodes(
+            torch.tensor([*nodes.token_ids, *[0] * more]),
+            torch.tensor([*nodes.columns, *[0] * more]),
+            torch.tensor([*nodes.draft_prob, *[0.0] * more]),
+        ),
+        parents=torch.tensor([0, *tree.growmap.parents[1:], *range(size, filled)]),
+        read=torch.tensor([*read, *([filled] * more if rows else ())], dtype=LONG),
+        appended=torch.tensor([*sorted(tree.appended), *[filled] * more], dtype=LONG),
+        most=tree.growmap.branching + rng.randrange(2),
+        levels=tree.growmap.depth + rng.randrange(3),
+    )
+    probs = pad(tree.draft_probs, (0, 0, 0, len(grown.read) - rows))
+    host = torch.rand(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return ScoredTree(
+        replace(tree, nodes=nodes, draft_probs=probs, grown=grown),
+        torch.cat((scored.logits, torch.randn(more, scored.logits.shape[1]))),
+        scored.params,
+        None,
+        Uniforms(host, torch.cat((host, torch.rand(more, dtype=torch.float64))), None),
+    )
+
+
+def with_looked_up(
+    scored: ScoredTree, rng: random.Random
+) -> tuple[ScoredTree, ScoredTree, Sequence[int]]:
+    """A tree with a path that hangs where the host does not know, the same on the host, the path.
+
+    Rows of tokens that were drawn as well say something else, and are not to be used.
+    """
+    tree, nodes, shape = scored.tree, scored.nodes, scored.tree.growmap
+    size, tokens = shape.size, scored.logits.shape[1]
+    drawn = shape.paths()[rng.randrange(size)][1:]
+    path = [nodes.token_ids[node] for node in drawn if rng.random() < 0.95]
+    path = [*path, *(rng.randrange(tokens) for _ in range(3))][: rng.randrange(1, 8)]
+    more = len(path) + rng.randrange(4)
+    looked_up = LookedUp(tuple(path), torch.tensor([*path, *[-1] * (more - len(path))]))
+    there = DeviceNodes(*(torch.tensor(each) for each in nodes_of(nodes)))
+    logits = torch.cat((scored.logits, torch.randn(more, tokens) * 3))
+    host = torch.rand(size + more, dtype=torch.float64)
+    given = Uniforms(host, host, None)
+    device = replace(tree, nodes=there, grown=looked_up)
+    merged, rows = with_path(tree, nodes, path)
+    row_list, place, known_nodes = list(rows), 0, merged.on_host()
+    for token in path:  # which the target often wants as well
+        logits[row_list[place], token] += rng.choice([0.0, 5.0])
+        below = merged.growmap.children[place]
+        place = next(each for each in below if known_nodes.token_ids[each] == token)
+    known = score(merged, logits[row_list], scored.params)
+    known = replace(known, uniforms=Uniforms(host[row_list], host[row_list], None))
+    return ScoredTree(device, logits, scored.params, None, given), known, path
+
+
+def nodes_of(nodes: HostNodes) -> tuple[Sequence[float], ...]:
+    return nodes.token_ids, nodes.columns, nodes.draft_prob
+
+
 def verdicts(scored: ScoredTree, mode: Mode, seed: int) -> tuple[Verdict, Verdict]:
     """By the walk and at once, each from values that it has read itself."""
     walked = RULES[mode](scored, torch.Generator().manual_seed(seed))
@@ -163,12 +238,7 @@ def used_up(scored: ScoredTree, verdict: Verdict) -> bool:
 def test_random_trees_are_judged_as_by_the_walk(mode: Mode) -> None:
     rng, seen = random.Random(7), Counter[str]()
     for seed in range(TREES):
-        params = SamplingParams(
-            temperature=rng.choice([0.1, 0.5, 1.0]),
-            top_p=rng.choice([1.0, 1.0, 0.9]),
-            top_k=rng.choice([0, 0, 5]),
-        )
-        scored = logits_and_tree(rng, mode, params)
+        scored = logits_and_tree(rng, mode, some_params(rng))
         walked, judged = verdicts(scored, mode, seed)
         assert judged.bonus_prob is not None, "nothing was left to the walk"
         if not check_same(walked, judged, scored):
@@ -187,6 +257,60 @@ def test_random_trees_are_judged_as_by_the_walk(mode: Mode) -> None:
     assert seen["appended"] > TREES // 20, seen
     assert mode is not Mode.SEQUOIA or seen["used up"] > TREES // 50, seen
     assert mode is not Mode.SPECINFER or seen["twice"] > TREES // 10, seen
+
+
+@pytest.mark.parametrize("block", [JUDGED_ROWS, 3])
+@pytest.mark.parametrize("mode", RULES)
+def test_trees_of_any_shape_are_judged_as_by_the_walk(
+    mode: Mode, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By index tensors that are computed of the parents."""
+    monkeypatch.setattr(grown_plan, "JUDGED_ROWS", block)
+    rng, seen = random.Random(17), Counter[str]()
+    for seed in range(TREES // 2):
+        scored = logits_and_tree(rng, mode, some_params(rng))
+        walked = RULES[mode](scored, torch.Generator().manual_seed(seed))
+        judged = Judge(mode)(filled_up(scored, rng, seed), torch.Generator())
+        assert judged.bonus_prob is not None, "nothing was left to the walk"
+        if check_same(walked, judged, scored):
+            seen["rejected"] += len(walked.attempts) - len(walked.path) + 1
+            seen["accepted"] += len(walked.path) - 1
+            seen["appended"] += any(node in scored.tree.appended for node in walked.attempts)
+    assert min(seen["accepted"], seen["rejected"]) > TREES // 8, seen
+    assert seen["appended"] > TREES // 50, seen
+
+
+@pytest.mark.parametrize("block", [JUDGED_ROWS, 3])
+@pytest.mark.parametrize("mode", RULES)
+def test_a_looked_up_path_is_judged_as_if_the_host_had_appended_it(
+    mode: Mode, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grown_plan, "JUDGED_ROWS", block)
+    grown_plan._path_plan.cache_clear()
+    rng, seen = random.Random(18), Counter[str]()
+    torch.manual_seed(18)
+    for _ in range(TREES // 2):
+        drawn = logits_and_tree(rng, mode, some_params(rng))
+        if drawn.tree.appended:
+            continue
+        scored, known, path = with_looked_up(drawn, rng)
+        walked = RULES[mode](known, torch.Generator())
+        judged = Judge(mode)(scored, torch.Generator())
+        assert judged.bonus_prob is not None, "nothing was left to the walk"
+        assert scored.growmap == known.growmap
+        assert scored.nodes == known.nodes
+        assert scored.tree.appended == known.tree.appended
+        assert scored.summary.argmax == known.summary.argmax
+        assert scored.summary.log_probs[1:] == pytest.approx(known.summary.log_probs[1:], abs=1e-4)
+        if check_same(walked, judged, known):
+            appended = [node for node in walked.path if node in scored.tree.appended]
+            seen["followed"] += len(appended)
+            seen["below a drawn node"] += bool(appended and appended[0] != walked.path[1])
+            added = scored.growmap.size - drawn.growmap.size
+            seen["drawn as well"] += added < len(path)
+    assert min(seen.values()) > TREES // 100, seen
+    assert len(seen) == 3
+    grown_plan._path_plan.cache_clear()
 
 
 @pytest.mark.parametrize("mode", RULES)
@@ -251,6 +375,68 @@ def test_residuals_are_made_again_from_their_numbers(mode: Mode) -> None:
                     assert prob == pytest.approx(top[token], rel=1e-3, abs=1e-5)
                     compared += 1
     assert compared > 200
+
+
+@pytest.mark.parametrize("trimmed", [False, True])
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_a_recording_judges_trees_of_other_shapes(trimmed: bool, top_p: float) -> None:
+    """At the same addresses, with nothing left of the trees before; what is stated, anywhere."""
+    params, tokens, filled = SamplingParams(temperature=0.8, top_p=top_p), 30, 24
+    rng, generator = random.Random(15), torch.Generator().manual_seed(15)
+    kept = torch.randperm(tokens, generator=generator)[:16] if trimmed else torch.arange(tokens)
+    runner = TapeRunner()
+    graphs = Graphs(runner, torch.device("cpu"))
+    logits, numbers = torch.zeros(filled, tokens), torch.zeros(filled, dtype=torch.float64)
+    place = FilledNodes(
+        DeviceNodes(*(torch.zeros(filled, dtype=d) for d in (LONG, LONG, torch.float32))),
+        parents=torch.zeros(filled, dtype=LONG),
+        read=torch.zeros(16, dtype=LONG),
+        appended=torch.zeros(4, dtype=LONG),
+        most=8,
+        levels=16,
+    )
+    shapes = set()
+    for step in range(40):
+        shape = tree_shape(rng, rng.randrange(2, 20))
+        shape = shape if shape.branching < 8 and shape.depth < 12 else GrowMap.k_ary([3, 2])
+        logits.copy_(torch.randn(logits.shape, generator=generator) * 2)
+        inner = [node for node in range(shape.size) if shape.children[node]]
+        near = logits[inner][:, kept] + torch.randn((len(inner), len(kept)), generator=generator)
+        probs, drawn = drawn_children(near, shape, Mode.SEQUOIA, params, rng)
+        columns, q = [0] * shape.size, [1.0] * shape.size
+        for row, node in enumerate(inner):
+            for rank, child in enumerate(shape.children[node]):
+                columns[child] = int(drawn[row, rank])
+                q[child] = float(probs[row, columns[child]])
+        nodes = HostNodes(tuple(kept[columns].tolist()), tuple(columns), tuple(q))
+        rows = {node: row for row, node in enumerate(inner)}
+        tree = TokenTree(shape, nodes, probs, rows, kept if trimmed else None)
+        tree = append_path(tree, [rng.randrange(tokens) for _ in range(rng.randrange(4))])
+        size, nodes = tree.growmap.size, tree.on_host()
+        read = sorted(tree.inner_rows, key=lambda node: tree.inner_rows[node])
+        for there, values in (
+            *zip(place.nodes, nodes_of(nodes), strict=True),
+            (place.parents, (0, *tree.growmap.parents[1:], *range(size, filled))),
+            (place.read, (*read, *[filled] * (16 - len(read)))),
+            (place.appended, (*sorted(tree.appended), *[filled] * (4 - len(tree.appended)))),
+        ):
+            there[: len(values)] = torch.tensor(values, dtype=there.dtype)
+        host = torch.rand(size, generator=generator, dtype=torch.float64)
+        numbers[:size] = host
+        given = Uniforms(host, numbers, graphs)
+        stated = pad(tree.draft_probs, (0, 0, 0, 16 - len(inner)))
+        tree = replace(tree, grown=place)
+        placed = ScoredTree(replace(tree, draft_probs=stated), logits, params, None, given)
+        judged = Judge(Mode.SEQUOIA)(placed, torch.Generator())
+        tree = replace(tree, grown=None)
+        scored = score(tree, logits[:size], params)
+        check_same(verify.walk(scored, host.tolist(), Mode.SEQUOIA), judged, scored)
+        assert judged.bonus_prob is not None
+        assert runner.replayed == step
+        shapes.add(tree.growmap)
+    assert len(shapes) > 20
+    assert runner.recorded == 1
+    assert graphs.rung is Rung.LOOPS
 
 
 @pytest.mark.parametrize("mode", RULES)

@@ -16,20 +16,21 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sequoia_core.config import Lookup, Mode, SamplingParams
+from sequoia_core.model.graphs import EagerRunner, Graphs
 from sequoia_core.speculate import verify
 from sequoia_core.speculate.adaptive_draft import BestPaths, DraftedTree, grow_adaptive
 from sequoia_core.speculate.adaptive_policy import DraftCandidates, NewNode
 from sequoia_core.speculate.draft import DraftModel, top_children
-from sequoia_core.speculate.prompt_lookup import append_path
 from sequoia_core.speculate.sampling import draft_probs
-from sequoia_core.speculate.token_tree import ScoredTree, TokenTree, score
-from sequoia_core.tree.choice import AdaptiveTree, DynamicTree, TreeChoice
+from sequoia_core.speculate.token_tree import ScoredTree, TokenTree, append_path, score
+from sequoia_core.tree.choice import AdaptiveTree, DynamicTree, Tree, TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.decode.test_lossless_greedy import plain
 from tests.core.engines import check_caches, check_laws, finish_of, make_engine, tokens_of
 from tests.core.models import TableModel, tiny_llama
 from tests.core.speculate.test_lossless_sampling import Runs, ordered_tuples, p_value
 
+CPU = torch.device("cpu")
 VOCAB = 3
 CONTEXT = (1, 0, 2)
 SAMPLED = SamplingParams(temperature=0.8)
@@ -237,6 +238,19 @@ def test_what_is_learnt_while_sampling_leaves_the_joint_distribution_alone(
     counts = Counter[tuple[int, ...]](run.first_two() for _ in range(runs))
     assert p_value(counts, run.joint()) > 1e-4
     assert run.largest > 3  # or nothing was tested
+
+
+@pytest.mark.parametrize("tree", [AdaptiveTree(8, 3, 3), GrowMap((-1, 0, 0, 1))])
+@pytest.mark.parametrize("trimmed", [False, True])
+def test_trees_judged_at_once_leave_the_joint_distribution_alone(tree: Tree, trimmed: bool) -> None:
+    """With what is looked up, at sizes that are filled up, as on a device."""
+    kept = torch.tensor([0, 2, 3]) if trimmed else None
+    draft = DraftModel(TableModel(3 if trimmed else 4, 12, order=2, scale=1.0), kept)
+    params, graphs = SamplingParams(temperature=0.8, seed=23), Graphs(EagerRunner(), CPU)
+    run = Runs(tree, params, draft, Lookup.ON, at_once=True, graphs=graphs)
+    counts = Counter[tuple[int, ...]](run.first_two() for _ in range(1_000))
+    assert p_value(counts, run.joint()) > 1e-4
+    assert run.largest > 4  # of the tree, what was looked up
 
 
 CHOICES = [

@@ -216,10 +216,11 @@ class Runs:
         mode: Mode = Mode.SEQUOIA,
         *,
         at_once: bool = False,
+        graphs: Graphs | None = None,
     ) -> None:
         self.target = TableModel(4, 11, order=2, scale=1.0)
         self.cache = TokenCache(self.target, draft.model)
-        self.speculator = Speculator(self.target, draft, self.cache)
+        self.speculator = Speculator(self.target, draft, self.cache, graphs=graphs)
         self.sampler = Sampler.of(params, torch.device("cpu"), mode)
         if at_once:
             self.sampler = replace(self.sampler, rule=Judge(mode))
