@@ -52,7 +52,7 @@ def models(kind: str, graphs: Graphs | None, window: int = 1024) -> tuple[Llama,
         draft = ConditionedLlama(small, random_weights(small, 1), CPU, torch.float32)
     elif kind == "EAGLE-3":
         small = replace(small, eagle3=Eagle3(small.hidden_size, norm_output=True))
-        draft = Eagle3Llama(small, random_weights(small, 1), CPU, torch.float32)
+        draft = Eagle3Llama(small, random_weights(small, 5), CPU, torch.float32)
     elif kind == "trimmed":
         small, ids = replace(small, head_vocab_size=len(KEPT)), torch.tensor(list(KEPT))
         rows = {"lm_head.weight": weights["lm_head.weight"][list(KEPT)]}
