@@ -50,9 +50,9 @@ def placed(
     config = target if isinstance(target, ModelConfig) else target.config
 
     def plans(placement: Placement) -> Mapping[torch.device, MemoryPlan]:
-        # recorded graphs are dropped before anything else is
+        # graphs, larger trees and resident layers get what is left
         planned = replace(backend, placement=placement, graphs=False)
-        return pair_plans(target, draft, planned, free)
+        return pair_plans(target, draft, planned, lambda _: 0)
 
     return replace(backend, placement=auto_placement(plans, config.num_layers, gpus, free))
 
@@ -112,7 +112,7 @@ def _offloaded(
 ) -> Placement | None:
     """Layers that the GPU has no room for in main memory, if that has, else on the disk."""
     placement = Placement((gpu,), Offload.CPU)
-    plan, have = replace(plans(placement)[gpu], resident_layers=0), free(gpu)
+    plan, have = plans(placement)[gpu], free(gpu)
     if plan.least > have:
         return None
     needed = next(
