@@ -17,7 +17,7 @@ class GrowMapError(SequoiaError):
 
 
 class ModelLoadError(SequoiaError):
-    """A model directory, file or hub id could not be read as a Llama-family model."""
+    """A model directory, file or hub id could not be read as a model of a known family."""
 
 
 class TokenizerMismatchError(SequoiaError):

@@ -74,7 +74,7 @@ def models(
         f"{catalogue()[0].context} tokens (or the smaller window), logits and activations"
         f"{', and what CUDA itself takes' if memory.on_gpu else ''}. "
         f"Here: {memory.place}, {size_text(memory.total)}.\n"
-        "Choose one with --pair NAME; any two Llama-family models with one tokenizer work "
+        "Choose one with --pair NAME; any two models with one tokenizer work "
         "with --target and --draft.\n"
         "Gated: accept the licence on huggingface.co first and set HF_TOKEN.",
         markup=False,

@@ -238,9 +238,14 @@ def _hf_name(index: int, name: str) -> str:
 def student_config(
     target: ModelConfig, layers: int, head_rows: int, feature_layers: Sequence[int]
 ) -> ModelConfig:
-    """The shape of a draft for this target."""
+    """The shape of a draft for this target: a Llama's, whatever the target computes beyond it."""
+    plain: dict[str, Any] = {}
+    if target.family != "llama":
+        fields = ModelConfig.__dataclass_fields__
+        names = (*target.beyond_llama, "family", "rope_scaling", "rope_factor")
+        plain = {name: fields[name].default for name in names}
     return replace(
-        target,
+        replace(target, **plain),
         num_layers=layers,
         head_vocab_size=head_rows,
         tie_word_embeddings=False,
@@ -279,6 +284,28 @@ def write_draft(
     }
     if config.feature_layers:
         changed["feature_layers"] = list(config.feature_layers)
-    kept = {name: value for name, value in settings.items() if name not in LEFT_OUT}
+    if settings.get("model_type", "llama") == "llama":
+        kept = {name: value for name, value in settings.items() if name not in LEFT_OUT}
+    else:
+        kept = _llama_settings(config, settings.get("eos_token_id"))
     text = json.dumps(kept | changed, indent=2) + "\n"
     (directory / "config.json").write_text(text, encoding="utf-8")
+
+
+def _llama_settings(config: ModelConfig, eos_token_id: object) -> dict[str, Any]:
+    """Of a draft for a target of another family, whose own entries do not hold for a Llama."""
+    return {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "rms_norm_eps": config.rms_norm_eps,
+        "rope_theta": config.rope_theta,
+        "max_position_embeddings": config.context_window,
+        "eos_token_id": eos_token_id,
+    }

@@ -1,1 +1,1 @@
-"""A Llama-family model: configuration, weights, forward pass and KV cache; it knows no trees."""
+"""A model: configuration, weights, forward pass and KV cache; it knows no trees."""

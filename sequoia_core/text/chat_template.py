@@ -44,8 +44,8 @@ class ChatTemplate:
 
     An answer keeps its own ids where it stands in that text as the model wrote it: tokenized again
     it may have others, and then the KV cache would end there. A `system_prompt` of None is left to
-    the template. One of `eos_token_ids` at the end of an answer is replaced by the template's
-    closing.
+    the template; where a template refuses one, it is put before the first message. One of
+    `eos_token_ids` at the end of an answer is replaced by the template's closing.
     """
 
     def __init__(
@@ -203,6 +203,25 @@ class ChatTemplate:
         return {role for role in roles if _SENTINEL + role in text}
 
     def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        if self._system and self._joins_system:
+            system, first, *others = messages
+            content = f"{system['content']}\n\n{first['content']}"
+            messages = [{**first, "content": content}, *others]
+        return self._rendered(messages, add_generation_prompt)
+
+    @cached_property
+    def _joins_system(self) -> bool:
+        """Whether the template has no role for a system prompt, as Gemma's."""
+        return not self._renders([*self._system, _user("?")]) and self._renders([_user("?")])
+
+    def _renders(self, messages: list[dict[str, str]]) -> bool:
+        try:
+            self._rendered(messages, True)
+        except ParameterError:
+            return False
+        return True
+
+    def _rendered(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
         tokens: dict[str, Any] = {"bos_token": "", "eos_token": ""}
         for name, token in self._tokenizer.special_tokens_map.items():
             several = isinstance(token, list | tuple)

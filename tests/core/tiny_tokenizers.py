@@ -31,8 +31,8 @@ LLAMA3_TEMPLATE = (
     "{% if add_generation_prompt %}"
     "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 )
-NO_SYSTEM_TEMPLATE = (
-    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+REFUSING_TEMPLATE = (
+    "{% if 'be brief' in messages[0]['content'] %}{{ raise_exception('not brief') }}{% endif %}"
     + LLAMA3_TEMPLATE
 )
 COUNTING_TEMPLATE = (

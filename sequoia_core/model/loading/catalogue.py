@@ -9,6 +9,7 @@ from typing import Any
 
 from sequoia_core.errors import ParameterError, suggest
 from sequoia_core.model.config import Eagle3, ModelConfig
+from sequoia_core.model.config_entries import families
 from sequoia_core.model.loading.memory_plan import (
     MemoryPlan,
     kv_token_bytes,
@@ -36,6 +37,7 @@ class ModelShape:
         cls,
         name: str,
         *,
+        family: str = "llama",
         gated: bool = False,
         feature_layers: int = 0,
         eagle3: bool = False,  # it reads a target as wide as itself, and its embedding
@@ -50,6 +52,8 @@ class ModelShape:
             "feature_layers": tuple(range(feature_layers)),
             "rms_norm_eps": 1e-5,
             "rope_theta": 10000.0,
+            "family": family,
+            **families()[family].features,
         }
         return cls(name, ModelConfig(**(known | sizes)), gated)
 

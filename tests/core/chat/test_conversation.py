@@ -38,7 +38,7 @@ from tests.core.text.test_chat_template import read_back, rendered
 from tests.core.tiny_tokenizers import (
     COUNTING_TEMPLATE,
     LLAMA3_TEMPLATE,
-    NO_SYSTEM_TEMPLATE,
+    REFUSING_TEMPLATE,
     byte_level,
     embedded_tokenizer,
     sentencepiece_like,
@@ -307,7 +307,7 @@ def test_another_system_prompt_starts_over() -> None:
 @pytest.mark.parametrize(
     ("template", "wanted", "error", "reason"),
     [
-        (NO_SYSTEM_TEMPLATE, "be brief", ParameterError, "no system role"),
+        (REFUSING_TEMPLATE, "be brief", ParameterError, "not brief"),
         (LLAMA3_TEMPLATE, "be brief " * 200, ContextFullError, "shorten it"),
     ],
 )

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from sequoia_core.config import Offload, SamplingParams
+from sequoia_core.distill.student import Student, student_config, write_draft
 from sequoia_core.errors import ContextFullError
+from sequoia_core.model.batch import Batch
 from sequoia_core.model.config_entries import families
 from sequoia_core.model.device import Placement
 from sequoia_core.model.graphs import Graphs
@@ -14,6 +16,7 @@ from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.loader import open_directory
 from sequoia_core.model.offload.model import load_offloaded
 from sequoia_core.model.recorded import RecordedForward
+from sequoia_core.model.tensor_names import EMBEDDING
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.checkpoints import reference_logits
 from tests.core.engines import make_engine, tokens_of
@@ -141,3 +144,26 @@ def test_recordings_and_offloaded_layers_compute_the_same(variant: str, tmp_path
     assert runner.recorded == 2
     assert runner.replayed == 24
     offloaded.layer_stream.close()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_many_texts_at_once_compute_the_same(variant: str, tmp_path: Path) -> None:
+    save_family(tmp_path, variant)
+    model = opened(tmp_path)
+    batch, expected = Batch(model, 16), fresh_logits(model, TEXT)
+    for at, token in enumerate(TEXT.tolist()):
+        ids = [[token] if row == 3 or at % (row + 1) == 0 else [] for row in range(16)]
+        done, logits = batch.forward(ids)
+        close(logits[done.index(3)], expected[at])
+
+
+@pytest.mark.parametrize("variant", ["mistral with a window", "qwen2", "gemma2", "gemma3", "phi3"])
+def test_a_draft_made_for_a_family_is_a_llama(variant: str, tmp_path: Path) -> None:
+    save_family(tmp_path / "target", variant)
+    target = open_directory(tmp_path / "target")
+    config = student_config(target.config, 1, 40, (0, 2))
+    assert config.beyond_llama == ()
+    student = Student(config, target.weights[EMBEDDING], torch.arange(40))
+    write_draft(tmp_path / "draft", student, target.settings, "q8_0", {})
+    draft = open_directory(tmp_path / "draft")
+    assert draft.config == config

@@ -1,5 +1,6 @@
 """A chat that is extended turn by turn reads like the template's own rendering of it."""
 
+import copy
 import itertools
 from collections.abc import Callable
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from sequoia_core.errors import ParameterError
-from sequoia_core.text.chat_template import PLAIN_TEMPLATE, ChatTemplate, Turn
+from sequoia_core.text.chat_template import PLAIN_TEMPLATE, ChatTemplate, Turn, turn_ends
 from tests.core.tiny_tokenizers import (
     COUNTING_TEMPLATE,
     LLAMA3_TEMPLATE,
@@ -183,3 +184,55 @@ def test_a_system_prompt_comes_before_everything() -> None:
     tokenizer = byte_level()
     text = tokenizer.decode(ChatTemplate(tokenizer, "be brief").whole([Turn("a", "b")], "c"))
     assert text.index("be brief") < text.index("a<|eot_id|>") < text.index("c<|eot_id|>")
+
+
+# how each family's own template lays a chat out, and what ends a turn
+LAYOUTS = {
+    "gemma": ("<start_of_turn>", "\n", "<end_of_turn>", "model"),
+    "chatml": ("<|im_start|>", "\n", "<|im_end|>", "assistant"),
+    "phi": ("<|", "|>\n", "<|end|>", "assistant"),
+    "granite": ("<|start_of_role|>", "<|end_of_role|>", "<|end_of_text|>", "assistant"),
+}
+
+
+def laid_out(name: str) -> PreTrainedTokenizerBase:
+    """A tokenizer whose template closes a turn as a family does; Gemma's has no system role."""
+    opens, after, closes, answerer = LAYOUTS[name]
+    refusal = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    template = (
+        (refusal if name == "gemma" else "") + "{{ bos_token }}{% for message in messages %}"
+        f"{{{{ '{opens}' + message.role.replace('assistant', '{answerer}') + {after!r} "
+        f"+ message.content.strip() + '{closes}\n' }}}}{{% endfor %}}"
+        f"{{% if add_generation_prompt %}}{{{{ '{opens}{answerer}' + {after!r} }}}}{{% endif %}}"
+    )
+    tokenizer = copy.deepcopy(byte_level())
+    tokenizer.add_special_tokens({"additional_special_tokens": [closes]})
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_family_ends_its_turns_by_its_own_token_and_by_those_it_states(name: str) -> None:
+    tokenizer = laid_out(name)
+    closing = tokenizer.convert_tokens_to_ids(LAYOUTS[name][2])
+    assert turn_ends(tokenizer, frozenset({5, 7})) == {closing, tokenizer.eos_token_id, 5, 7}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_an_answer_that_its_turns_end_closes_is_closed_once(name: str) -> None:
+    tokenizer = laid_out(name)
+    closing = tokenizer.convert_tokens_to_ids(LAYOUTS[name][2])
+    template = ChatTemplate(tokenizer, None, turn_ends(tokenizer, frozenset()))
+    answer = (*tokenizer.encode("fine", add_special_tokens=False), closing)
+    text = tokenizer.decode(template.whole([Turn("how?", "fine", answer)], "why?"))
+    assert text == rendered(tokenizer, None, [Turn("how?", "fine")], "why?")
+
+
+def test_a_template_without_a_system_role_has_it_before_the_first_message() -> None:
+    tokenizer = laid_out("gemma")
+    template = ChatTemplate(tokenizer, "be brief")
+    text = tokenizer.decode(template.whole([Turn("a", "b")], "c"))
+    assert text == rendered(tokenizer, None, [Turn("be brief\n\na", "b")], "c")
+    assert tokenizer.decode(template.whole([], "c")) == rendered(
+        tokenizer, None, [], "be brief\n\nc"
+    )

@@ -25,6 +25,23 @@ PUBLISHED_PARAMETERS = {
     "meta-llama/Llama-3.1-8B-Instruct": 8_030_261_248,
     "meta-llama/Llama-3.2-1B-Instruct": 1_235_814_400,
     "TinyLlama/TinyLlama-1.1B-Chat-v1.0": 1_100_048_384,
+    "Qwen/Qwen3-0.6B": 596_049_920,
+    "Qwen/Qwen3-4B": 4_022_468_096,
+    "Qwen/Qwen3-8B": 8_190_735_360,
+    "Qwen/Qwen3-14B": 14_768_307_200,
+    "Qwen/Qwen3-32B": 32_762_123_264,
+    "Qwen/Qwen2.5-0.5B-Instruct": 494_032_768,
+    "Qwen/Qwen2.5-7B-Instruct": 7_615_616_512,
+    "google/gemma-2-2b-it": 2_614_341_888,
+    "google/gemma-2-9b-it": 9_241_705_984,
+    "google/gemma-3-270m-it": 268_098_176,
+    "google/gemma-3-1b-it": 999_885_952,
+    "google/gemma-3-12b-it": 11_766_034_176,  # its text part
+    "meta-llama/Llama-3.3-70B-Instruct": 70_553_706_496,
+    "allenai/OLMo-2-0425-1B-Instruct": 1_484_916_736,
+    "allenai/OLMo-2-1124-7B-Instruct": 7_298_617_344,
+    "ibm-granite/granite-3.3-2b-instruct": 2_533_539_840,
+    "ibm-granite/granite-3.3-8b-instruct": 8_170_864_640,
 }
 EAGLE3_PARAMETERS = {
     # by its file: fc, queries, keys and values, output, MLP, four norms, head; and the d2t table
@@ -78,6 +95,8 @@ def test_the_pairs_asked_for_are_there_smallest_first() -> None:
     assert set(names) == {
         "embedded", "tinyllama-1.1b", "llama-2-7b", "llama-3.1-8b",
         "llama-3.1-8b-eagle3", "llama-2-13b", "vicuna-33b",
+        "qwen3-4b", "qwen3-8b", "qwen3-14b", "qwen3-32b", "qwen2.5-7b", "gemma-2-9b",
+        "gemma-3-12b", "gemma-3-12b-270m", "granite-3.3-8b", "olmo-2-7b", "llama-3.3-70b",
     }  # fmt: skip
     targets = [entry.target.parameters for entry in catalogue()]
     assert targets == sorted(targets)
