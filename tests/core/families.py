@@ -1,12 +1,15 @@
 """Tiny random models of each family, as transformers makes and writes them."""
 
+import math
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from tests.core.checkpoints import TINY
+from tests.core.checkpoints import TINY, add_entry, pairs_from_halves
 
 WINDOW = 8  # tokens; shorter than the texts of the tests
 SLIDING = {"use_sliding_window": True, "sliding_window": WINDOW}
@@ -88,3 +91,76 @@ def save_family(directory: Path, variant: str, seed: int = 0, **changes: Any) ->
     model = tiny_model(variant, seed, **changes)
     model.save_pretrained(directory)
     return model
+
+
+GGUF_ENTRIES: dict[str, dict[str, str]] = {
+    "gemma2": {
+        "attn_logit_softcapping": "attn_logit_softcapping",
+        "final_logit_softcapping": "final_logit_softcapping",
+        "sliding_window": "attention.sliding_window",
+    },
+    "gemma3": {"sliding_window": "attention.sliding_window"},
+    "phi3": {"sliding_window": "attention.sliding_window"},
+    "granite": {
+        "attention_multiplier": "attention.scale",
+        "embedding_multiplier": "embedding_scale",
+        "residual_multiplier": "residual_scale",
+        "logits_scaling": "logit_scale",
+    },
+}
+"""Of llama.cpp's converter, beside what it writes of every model; by architecture."""
+
+
+def save_family_gguf(file: Path, model: PreTrainedModel, **entries: Any) -> None:
+    """Write a model as llama.cpp's converter would; `entries` are further metadata."""
+    config = model.config
+    name = {"gemma3_text": "gemma3", "mistral": "llama"}.get(config.model_type, config.model_type)
+    dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    rope = config.rope_parameters
+    rope = rope.get("full_attention", rope)
+    stated = GGUF_ENTRIES.get(name, {}).items()
+    metadata: dict[str, Any] = {
+        "block_count": config.num_hidden_layers,
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "feed_forward_length": config.intermediate_size,
+        "attention.head_count": config.num_attention_heads,
+        "attention.head_count_kv": config.num_key_value_heads,
+        "attention.key_length": dim,
+        "attention.value_length": dim,
+        "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+        "rope.dimension_count": int(dim * rope.get("partial_rotary_factor", 1.0)),
+        "rope.freq_base": float(rope["rope_theta"]),
+        **{key: getattr(config, entry) for entry, key in stated},
+        **{key.replace("__", "."): value for key, value in entries.items()},
+    }
+    tensors = {each: tensor.clone() for each, tensor in model.state_dict().items()}
+    if config.tie_word_embeddings:
+        del tensors["lm_head.weight"]
+    writer = gguf.GGUFWriter(file, name)
+    for key, value in metadata.items():
+        add_entry(writer, f"{name}.{key}", value)
+    if rope["rope_type"] == "linear":
+        add_entry(writer, f"{name}.rope.scaling.type", "linear")
+        add_entry(writer, f"{name}.rope.scaling.factor", rope["factor"])
+    if rope["rope_type"] == "longrope":
+        original = config.original_max_position_embeddings
+        factor = config.max_position_embeddings / original
+        magnitude = math.sqrt(1 + math.log(factor) / math.log(original))
+        add_entry(writer, f"{name}.rope.scaling.original_context_length", original)
+        add_entry(writer, f"{name}.rope.scaling.attn_factor", magnitude)
+        for kind in ("long", "short"):
+            writer.add_tensor(f"rope_factors_{kind}.weight", np.float32(rope[f"{kind}_factor"]))
+    kinds = {each: kind for kind, each in gguf.MODEL_ARCH_NAMES.items()}
+    names = gguf.get_tensor_name_map(kinds[name], config.num_hidden_layers)
+    for each, tensor in tensors.items():
+        if name in ("llama", "granite", "smollm3"):
+            tensor = pairs_from_halves(each, tensor, config)
+        if name.startswith("gemma") and each.endswith("norm.weight"):
+            tensor = tensor + 1.0
+        stored = names.get_name(each, try_suffixes=(".weight", ".bias"))
+        writer.add_tensor(str(stored), tensor.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

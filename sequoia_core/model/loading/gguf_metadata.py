@@ -13,7 +13,7 @@ import gguf
 import numpy as np
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.config_entries import shown
+from sequoia_core.model.config_entries import families, shown
 
 MOST_ENTRIES = 1 << 12  # of metadata and of tensors; the largest Llama has about 1,200
 MOST_ITEMS = 1 << 21  # of arrays other than numbers; a vocabulary of 256k has under a million
@@ -21,10 +21,15 @@ MOST_ITEMS = 1 << 21  # of arrays other than numbers; a vocabulary of 256k has u
 _ENTRIES = tomllib.loads((Path(__file__).parent / "gguf_metadata.toml").read_text("utf-8"))
 _READ, _ONLY_VALUES = {*_ENTRIES["read"], *_ENTRIES["no_effect"]}, _ENTRIES["only_values"]
 
-OTHER_PREFIXES = {"rope", "attention", *gguf.MODEL_ARCH_NAMES.values()} - {"llama"}
-"""Of entries about a model of another architecture, or of no architecture."""
+ARCHITECTURES: Mapping[str, Mapping[str, Any]] = _ENTRIES["architectures"]
+"""By `general.architecture`."""
 
-ROPE_DIVISORS = "rope_freqs.weight"  # becomes a part of the configuration
+PREFIXES = {"rope", "attention", *gguf.MODEL_ARCH_NAMES.values()}
+"""Of entries about a model of some architecture, or of none."""
+
+# they become a part of the configuration
+ROPE_DIVISORS = "rope_freqs.weight"
+LONG_FACTORS, SHORT_FACTORS = "rope_factors_long.weight", "rope_factors_short.weight"
 
 LLAMA3_BANDS = (1.0, 4.0, 8192)
 """Low and high frequency factor and original window that Llama 3.1 and later are published with."""
@@ -43,6 +48,15 @@ class StrictReader(gguf.GGUFReader):  # type: ignore[misc]  # the package ships 
 
     def optional(self, key: str, default: Any = None) -> Any:
         return self.entry(key) if key in self.fields else default
+
+    @property
+    def architecture(self) -> str:
+        return str(self.entry("general.architecture"))
+
+    def of_model(self, name: str, *default: Any) -> Any:
+        """An entry below the architecture's name."""
+        key = f"{self.architecture}.{name}"
+        return self.optional(key, *default) if default else self.entry(key)
 
     def number_per_layer(self, key: str, *default: Any) -> Any:
         """An entry that may be stated for each layer, if all layers have the same."""
@@ -116,69 +130,103 @@ def hf_settings(reader: StrictReader, stored: Mapping[str, Any]) -> dict[str, An
     if optional("split.count", 1) > 1:
         raise ModelLoadError("split into parts; join them: llama-gguf-split --merge FIRST OUT")
     architecture = entry("general.architecture")
-    if architecture != "llama" or optional("llama.expert_count", 0):
-        raise ModelLoadError(f"architecture is {architecture!r}; only dense 'llama' is supported")
-    _check_entries(reader)
-    heads = reader.number_per_layer("llama.attention.head_count")
-    hidden = entry("llama.embedding_length")
-    head_dim = optional("llama.attention.key_length", hidden // heads)
-    _check_attention(optional, head_dim)
-    vocab_size = int(stored["token_embd.weight"].shape[-1])
-    if (stated := optional("llama.vocab_size", vocab_size)) != vocab_size:
+    if (known := ARCHITECTURES.get(architecture)) is None or reader.of_model("expert_count", 0):
+        named = ", ".join(ARCHITECTURES)
         raise ModelLoadError(
-            f"llama.vocab_size is {stated}, but token_embd.weight has {vocab_size} rows"
+            f"architecture is {architecture!r:.80}; only dense ones of these are supported: {named}"
         )
-    rope_theta = optional("llama.rope.freq_base", 10000.0)
+    _check_entries(reader, known)
+    of_model = reader.of_model
+    heads = reader.number_per_layer(f"{architecture}.attention.head_count")
+    hidden = of_model("embedding_length")
+    head_dim = of_model("attention.key_length", hidden // heads)
+    rotated = of_model("rope.dimension_count", head_dim)
+    _check_attention(reader, known, head_dim, rotated)
+    vocab_size = int(stored["token_embd.weight"].shape[-1])
+    if (stated := of_model("vocab_size", vocab_size)) != vocab_size:
+        raise ModelLoadError(
+            f"{architecture}.vocab_size is {stated}, but token_embd.weight has {vocab_size} rows"
+        )
+    rope_theta = of_model("rope.freq_base", 10000.0)
     ends = (optional(f"tokenizer.ggml.{each}_token_id") for each in ("eos", "eot", "eom"))
-    return {
-        "model_type": "llama",
-        "architectures": ["LlamaForCausalLM"],
+    found = {
+        "model_type": known["model_type"],
+        "architectures": [families()[known["model_type"]].architecture],
         "vocab_size": vocab_size,
         "hidden_size": hidden,
-        "intermediate_size": reader.number_per_layer("llama.feed_forward_length"),
-        "num_hidden_layers": entry("llama.block_count"),
+        "intermediate_size": reader.number_per_layer(f"{architecture}.feed_forward_length"),
+        "num_hidden_layers": of_model("block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": reader.number_per_layer("llama.attention.head_count_kv", heads),
+        "num_key_value_heads": reader.number_per_layer(
+            f"{architecture}.attention.head_count_kv", heads
+        ),
         "head_dim": head_dim,
         "hidden_act": "silu",
-        "rms_norm_eps": entry("llama.attention.layer_norm_rms_epsilon"),
-        "max_position_embeddings": entry("llama.context_length"),
-        "sliding_window": optional("llama.attention.sliding_window") or None,
+        "rms_norm_eps": of_model("attention.layer_norm_rms_epsilon"),
+        "max_position_embeddings": of_model("context_length"),
+        "sliding_window": of_model("attention.sliding_window", 0) or None,
         "tie_word_embeddings": "output.weight" not in stored,
         # some products of a group may lack theirs
         "attention_bias": bool(fnmatch.filter(stored, "blk.*.attn_*.bias")),
         "mlp_bias": bool(fnmatch.filter(stored, "blk.*.ffn_*.bias")),
         "rope_parameters": {
             "rope_theta": rope_theta,
-            **_rope_scaling(optional, stored, rope_theta, head_dim),
+            **_rope_scaling(reader, stored, rope_theta, rotated),
         },
         "bos_token_id": optional("tokenizer.ggml.bos_token_id"),
         "eos_token_id": sorted({end for end in ends if end is not None}),
+        **known.get("settings", {}),
     }
+    for name, key in known.get("entries", {}).items():
+        if (value := of_model(key, None)) is not None:
+            found[name] = value
+    for name in known.get("without", ()):
+        found.pop(name)
+    family = families()[known["model_type"]]
+    if "large" in known:  # no entry has the scale
+        large = found["num_hidden_layers"] == known["large"]
+        found["query_pre_attn_scalar"] = hidden // heads if large else head_dim
+    if "partial_rotary_factor" in family.read:
+        found["partial_rotary_factor"] = rotated / head_dim
+    return found
 
 
-def _check_attention(optional: Any, head_dim: int) -> None:
-    if optional("llama.rope.dimension_count", head_dim) != head_dim:
+def _check_attention(
+    reader: StrictReader, known: Mapping[str, Any], head_dim: int, rotated: int
+) -> None:
+    of_model = reader.of_model
+    if rotated != head_dim and "partial_rotary_factor" not in families()[known["model_type"]].read:
         raise ModelLoadError("rotary embedding of a part of each head is not supported")
-    if (width := optional("llama.attention.value_length", head_dim)) != head_dim:
+    if (width := of_model("attention.value_length", head_dim)) != head_dim:
         raise ModelLoadError(
-            f"llama.attention.value_length is {width}, but keys have {head_dim}; "
+            f"{reader.architecture}.attention.value_length is {width}, but keys have {head_dim}; "
             "only equal ones are supported"
         )
-    scale = optional("llama.attention.scale", 0.0)
-    if scale and not math.isclose(scale, head_dim**-0.5, rel_tol=1e-6):
+    scale = of_model("attention.scale", 0.0)
+    stated = "attention.scale" in known.get("entries", {}).values()
+    if scale and not stated and not math.isclose(scale, head_dim**-0.5, rel_tol=1e-6):
         raise ModelLoadError(
-            f"llama.attention.scale is {scale}; only 1 / sqrt({head_dim}) is supported"
+            f"{reader.architecture}.attention.scale is {scale}; "
+            f"only 1 / sqrt({head_dim}) is supported"
         )
 
 
 def _rope_scaling(
-    optional: Any, stored: Mapping[str, Any], theta: float, head_dim: int
+    reader: StrictReader, stored: Mapping[str, Any], theta: float, rotated: int
 ) -> dict[str, Any]:
     """As in llama.cpp, a factor without a type is linear, and type none has no factor."""
-    kind = optional("llama.rope.scaling.type", "linear")
-    factor = optional("llama.rope.scaling.factor", 0.0)
-    factor = factor or optional("llama.rope.scale_linear", 0.0) or 1.0
+    of_model = reader.of_model
+    if reader.architecture == "phi3" and {SHORT_FACTORS, LONG_FACTORS} & stored.keys():
+        short, long = (stored[name].data.tolist() for name in (SHORT_FACTORS, LONG_FACTORS))
+        return {
+            "rope_type": "longrope",
+            "short_factor": short,
+            "long_factor": long,
+            "attention_factor": of_model("rope.scaling.attn_factor", None),
+        }
+    kind = of_model("rope.scaling.type", "linear")
+    factor = of_model("rope.scaling.factor", 0.0)
+    factor = factor or of_model("rope.scale_linear", 0.0) or 1.0
     if kind not in ("none", "linear"):
         raise ModelLoadError(f"rope scaling {kind!r} is not supported (linear, llama3 are)")
     linear = kind == "linear" and factor != 1.0
@@ -192,7 +240,7 @@ def _rope_scaling(
     divisors = np.asarray(stored[ROPE_DIVISORS].data, dtype=np.float64)
     low, high, window = LLAMA3_BANDS
     factor = float(divisors.max())
-    turns = window / (2 * math.pi) * theta ** -(np.arange(0, head_dim, 2) / head_dim)
+    turns = window / (2 * math.pi) * theta ** -(np.arange(0, rotated, 2) / rotated)
     keep = np.clip((turns - low) / (high - low), 0.0, 1.0)
     if divisors.shape != keep.shape or not np.allclose(
         divisors, 1.0 / (keep + (1.0 - keep) / factor), rtol=1e-3
@@ -207,15 +255,18 @@ def _rope_scaling(
     }
 
 
-def _check_entries(reader: StrictReader) -> None:
+def _check_entries(reader: StrictReader, known: Mapping[str, Any]) -> None:
     """Refuse every entry about the model that is not read and could change it."""
+    own, read = reader.architecture, {*_READ, *known.get("entries", {}).values()}
+    if own == "phi3":
+        read.add("rope.scaling.attn_factor")
     for key, field in reader.fields.items():
         prefix, _, name = key.partition(".")
-        if prefix in OTHER_PREFIXES:
-            raise ModelLoadError(f"{key!r:.80} is unknown; such entries begin with llama.")
+        if prefix in PREFIXES - {own}:
+            raise ModelLoadError(f"{key!r:.80} is unknown; such entries begin with {own}.")
         if prefix == "adapter":
             raise ModelLoadError("a LoRA adapter; merge it into its base model")
-        if prefix != "llama" or name in _READ:
+        if prefix != own or name in read:
             continue
         value = field.contents()
         if value not in _ONLY_VALUES.get(name, ()):

@@ -1,0 +1,82 @@
+"""A GGUF file as llama.cpp's converter writes one of each family is read as transformers would."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sequoia_core.errors import ModelLoadError
+from sequoia_core.model.llama import Llama
+from sequoia_core.model.loading.gguf import open_gguf
+from sequoia_core.model.loading.gguf_metadata import ARCHITECTURES
+from tests.core.checkpoints import reference_logits
+from tests.core.families import save_family_gguf, tiny_model
+from tests.core.models import fresh_logits
+
+IDS = (torch.arange(40) * 31 + 3) % 96
+GEMMA = {"query_pre_attn_scalar": 16}  # a GGUF file has none: llama.cpp takes the head's width
+WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("mistral", {}),
+    "qwen2": ("qwen2", {}),
+    "qwen3": ("qwen3", {"attention_bias": False, "tie_word_embeddings": True}),
+    "gemma2": ("gemma2", GEMMA),
+    "gemma2, 27B by its layers": (
+        "gemma2",
+        {"num_hidden_layers": 46, "query_pre_attn_scalar": 8, "initializer_range": 0.05},
+    ),
+    "gemma3": (
+        "gemma3",
+        {
+            **GEMMA,
+            "num_hidden_layers": 7,
+            "layer_types": [*["sliding_attention"] * 5, "full_attention", "sliding_attention"],
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 5e4},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            },
+        },
+    ),
+    "phi3": ("phi3", {}),
+    "phi3, partial rotary": ("phi3 with partial rotary", {}),
+    "phi3, longrope": ("phi3 with longrope", {}),
+    "smollm3": ("smollm3", {"no_rope_layer_interval": 4, "num_hidden_layers": 5}),
+    "olmo2": ("olmo2", {}),
+    "granite": ("granite", {}),
+}
+
+
+def test_each_architecture_is_written() -> None:
+    assert {name.partition(",")[0] for name in WRITTEN} == ARCHITECTURES.keys()
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_logits_equal_transformers(name: str, tmp_path: Path) -> None:
+    variant, changes = WRITTEN[name]
+    theirs = tiny_model(variant, **changes)
+    save_family_gguf(tmp_path / "model.gguf", theirs)
+    model = open_gguf(tmp_path / "model.gguf")
+    llama = Llama(model.config, model.weights, torch.device("cpu"), torch.float32)
+    found, expected = fresh_logits(llama, IDS), reference_logits(theirs, IDS)
+    torch.testing.assert_close(found, expected, atol=5e-4, rtol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("variant", "entries", "message"),
+    [
+        ("qwen2", {"attn_logit_softcapping": 50.0}, "qwen2.attn_logit_softcapping is 50.0"),
+        ("qwen3", {"embedding_scale": 12.0}, "qwen3.embedding_scale is 12.0"),
+        ("qwen3", {"expert_count": 8}, "only dense ones of these are supported: llama, qwen2"),
+        ("gemma2", {"a_new_entry": 1}, "gemma2.a_new_entry is 1, which is not supported"),
+        ("olmo2", {"attention__clamp_kqv": 8.0}, "olmo2.attention.clamp_kqv is 8.0"),
+        ("phi3", {"rope__scaling__type": "yarn"}, "rope scaling 'yarn' is not supported"),
+        ("smollm3", {"rope__dimension_count": 4}, "a part of each head is not supported"),
+    ],
+)
+def test_what_is_not_computed_is_refused(
+    variant: str, entries: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    save_family_gguf(tmp_path / "model.gguf", tiny_model(variant), **entries)
+    with pytest.raises(ModelLoadError, match=message) as caught:
+        open_gguf(tmp_path / "model.gguf")
+    assert "\n" not in str(caught.value)
