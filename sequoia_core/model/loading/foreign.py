@@ -1,4 +1,4 @@
-"""Recognising what is no whole Llama: adapters, speculative heads, quantized and converted models.
+"""Recognising what is no whole model: adapters, speculative heads, quantized and converted models.
 
 Each function says what it is and what would work, or "".
 """
@@ -12,10 +12,10 @@ from typing import Any
 from sequoia_core.model.config_entries import families, family_names
 from sequoia_core.model.loading.eagle3 import is_eagle3, is_quantized
 
-INSTEAD = "give a whole Llama: a folder with config.json and its weights, a .gguf file or a hub id"
+INSTEAD = "give a whole model: a folder with config.json and its weights, a .gguf file or a hub id"
 _HEAD_INSTEAD = (
     "which only its own program can run; as a draft give an EAGLE-3 draft of the target, a whole "
-    "small Llama with its tokenizer, or none"
+    "small model with its tokenizer, or none"
 )
 _UNQUANTIZED_INSTEAD = "give the model without quantization, or a GGUF file of it"
 

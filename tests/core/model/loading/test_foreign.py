@@ -1,4 +1,4 @@
-"""What is no whole Llama is named, with what would work, in one line."""
+"""What is no whole model is named, with what would work, in one line."""
 
 import json
 from collections.abc import Callable
@@ -136,9 +136,9 @@ FOREIGN: dict[str, tuple[Folder, str]] = {
     ),
     "only a tokenizer": (
         lambda folder: tiny_tokenizer().save_pretrained(folder),
-        "only a tokenizer, without a model; give a whole Llama",
+        "only a tokenizer, without a model; give a whole model",
     ),
-    "nothing": (lambda folder: None, "no weights; give a whole Llama"),
+    "nothing": (lambda folder: None, "no weights; give a whole model"),
     "ONNX": (files("config.json", "model.onnx"), "an ONNX model, not readable here"),
     "OpenVINO": (files("config.json", "openvino_model.xml"), "an OpenVINO model"),
     "Flax": (files("config.json", "flax_model.msgpack"), "a Flax model"),
