@@ -346,7 +346,7 @@ def test_bad_targets_are_refused_before_anything_is_written(
     for target, says in (
         (bare, "no tokenizer"),
         (mute, "no chat template"),
-        (other, "only 'llama'"),
+        (other, "only these are supported"),
         (whole[1], "this is a draft"),
         (tmp_path / "none", "no such file"),
     ):

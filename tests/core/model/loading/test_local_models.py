@@ -202,5 +202,5 @@ def test_looking_for_models_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_what_is_wrong_is_said_in_full_where_it_is_loaded(tmp_path: Path) -> None:
     save_model(tmp_path / "other")
     edit_settings(tmp_path / "other", model_type="gpt2")
-    with pytest.raises(ModelLoadError, match="only 'llama' models are supported"):
+    with pytest.raises(ModelLoadError, match="only these are supported"):
         check_tokenizers(str(tmp_path / "other"), str(tmp_path / "other"))
