@@ -1,4 +1,4 @@
-"""A draft may be of another family than its target, with other padding rows, if its tokens agree."""
+"""A draft may be of another family than its target, with other padding, if its tokens agree."""
 
 from pathlib import Path
 
