@@ -457,6 +457,9 @@ async def test_a_shown_tree_is_called_so_wherever_it_is_named() -> None:
         assert "tree to look at" in chat.screen_text()
         await chat.ask()
         assert "the best of 54: shown larger than pays here" in chat.screen_text()
+        await chat.pilot.resize_terminal(100, 30)
+        await chat.until(lambda: "the best of 54: larger than pays ─" in chat.screen_text())
+        await chat.pilot.resize_terminal(160, 50)
         assert "shown larger than pays here, to look at it" in chat.screen_text()
         assert chat.app.chat.header.chosen_tree is not None
         assert all("larger than pays" in form for form in chat.app.chat.header._tree_forms())
