@@ -103,7 +103,7 @@ def test_the_pairs_asked_for_are_there_smallest_first() -> None:
 
 
 def test_llama_2_7b_needs_its_weights_and_half_a_mebibyte_a_token() -> None:
-    """And 768 B of mask a token, logits of 128 nodes, activations of 256 rows, CUDA's own, graphs."""
+    """And 768 B of mask a token, logits of 128 nodes, activations of 256 rows, CUDA, its graphs."""
     entry = find_pair("llama-2-7b")
     assert entry.context == 2048
     assert entry.target.kv_bytes(1) == 2**19
