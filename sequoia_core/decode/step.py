@@ -240,7 +240,7 @@ class Speculator:
         self, tree: TokenTree, passes: Sequence[int], sampler: Sampler
     ) -> tuple[TokenTree, Sequence[int], Tensor | None]:
         """A tree that the host has grown, where one copy brings all of it to the device."""
-        if self._inputs is None or tree.growmap.size > NODES:
+        if self._inputs is None or max(tree.growmap.size, len(tree.draft_probs)) > NODES:
             return tree, passes, None
         uniforms = self._uniforms(tree.growmap.size, sampler)
         tree = filled_up(tree, self._room(), self._inputs)

@@ -129,7 +129,7 @@ def looked_up(known: Sequence[int], room: int, inputs: StepInputs) -> LookedUp |
 
 
 def filled_up(tree: TokenTree, room: int, inputs: StepInputs) -> TokenTree:
-    """A tree that the host has grown, of at most `NODES`, for the next upload."""
+    """A tree that the host has grown, of at most `NODES` and as many read, for the next upload."""
     size, growmap, nodes = tree.growmap.size, tree.growmap, tree.on_host()
     filled = row_bucket(max(size, 2 * LEAST)) or size
     filled = filled if size > 1 and filled <= room else size

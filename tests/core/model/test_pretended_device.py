@@ -30,7 +30,7 @@ from sequoia_core.speculate.prompt_lookup import PromptLookup
 from sequoia_core.speculate.token_tree import ScoredTree, score
 from sequoia_core.speculate.traversal import traverse
 from sequoia_core.speculate.verify import Verdict
-from sequoia_core.tree.choice import TreeChoice
+from sequoia_core.tree.choice import DynamicTree, TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import any_path, make_engine
 from tests.core.models import random_weights, tiny_config
@@ -54,6 +54,8 @@ CHOICES = {
     "large tree": TreeChoice(Mode.SEQUOIA, GrowMap.k_ary([4, 4, 4])),
     "chain": TreeChoice(Mode.CHAIN, GrowMap.chain(3)),
     "adaptive": TreeChoice(adaptive=True, lookup=Lookup.ON),
+    "dynamic": TreeChoice(Mode.TOPK, dynamic=DynamicTree(12, 3, 3)),
+    "large dynamic": TreeChoice(Mode.TOPK, dynamic=DynamicTree(150, 3, 30)),
     "look-up": TreeChoice(Mode.SEQUOIA, TREE, lookup=Lookup.ON),
     "topk": TreeChoice(Mode.TOPK, TREE),
     "specinfer": TreeChoice(Mode.SPECINFER, TREE),
@@ -295,7 +297,10 @@ def test_a_sampled_answer_is_the_same_by_recordings(
 @pytest.mark.usefixtures("paths")
 @pytest.mark.parametrize("params", [SAMPLED, NUCLEUS], ids=["sampled", "top-p"])
 @pytest.mark.parametrize("kind", ["whole", "trimmed"])
-@pytest.mark.parametrize("name", ["plain", "tree", "look-up", "adaptive", "topk", "specinfer"])
+@pytest.mark.parametrize(
+    "name",
+    ["plain", "tree", "look-up", "adaptive", "dynamic", "large dynamic", "topk", "specinfer"],
+)
 def test_an_answer_is_that_of_the_walk(
     monkeypatch: pytest.MonkeyPatch, name: str, kind: str, params: SamplingParams
 ) -> None:
