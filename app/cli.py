@@ -22,6 +22,7 @@ from .commands.options import ALL_SETTINGS, DEBUG, CommandGroup, flag, with_sett
 HOMES = {
     "demo": "chat", "ask": "ask", "replay": "chat", "models": "listings", "doctor": "doctor",
     "calibrate": "calibrate", "bench": "bench", "distill": "distill", "accept": "reproduce",
+    "fidelity": "fidelity",
     "search": "search", "web": "web", "growmap": "listings", "config": "listings",
     "reproduce": "reproduce",
 }  # fmt: skip

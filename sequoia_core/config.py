@@ -40,10 +40,18 @@ class WeightFormat(StrEnum):
 
     AUTO = "auto"  # NATIVE on a CPU where that is possible, else TORCH
     NATIVE = "native"  # as their files store them, by the native library
-    # as NATIVE, with the target's floating-point matrices rounded to 8 bits in blocks of 32:
-    # another model, near the original
-    INT8 = "int8"
+    INT8 = "int8"  # as NATIVE, with `Quantize.INT8`
     TORCH = "torch"  # as tensors of the dtype, by PyTorch
+
+
+class Quantize(StrEnum):
+    """To how many bits the matrices of the target's layers are rounded: another model, near it."""
+
+    NONE = "none"
+    AUTO = "auto"  # the most bits that fit into the memory; on a CPU 8, where it has more
+    INT8 = "int8"
+    INT4 = "int4"
+    NF4 = "nf4"  # 4 bits for numbers that are normally distributed (arXiv 2305.14314)
 
 
 class Offload(StrEnum):

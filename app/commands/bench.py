@@ -75,6 +75,7 @@ def bench(
         offload=settings.offload,
         graphs=settings.graphs,
         tensor_parallel=settings.tensor_parallel,
+        quantize=settings.quantize,
         temperatures=tuple(temperature or TEMPERATURES),
         tree_sizes=_sizes(tree_sizes),
         **given,

@@ -182,6 +182,7 @@ def _forward(settings: Settings, *, models_there: bool) -> Iterator[Finding]:
     from sequoia_core.model.loading.catalogue import NO_DRAFT
     from sequoia_core.model.loading.device_map import placed
     from sequoia_core.model.loading.loader import BUNDLED_DRAFT, Checkpoint, known_model
+    from sequoia_core.model.loading.quantisation import with_quantisation
     from sequoia_core.model.native import library
 
     try:
@@ -198,6 +199,7 @@ def _forward(settings: Settings, *, models_there: bool) -> Iterator[Finding]:
             backend = placed(backend, settings.device, known[0], (*known, None)[1])
             placement = backend.placement
         backend = replace(backend, graphs=uses_graphs(settings.graphs, placement))
+        backend = with_quantisation(backend, settings.quantize, settings.dtype, opened)
     except SequoiaError as error:
         yield Finding("device, weights", str(error), BROKEN)
         return
@@ -207,6 +209,8 @@ def _forward(settings: Settings, *, models_there: bool) -> Iterator[Finding]:
     yield Finding("device, weights", f"{placement.name}, {number}")
     words = backend.name() + (f": {backend.fallback}" if backend.fallback else "")
     yield Finding("forward", words, WARN if backend.fallback else OK)
+    if backend.chosen:
+        yield Finding("fewer bits", backend.chosen)
     if backend.native and library.UNPROVEN in library.instruction_sets():
         name = f"{library.INSTRUCTION_SET_VARIABLE}={library.UNPROVEN}"
         yield Finding("AMX", f"{name} takes it; no hardware has run it yet")

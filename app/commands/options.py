@@ -65,7 +65,8 @@ _SETTINGS["preset"] = option(
 )  # fmt: skip
 ALL_SETTINGS = tuple(_SETTINGS)
 MODEL_OPTIONS = (
-    "pair", "target", "draft", "dtype", "weights", "device", "offload", "graphs", "tensor_parallel"
+    "pair", "target", "draft", "dtype", "weights", "quantize", "device", "offload", "graphs",
+    "tensor_parallel",
 )  # fmt: skip
 """Those that say what is loaded."""
 _DEBUG = option(bool, "Show a traceback on errors.", default=False, names="--debug")

@@ -155,4 +155,5 @@ def head_of(settings: Settings, choice: PaperChoice, plan: "PaperPlan") -> dict[
         "dtype": settings.dtype,
         "weights": settings.weights.value,
         "offload": settings.offload.value,
+        "quantize": settings.quantize.value,
     }

@@ -166,7 +166,7 @@ def load_chosen(settings: Settings, progress: Progress) -> "Pair":
     return load_pair(
         models.target, models.draft, dtype=settings.dtype, device=settings.device,
         weights=settings.weights, offload=settings.offload, graphs=settings.graphs,
-        tensor_parallel=settings.tensor_parallel, progress=progress,
+        quantize=settings.quantize, tensor_parallel=settings.tensor_parallel, progress=progress,
     )  # fmt: skip
 
 

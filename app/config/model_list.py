@@ -202,6 +202,7 @@ def _room_finder(settings: Settings) -> "RoomFinder":
         settings.offload,
         settings.graphs,
         settings.tensor_parallel,
+        settings.quantize,
     )
     target, draft = _found(settings)
     if target.model is None:

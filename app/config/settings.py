@@ -7,7 +7,15 @@ from enum import EnumType, StrEnum
 from functools import partial
 from typing import Any, get_type_hints
 
-from sequoia_core.config import GraphChoice, Lookup, Mode, Offload, SamplingParams, WeightFormat
+from sequoia_core.config import (
+    GraphChoice,
+    Lookup,
+    Mode,
+    Offload,
+    Quantize,
+    SamplingParams,
+    WeightFormat,
+)  # fmt: skip
 
 BETWEEN_TEXTS = " | "  # between the texts that end an answer, where several are typed
 
@@ -89,6 +97,9 @@ class Settings:
     dtype: DType = _models(DType.AUTO, "number format of the weights")
     weights: WeightFormat = _models(
         WeightFormat.AUTO, "what computes on CPUs; int8 rounds the weights"
+    )
+    quantize: Quantize = _models(
+        Quantize.NONE, "round the target's matrices to fewer bits: another model, near it"
     )
     device: str = _models(
         "auto", "where to compute; a list spreads the target", "auto|cpu|cuda|cuda:N[,cuda:N...]"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sequoia_core.config import GraphChoice, Offload, SamplingParams, WeightFormat
+from sequoia_core.config import GraphChoice, Offload, Quantize, SamplingParams, WeightFormat
 from sequoia_core.errors import ParameterError
 from sequoia_core.tree.choice import MOST_NODES
 
@@ -29,6 +29,7 @@ class BenchPlan:
     offload: Offload = Offload.NONE
     graphs: GraphChoice = GraphChoice.AUTO
     tensor_parallel: int = 1
+    quantize: Quantize = Quantize.NONE
     peer_draft: str | None = None  # for other projects' decoders; None is the pair's own
     prompts: str | None = None  # a file, see `data.prompts`; None is the built-in set
     count: int = COUNT

@@ -74,6 +74,7 @@ class ModelFactory:
             offload=plan.offload,
             graphs=plan.graphs,
             tensor_parallel=plan.tensor_parallel,
+            quantize=plan.quantize,
         )
 
     @cached_property

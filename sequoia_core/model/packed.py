@@ -53,9 +53,9 @@ class PackedMatrix:
         rows, groups = self.scales.shape
         wide = torch.int8 if self.bits == 4 else torch.int16
         codes = unpacked(self.codes, self.bits).view(rows, groups, -1).to(wide)
-        centred = codes - self.zeros.to(wide)[..., None]
+        centred = codes - self.zeros.to(wide).unsqueeze(-1)
         values = torch.empty(centred.shape, dtype=dtype, device=centred.device)
-        torch.mul(centred, self.scales.float()[..., None], out=values)
+        torch.mul(centred, self.scales.float().unsqueeze(-1), out=values)
         return values.view(rows, -1)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from .checkpoints import edit_settings, save_model
 
@@ -127,6 +127,12 @@ def save_packed(
 ) -> LlamaForCausalLM:
     """Write a packed checkpoint, and return the model in float32 with its weights."""
     model = save_model(directory, tokenizer, **{**SHAPE, **changes})
+    pack(directory, style, model)
+    return model
+
+
+def pack(directory: Path, style: Style, model: PreTrainedModel) -> None:
+    """Give a model, and the folder that it is written to, matrices of random codes."""
     rng = np.random.default_rng(0)
     file = directory / "model.safetensors"
     stored: dict[str, Tensor] = {}
@@ -142,4 +148,3 @@ def save_packed(
             model.get_parameter(name).copy_(made.dense)
     save_file(stored, file, {"format": "pt"})
     edit_settings(directory, quantization_config=style.stated)
-    return model

@@ -74,7 +74,7 @@ def _curve(day: GpuDay, name: str, model: Llama, workload: Workload, most: int) 
             if not day.has(20):
                 return
             if rows <= most:
-                _forward(day, f"{name}, {rows} rows, {context} tokens", (model, cache), rows)
+                forward(day, f"{name}, {rows} rows, {context} tokens", (model, cache), rows)
 
 
 def _text(day: GpuDay, workload: Workload, count: int) -> Tensor:
@@ -86,7 +86,7 @@ def _read(model: Llama, cache: LayeredKVCache, token_ids: Tensor) -> None:
     model.extend(token_ids, cache)
 
 
-def _forward(day: GpuDay, name: str, at: tuple[Llama, LayeredKVCache], rows: int) -> None:
+def forward(day: GpuDay, name: str, at: tuple[Llama, LayeredKVCache], rows: int) -> None:
     """Time it, and whether its graph computes the same; `recorded` is of any length, in buckets."""
     model, cache = at
     context = cache.length

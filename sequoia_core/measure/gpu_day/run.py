@@ -9,7 +9,15 @@ from pathlib import Path
 import torch
 
 from sequoia_core.errors import ParameterError, suggest
-from sequoia_core.measure.gpu_day import BUDGET, attention, ceilings, decoding, forwards, lossless
+from sequoia_core.measure.gpu_day import (
+    BUDGET,
+    attention,
+    ceilings,
+    decoding,
+    fewer_bits,
+    forwards,
+    lossless,
+)
 from sequoia_core.measure.gpu_day.day import GpuDay
 from sequoia_core.measure.gpu_day.goals import goals
 from sequoia_core.measure.gpu_day.report import DayReport
@@ -39,6 +47,7 @@ PARTS = (
     DayPart("hugging-face", decoding.hugging_face, 40),
     DayPart("decoding-8b", decoding.large_vocabulary, 40),
     DayPart("forwards-8b", forwards.large_vocabulary_forwards, 30),
+    DayPart("fewer-bits", fewer_bits.fewer_bits, 40),
     DayPart("memory", decoding.memory, 30),
     # last, since kernels may be launched more slowly from then on
     DayPart("profile", forwards.profiled, 40),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from gguf import GGMLQuantizationType
 
-from sequoia_core.config import GraphChoice, Offload, WeightFormat
+from sequoia_core.config import GraphChoice, Offload, Quantize, WeightFormat
 from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.cpu import cpu_threads
@@ -38,7 +38,8 @@ from sequoia_core.model.loading.weights import DTYPE_FORMATS, Weights
 from sequoia_core.model.native import library, matrices
 from sequoia_core.model.offload.model import SLOTS, layer_bytes, resident_bytes
 from sequoia_core.model.parallel.shards import Shard, check_divisible
-from sequoia_core.model.tensor_names import weight_values
+from sequoia_core.model.quantised import library_version, rounded_bytes
+from sequoia_core.model.tensor_names import matrix_shapes, products, weight_values
 
 if TYPE_CHECKING:
     from sequoia_core.model.loading.loader import Checkpoint
@@ -55,10 +56,12 @@ class Backend:
     """
 
     placement: Placement
-    weights: WeightFormat  # never AUTO
+    weights: WeightFormat  # NATIVE or TORCH
     dtype: torch.dtype | None
     fallback: str = ""  # why PyTorch computes where the native library would by default
     graphs: bool = False  # a GPU's kernels are recorded and replayed
+    quantize: Quantize = Quantize.NONE  # the target's matrices are rounded; never AUTO
+    chosen: str = ""  # what was chosen of `Quantize.AUTO`, and why
 
     @property
     def native(self) -> bool:
@@ -71,8 +74,8 @@ class Backend:
     @property
     def target_format(self) -> int | None:
         """The `ggml_type` that the target's matrices are held in natively; None is their own."""
-        if self.weights is WeightFormat.INT8:
-            return matrices.Q8_0
+        if self.quantize in matrices.QUANTIZED:
+            return matrices.QUANTIZED[self.quantize]
         return None if self.dtype is None else DTYPE_FORMATS[self.dtype]
 
     def eagle3_dtype(self, stored: torch.dtype | None) -> torch.dtype:
@@ -81,9 +84,9 @@ class Backend:
 
     def number_format(self, target: Checkpoint) -> str:
         """For a title bar: the weights' format, and what is unusual about computing them."""
-        if self.weights is WeightFormat.INT8:
-            return WeightFormat.INT8.value
         packed = target.weights.packed_format
+        if self.quantize is not Quantize.NONE:
+            packed = self.quantize.value
         if self.native:
             stored = packed or stored_format(target.weights)
             return dtype_name(self.dtype) if self.dtype else stored
@@ -106,7 +109,10 @@ class Backend:
         devices = [*map(device_name, self.placement.devices)] * self.placement.ranks
         devices += map(str, self.placement.layers)
         backend = (self.weights.value, self.name(), build, self.placement.offload.value)
-        return "\n".join([number, *devices, *backend, *(["graphs"] if self.graphs else [])])
+        more = ["graphs"] if self.graphs else []
+        if self.quantize is not Quantize.NONE:
+            more += [self.quantize.value, "" if self.native else library_version(self.quantize)]
+        return "\n".join([number, *devices, *backend, *more])
 
 
 def choose_backend(
@@ -123,7 +129,7 @@ def choose_backend(
         raise ParameterError(f"weights are {weights.value}, but {reason}; leave --weights out")
     if weights is WeightFormat.INT8:
         _check_int8(own_format, models)
-        return Backend(placement, weights, None)
+        return Backend(placement, WeightFormat.NATIVE, None, quantize=Quantize.INT8)
     return Backend(placement, WeightFormat.NATIVE, None if own_format else number)
 
 
@@ -226,6 +232,16 @@ def _packed_layer(model: Checkpoint | ModelConfig | None) -> PackedLayer:
     return PackedLayer(sum(values) // layers, held // layers, max(values))
 
 
+def _rounded_layer(config: ModelConfig, kind: Quantize, value_bytes: int) -> PackedLayer:
+    shapes = matrix_shapes(config)
+    stacked = [
+        (sum(shapes[module][0] for module in modules), shapes[modules[0]][1])
+        for modules in products(config).values()
+    ]
+    held = sum(rounded_bytes(kind, shape, value_bytes) for shape in stacked)
+    return PackedLayer(sum(map(prod, stacked)), held)
+
+
 def pair_plans(
     target: Checkpoint | ModelConfig,
     draft: Checkpoint | ModelConfig | None,
@@ -236,12 +252,14 @@ def pair_plans(
 
     Layers of an offloaded target stay on a GPU as far as they fit into what is `free` there.
 
-    Natively, a model that is not opened is assumed to have 16 bits per number.
+    Natively, a model that is not opened is assumed to have 16 bits per number, or as it is rounded.
     """
     shape, draft_shape = _config(target), _config(draft) if draft else None
     if not backend.native:
         assert backend.dtype is not None
         packed = _packed_layer(target), _packed_layer(draft)
+        if (kind := backend.quantize) is not Quantize.NONE:
+            packed = _rounded_layer(shape, kind, backend.dtype.itemsize), packed[1]
         plans = memory_plans(shape, draft_shape, backend.dtype, backend.placement, free, packed)
         first, columns = backend.placement.device, draft_shape.head_vocab_size if draft_shape else 0
         plan = plans[first]
@@ -278,7 +296,8 @@ def memory_plans(
     """As `pair_plans`, of models that PyTorch computes; `packed` are of target and draft."""
     size, first = dtype.itemsize, placement.device
     draft_values = weight_values(draft) if draft else 0
-    resident = placement.offload is Offload.NONE  # else layers lie in memory as they are computed
+    # offloaded or divided layers lie in memory as they are computed
+    resident = placement.offload is Offload.NONE and placement.ranks == 1
     spared = packed[0].spared(size) if resident else 0
     part = Shard(target, 0, placement.ranks).part
     layer_token = kv_token_bytes(part, size) // target.num_layers
@@ -337,7 +356,7 @@ def _native_held(
     """Bytes of the weights, and of one token in the cache."""
     if isinstance(model, ModelConfig):
         token = matrices.planned_token_bytes(model, half=True, feature_slots=feature_slots)
-        return 2 * weight_values(model), token
+        return matrices.value_bytes(matrix_format) * weight_values(model) // matrices.GROUP, token
     stored = matrices.model_matrices(model.config, model.weights, matrix_format)
     half = matrices.cache_is_half(stored)
     token = matrices.planned_token_bytes(model.config, half, feature_slots)

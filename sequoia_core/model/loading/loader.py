@@ -21,7 +21,8 @@ from sequoia_core.model.loading.eagle3 import is_eagle3, open_eagle3, with_targe
 from sequoia_core.model.loading.foreign import foreign_files, foreign_settings, foreign_tensors
 from sequoia_core.model.loading.model_files import file_digest, first_line, read_json
 from sequoia_core.model.loading.ollama import pulled_file
-from sequoia_core.model.loading.packed_weights import PackedFormat, PackedWeights, packed_format
+from sequoia_core.model.loading.packed_format import PackedFormat, packed_format
+from sequoia_core.model.loading.packed_weights import PackedWeights
 from sequoia_core.model.loading.text_part import text_settings, text_weights
 from sequoia_core.model.loading.tokenizer import has_tokenizer, load_tokenizer, stated_eos_ids
 from sequoia_core.model.loading.weights import Weights, check_weights, head_is_stored, open_weights

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from sequoia_core.config import GraphChoice, Offload, WeightFormat
+from sequoia_core.config import GraphChoice, Offload, Quantize, WeightFormat
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.files import expanded, path_exists
 from sequoia_core.model.config import ModelConfig
@@ -30,6 +30,7 @@ from sequoia_core.model.loading.loader import (
 )
 from sequoia_core.model.loading.memory_plan import MemoryPlan, size_text
 from sequoia_core.model.loading.ollama import pulled_file, pulled_models
+from sequoia_core.model.loading.quantisation import with_quantisation
 from sequoia_core.model.tensor_names import weight_values
 
 MOST_FOLDERS = 2000  # that are looked into for models
@@ -194,6 +195,7 @@ class RoomFinder:
     offload: Offload = Offload.NONE
     graphs: GraphChoice = GraphChoice.AUTO
     tensor_parallel: int = 1
+    quantize: Quantize = Quantize.NONE
     held: Mapping[torch.device, int] = field(default_factory=Counter)  # what will be freed
 
     def room(self, target: Known, draft: Known | None) -> MemoryRoom:
@@ -218,6 +220,7 @@ class RoomFinder:
         placement = choose_placement(self.device, self.offload, self.tensor_parallel)
         opened = [each for each in (target, draft) if isinstance(each, Checkpoint)]
         backend = choose_backend(self.weights, self.dtype, placement, opened)
+        backend = with_quantisation(backend, self.quantize, self.dtype, opened)
         backend = placed(backend, self.device, target, draft, free)
         backend = replace(backend, graphs=uses_graphs(self.graphs, backend.placement))
         return pair_plans(target, draft, backend, free)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from sequoia_core.config import Offload
+from sequoia_core.config import Offload, Quantize
 from sequoia_core.model.attention_probe import attention_choice
 from sequoia_core.model.conditioned import ConditionedLlama
 from sequoia_core.model.device import placed_stages
@@ -20,6 +20,7 @@ from sequoia_core.model.native.matrices import draft_format
 from sequoia_core.model.native.rows import NativeRows, read_rows_with
 from sequoia_core.model.offload.model import load_offloaded
 from sequoia_core.model.packed import packed_products
+from sequoia_core.model.quantised import quantised_products
 from sequoia_core.model.recorded import graphs_of, record_forwards
 from sequoia_core.model.tensor_names import weight_values
 
@@ -43,6 +44,8 @@ def target_model(
         on_first = weight_values(draft.config) if draft else 0
         stages = placed_stages(config, placement, on_first)
         make = packed_products(weights.packed) if weights.packed_format else None
+        if backend.quantize is not Quantize.NONE:
+            make = quantised_products(weights, backend.quantize, dtype)
         model = Llama(config, weights, device, dtype, read_by_draft, stages, make)
     model.attention = attention
     if backend.graphs:

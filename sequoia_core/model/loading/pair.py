@@ -11,7 +11,7 @@ import torch
 from msgspec.structs import replace as replace_record
 from torch import Tensor
 
-from sequoia_core.config import GraphChoice, Offload, WeightFormat
+from sequoia_core.config import GraphChoice, Offload, Quantize, WeightFormat
 from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.events import PairDescription, Progress
 from sequoia_core.model.cpu import cpu_threads
@@ -37,6 +37,7 @@ from sequoia_core.model.loading.loader import (
 )
 from sequoia_core.model.loading.memory_plan import PLANNED_ROWS, memory_errors
 from sequoia_core.model.loading.models import draft_model, target_model
+from sequoia_core.model.loading.quantisation import with_quantisation
 from sequoia_core.model.loading.tokenizer import pair_tokenizer
 from sequoia_core.model.malloc_trim import return_freed_memory
 from sequoia_core.model.native.llama import NativeLlama
@@ -60,6 +61,7 @@ class PairSource:
     offload: Offload
     graphs: GraphChoice = GraphChoice.AUTO
     tensor_parallel: int = 1
+    quantize: Quantize = Quantize.NONE
     placement: Placement | None = None  # of a loaded pair: what the devices stand for
 
     def placed(
@@ -82,7 +84,8 @@ class PairSource:
         )
         opened = list(filter(None, models))
         backend = choose_backend(self.weights, self.dtype, placement, opened)
-        return replace(backend, graphs=uses_graphs(self.graphs, placement))
+        backend = replace(backend, graphs=uses_graphs(self.graphs, placement))
+        return with_quantisation(backend, self.quantize, self.dtype, opened)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,7 @@ def load_pair(
     offload: Offload = Offload.NONE,
     graphs: GraphChoice = GraphChoice.AUTO,
     tensor_parallel: int = 1,
+    quantize: Quantize = Quantize.NONE,
     progress: Progress | None = None,
 ) -> Pair:
     """Load a target and a draft.
@@ -138,25 +142,28 @@ def load_pair(
         graphs: whether a GPU's kernels are recorded once and then replayed.
         tensor_parallel: processes, with a device each, that divide every layer of the target; they
             are started unless torchrun has. The draft is on the first one's device.
+        quantize: to how many bits the matrices of the target's layers are rounded.
         progress: receives what is being done and, where known, the fraction done.
 
     Raises:
         ModelLoadError: a model is missing, damaged, of an unknown kind, or too large.
         TokenizerMismatchError: the draft's tokens are not the target's.
-        ParameterError: an unknown device or dtype, weights, an offloading or graphs that are not
-            possible there, more devices than the target has layers, or a target that cannot be
-            divided among so many processes.
+        ParameterError: an unknown device or dtype, weights, an offloading, graphs or fewer bits
+            that are not possible there, more devices than the target has layers, or a target that
+            cannot be divided among so many processes.
         RankLostError: one of several processes does not start, or has ended.
     """
     report = progress or no_progress
     RENDERER.start()
-    source = PairSource(target, dtype, device, weights, offload, graphs, tensor_parallel)
+    source = PairSource(target, dtype, device, weights, offload, graphs, tensor_parallel, quantize)
     prepare(source.backend().placement.devices)  # refuses what it can before files are read
     if is_fetched_first(target) or is_fetched_first(draft):
         check_tokenizers(target, draft, report)
     opened, small = open_pair(target, draft, report)
     source = source.placed(opened, small, report)
     backend = source.backend(opened, small)
+    if quantize is Quantize.AUTO:  # another draft does not change the choice
+        source = replace(source, quantize=backend.quantize)
     alone = _load_target(source, opened, small, backend, report)
     return _with_draft(alone, opened, small, backend, report)
 
@@ -188,6 +195,7 @@ def _load_target(
         model = _target_model(source, big, draft, backend)
     return_freed_memory()
     why = backend.fallback
+    slower = f"PyTorch computes, which is slower: {why}" if why else ""
     return Pair(
         target=model,
         draft=None,
@@ -202,7 +210,7 @@ def _load_target(
             context_window=big.config.context_window,
             exact=backend.exact,
             threads=cpu_threads(),
-            remark=f"PyTorch computes, which is slower: {why}" if why else "",
+            remark="; ".join(filter(None, (slower, backend.chosen))),
         ),
         fingerprint="",  # a draft's, or that there is none, belongs to it
         acceptance_rates={},

@@ -14,6 +14,7 @@ import torch
 from gguf import GGMLQuantizationType
 from torch import Tensor
 
+from sequoia_core.config import Quantize
 from sequoia_core.model import tensor_names as names
 from sequoia_core.model.kv_cache import round_up
 from sequoia_core.model.layers import inverse_frequencies
@@ -48,6 +49,8 @@ GROUP = 32  # columns of a group in the library's layout, and of a block of Q8_0
 ROWS_TOGETHER = 16  # rows of a block in the library's layout
 
 F32, Q8_0 = int(GGMLQuantizationType.F32), int(GGMLQuantizationType.Q8_0)
+QUANTIZED = {Quantize.INT8: Q8_0, Quantize.INT4: int(GGMLQuantizationType.Q4_0)}
+"""The `ggml_type` that floating-point matrices are rounded to."""
 FORMAT_DTYPES = {kind: dtype for dtype, kind in DTYPE_FORMATS.items()}
 
 GROUP_BYTES = {
@@ -78,7 +81,16 @@ def model_matrices(
         places[names.HEAD] = (0, HEAD_PART)
     if config.feature_layers:
         places |= {names.TARGET_INPUT: (0, TARGET_INPUT_PART), names.OWN_INPUT: (0, OWN_INPUT_PART)}
-    return {place: stored_matrix(weights, name, wanted) for name, place in places.items()}
+    return {
+        place: stored_matrix(weights, name, _format_at(place[1], wanted))
+        for name, place in places.items()
+    }
+
+
+def _format_at(part: int, wanted: int | None) -> int | None:
+    """Embedding and head keep 8 bits where layers have 4: their errors are in every logit."""
+    outside = part in (EMBEDDING_PART, HEAD_PART)
+    return Q8_0 if outside and wanted == QUANTIZED[Quantize.INT4] else wanted
 
 
 def stored_matrix(
@@ -86,8 +98,8 @@ def stored_matrix(
 ) -> StoredMatrix:
     """The matrix called `name`, held in the `ggml_type` `wanted`.
 
-    To a floating-point format every matrix is converted; to Q8_0 those of floating-point numbers
-    whose columns fill its blocks. None leaves all as they are stored.
+    To a floating-point format every matrix is converted; to one of `QUANTIZED` those of
+    floating-point numbers whose columns fill its blocks. None leaves all as they are stored.
     """
     if isinstance(weights, ChainMap):
         weights = next(each for each in weights.maps if name in each)
@@ -98,15 +110,20 @@ def stored_matrix(
     stored = source.stored(name)
     if stored.file_format not in GROUP_BYTES:
         raise unread_format(name, GGMLQuantizationType(stored.file_format).name)
-    if wanted != Q8_0 or stored.file_format not in FORMAT_DTYPES or stored.shape[1] % GROUP:
+    if wanted is None or stored.file_format not in FORMAT_DTYPES or stored.shape[1] % GROUP:
         return stored
-    return StoredMatrix(Q8_0, stored.shape, lambda: _quantised(source[name]))
+    return StoredMatrix(wanted, stored.shape, lambda: _quantised(source[name], wanted))
 
 
-def _quantised(matrix: Tensor) -> Bytes:
-    parts = torch.split(matrix, QUANTISED_AT_ONCE)
-    blocks = [gguf.quantize(part.float().numpy(), GGMLQuantizationType.Q8_0) for part in parts]
-    return np.concatenate(blocks)
+def _quantised(matrix: Tensor, wanted: int) -> Bytes:
+    kind, parts = GGMLQuantizationType(wanted), torch.split(matrix, QUANTISED_AT_ONCE)
+    return np.concatenate([gguf.quantize(part.float().numpy(), kind) for part in parts])
+
+
+def value_bytes(matrix_format: int | None) -> int:
+    """Bytes of 32 numbers in a format; of 16 bits each where it is not known."""
+    kind = GGMLQuantizationType.F16 if matrix_format is None else matrix_format
+    return int(GROUP_BYTES[GGMLQuantizationType(kind)])
 
 
 def draft_format(stored: torch.dtype | None, dtype: torch.dtype | None) -> int | None:

@@ -9,7 +9,7 @@ import pytest
 from app.config.load import SettingsError, load_settings
 from app.config.model_choice import Models, build_chat, chosen_models, tree_choice
 from app.config.settings import Settings
-from sequoia_core.config import GraphChoice, Lookup, Mode, Offload, WeightFormat
+from sequoia_core.config import GraphChoice, Lookup, Mode, Offload, Quantize, WeightFormat
 from sequoia_core.errors import GrowMapError, ParameterError
 from sequoia_core.tree.choice import DynamicTree, TreeChoice
 from sequoia_core.tree.files import find_growmap
@@ -21,6 +21,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "dtype": ("float32", "float32"),
     "device": ("cpu", "cpu"),
     "weights": ("int8", WeightFormat.INT8),
+    "quantize": ("nf4", Quantize.NF4),
     "offload": ("disk", Offload.DISK),
     "graphs": ("off", GraphChoice.OFF),
     "tensor_parallel": ("2", 2),
@@ -240,6 +241,7 @@ def test_the_engine_is_built_from_the_settings(monkeypatch: pytest.MonkeyPatch) 
                 "offload": Offload.NONE,
                 "graphs": GraphChoice.AUTO,
                 "tensor_parallel": 1,
+                "quantize": Quantize.NONE,
                 "progress": progress,
             },
         ),

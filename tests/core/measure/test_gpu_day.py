@@ -236,6 +236,19 @@ def test_what_is_recorded_on_a_device_computes_the_same(
     assert all(float(row["recorded differs by"]) < 1e-4 for row in timed)
 
 
+def test_formats_of_fewer_bits_are_compared_with_the_dense_target(tmp_path: Path) -> None:
+    """With the libraries that are installed; int4's kernel needs a GPU."""
+    rows = run_day(HOST, tmp_path, only=["fewer-bits"], say=silent).parts["fewer-bits"]
+    assert not [row for row in rows.values() if "failed" in row]
+    assert rows["dense"]["KL mean"] == 0.0
+    found = ["packed 4 bits", *(kind for kind in ("int8", "nf4") if "left out" not in rows[kind])]
+    for name in found:
+        assert 0.0 < float(rows[name]["KL mean"]) < 0.1, name
+        assert float(rows[name]["single rows differ by"]) < 1e-4, name
+        assert rows[f"{name}, 1 rows"]["graph differs by"] == 0.0
+    assert "left out" in rows["int4"]
+
+
 def day_of(tmp_path: Path, scale: Scale = TINY) -> GpuDay:
     return GpuDay(HOST, DayReport(tmp_path, silent), 480.0, scale)
 

@@ -13,11 +13,13 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
-from sequoia_core.config import Mode, SamplingParams
+from sequoia_core.config import Mode, Quantize, SamplingParams
 from sequoia_core.model.attention import AttentionChoice, MaskedKernel
 from sequoia_core.model.interface import KVCache
 from sequoia_core.model.kv_cache import CUDA_BUCKET, LayeredKVCache
 from sequoia_core.model.llama import Llama
+from sequoia_core.model.packed import PackedMatrix, packed_products
+from sequoia_core.model.quantised import missing_library, quantised_products, rounded_bytes
 from sequoia_core.speculate import judge_plan, judging, remainders
 from sequoia_core.speculate.draft import ChildChooser, DraftModel, GrowPlan, grow, top_children
 from sequoia_core.speculate.judge_plan import Vocabulary
@@ -39,6 +41,7 @@ OPERATORS: Mapping[object, Callable[..., Any]] = {
     torch.Tensor.__getitem__: index,
     torch.Tensor.__setitem__: lambda x, key, value: ATEN.copy_.default(index(x, key), value),
     torch.Tensor.__invert__: ATEN.bitwise_not.default,
+    torch.Tensor.contiguous: lambda x: ATEN.clone.default(x, memory_format=torch.contiguous_format),
     torch.Tensor.copy_: ATEN.copy_.default,
     torch.Tensor.item: ATEN._local_scalar_dense.default,
     torch.Tensor.float: lambda x: ATEN._to_copy.default(x, dtype=torch.float32),
@@ -234,3 +237,50 @@ def test_the_harness_notices_harm(harm: str, error: type[Exception], says: str) 
     row = torch.ones(1, dtype=torch.int64, device=CUDA)
     with pytest.raises(error, match=says):
         model.forward(row, row * 4, None, cache)
+
+
+def few_bits(device: torch.device) -> PackedMatrix:
+    """64 rows and columns in two groups."""
+    codes = torch.zeros(64, 32, dtype=torch.uint8, device=device)
+    zeros = torch.zeros(64, 2, dtype=torch.uint8, device=device)
+    scales = torch.ones(64, 2, dtype=torch.float16, device=device)
+    return PackedMatrix(codes, zeros, scales, 4, order=torch.arange(64, device=device))
+
+
+@DTYPES
+def test_packed_matrices_are_multiplied_where_they_lie(dtype: torch.dtype) -> None:
+    make = packed_products(lambda _name: few_bits(torch.device("cpu")))
+    product = make(["a", "b"], CUDA)
+    assert product is not None
+    out = product(torch.zeros(5, 64, dtype=dtype, device=CUDA))
+    assert (out.shape, out.device, out.dtype) == ((5, 128), CUDA, dtype)
+
+
+def rounded(kind: Quantize) -> Any:
+    """The product with 384 rows of 512 columns."""
+    if name := missing_library(kind):
+        pytest.skip(f"{name} is not installed")
+    weights = {"a": torch.zeros(256, 512), "b": torch.zeros(128, 512)}
+    return quantised_products(weights, kind, torch.bfloat16)(["a", "b"], CUDA)
+
+
+@pytest.mark.parametrize("rows", [1, 9, 64])
+def test_four_bits_are_packed_for_pytorchs_own_kernel(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchao's call of it ends with a slice, for which CPU builds lack the device guard."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    weight = rounded(Quantize.INT4).weight
+    held = weight.qdata.nbytes + weight.scale_and_zero.nbytes
+    assert held == rounded_bytes(Quantize.INT4, (384, 512), 2)
+    x = torch.zeros(rows, 1024, dtype=torch.bfloat16, device=CUDA)
+    out = ATEN._weight_int4pack_mm(x, weight.qdata, 128, weight.scale_and_zero)
+    assert (out.shape, out.device, out.dtype) == ((rows, 384), CUDA, torch.bfloat16)
+
+
+@pytest.mark.parametrize("kind", [Quantize.INT8, Quantize.NF4])
+@pytest.mark.parametrize("rows", [1, 9, 64])
+def test_rounded_matrices_are_multiplied_where_they_lie(kind: Quantize, rows: int) -> None:
+    product = rounded(kind)
+    out = product(torch.zeros(rows, 512, dtype=torch.bfloat16, device=CUDA))
+    assert (out.shape, out.device, out.dtype) == ((rows, 384), CUDA, torch.bfloat16)

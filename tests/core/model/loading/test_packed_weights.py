@@ -15,12 +15,15 @@ from sequoia_core import GrowMap, Mode, SamplingParams
 from sequoia_core.config import WeightFormat
 from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.model.device import choose_placement
+from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.backend import choose_backend, pair_plans
 from sequoia_core.model.loading.loader import open_directory
 from sequoia_core.model.loading.pair import Pair, load_pair
+from sequoia_core.model.packed import packed_products
 from tests.core.checkpoints import edit_settings, reference_logits, tiny_tokenizer
 from tests.core.engines import make_engine, tokens_of
-from tests.core.packed_checkpoints import Style, save_packed
+from tests.core.families import save_family
+from tests.core.packed_checkpoints import SHAPE, Style, pack, save_packed
 
 STYLES = {
     "AWQ": Style("awq"),
@@ -71,6 +74,24 @@ def test_the_forward_is_that_of_the_dequantised_model(style: Style, tmp_path: Pa
         logits(pair, PROMPT), reference_logits(model, PROMPT), rtol=1e-5, atol=1e-4
     )
     assert style.method.upper() in pair.description.dtype
+
+
+@pytest.mark.parametrize("variant", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("method", ["awq", "gptq"])
+def test_other_families_keep_their_biases_and_norms(
+    variant: str, method: str, tmp_path: Path
+) -> None:
+    model = save_family(tmp_path, variant, **SHAPE)
+    pack(tmp_path, Style(method, group_size=16), model)
+    opened = open_directory(tmp_path)
+    target = Llama(
+        opened.config, opened.weights, torch.device("cpu"), torch.float32,
+        make_product=packed_products(opened.weights.packed),
+    )  # fmt: skip
+    found = target.forward(PROMPT, torch.arange(len(PROMPT)), None, target.new_cache())
+    with torch.inference_mode():
+        wanted = model(PROMPT[None]).logits[0]
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("style", NATIVE.values(), ids=NATIVE)
@@ -200,6 +221,13 @@ GPTQ, AWQ, COMPRESSED = Style("gptq"), Style("awq"), Style("compressed-tensors")
 REFUSED: dict[str, tuple[Style, Callable[[Path], None], str]] = {
     "no object": (GPTQ, lambda f: edit_settings(f, quantization_config=4), "an object was"),
     "3 bits": (GPTQ, stating(bits=3), "bits is 3; of gptq only 4 or 8 is supported"),
+    "no bits": (GPTQ, stating(bits=None), "bits is None, no whole number"),
+    "bits of a fraction": (GPTQ, stating(bits=4.0), "bits is 4.0, no whole number"),
+    "two formats": (GPTQ, stating(format="gptq_v2"), "format and checkpoint_format are not the"),
+    "bitsandbytes": (
+        GPTQ, stating(quant_method="bitsandbytes", bits=None, load_in_4bit=True),
+        "quantized weights (bitsandbytes) are not supported",
+    ),
     "AWQ of 8 bits": (AWQ, stating(bits=8), "bits is 8; of awq only 4"),
     "AWQ for other kernels": (AWQ, stating(version="gemv"), "version is 'gemv'; of awq only"),
     "llm-awq": (AWQ, stating(backend="llm-awq"), "backend is 'llm-awq'"),
@@ -231,6 +259,8 @@ REFUSED: dict[str, tuple[Style, Callable[[Path], None], str]] = {
         Style("compressed-tensors", symmetric=True), scheme(symmetric=False),
         "weight_zero_point is missing",
     ),
+    "no size of groups": (COMPRESSED, scheme(group_size=None), "group_size is None"),
+    "no bits of a scheme": (COMPRESSED, scheme(num_bits=None), "num_bits is None"),
     "blocks": (COMPRESSED, scheme(strategy="block"), "strategy is 'block'"),
     "quantised activations": (
         COMPRESSED,

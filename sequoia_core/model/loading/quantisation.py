@@ -1,0 +1,118 @@
+"""To how many bits a target's matrices are rounded while it is loaded, and by which library."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from sequoia_core.config import Offload, Quantize
+from sequoia_core.errors import ParameterError
+from sequoia_core.model.device import free_bytes
+from sequoia_core.model.loading.backend import Backend, pair_plans, stored_format
+from sequoia_core.model.loading.weights import DTYPE_FORMATS, Weights
+from sequoia_core.model.quantised import AMPERE, INSTALL, missing_library
+
+if TYPE_CHECKING:
+    from sequoia_core.model.loading.loader import Checkpoint
+
+CHOSEN_CONTEXT = 4096  # tokens that `auto` leaves room for, unless the window is shorter
+
+
+def with_quantisation(
+    backend: Backend, asked: Quantize, dtype: str, models: Sequence["Checkpoint"]
+) -> Backend:
+    """The backend with the target's matrices rounded as asked.
+
+    Raises ParameterError if that is not possible there, or would change nothing.
+    """
+    if backend.quantize is not Quantize.NONE:  # by --weights int8
+        if asked in (Quantize.NONE, Quantize.AUTO, backend.quantize):
+            return backend
+        raise ParameterError(
+            f"weights are int8, but quantize is {asked.value}; leave --weights out"
+        )
+    if asked is Quantize.NONE:
+        return backend
+    if asked is Quantize.AUTO:
+        return _most_bits(backend, dtype, models)
+    if reason := _refusal(backend, asked, dtype, models[0].weights if models else None):
+        raise ParameterError(f"quantize is {asked.value}, {reason}")
+    return _rounding(backend, asked)
+
+
+def _rounding(backend: Backend, kind: Quantize) -> Backend:
+    if kind is Quantize.INT4 and not backend.native:
+        return replace(backend, quantize=kind, dtype=torch.bfloat16)
+    return replace(backend, quantize=kind)
+
+
+def _refusal(backend: Backend, kind: Quantize, dtype: str, weights: Weights | None) -> str:
+    """Why a format is not possible, and what to do instead; "" where it is."""
+    if backend.placement.offload is not Offload.NONE:
+        return "but layers that are offloaded are computed as they are stored; leave one out"
+    if backend.placement.ranks > 1:
+        return "but a target that is divided among processes stays as it is stored; leave one out"
+    if weights is not None and weights.packed_format:
+        return f"but the target is stored in {weights.packed_format}; leave --quantize out"
+    if not backend.native:
+        return _library_refusal(backend, kind, dtype)
+    if kind is Quantize.NF4:
+        return "which the native library does not hold; give int8 or int4, or --weights torch"
+    if dtype != "auto":
+        return "which is a number format itself; leave --dtype out"
+    if weights is not None and not _has_floating_matrices(weights):
+        return (
+            f"but the target is stored as {stored_format(weights)}, which stays as it is; "
+            "leave --quantize out"
+        )
+    return ""
+
+
+def _library_refusal(backend: Backend, kind: Quantize, dtype: str) -> str:
+    if name := missing_library(kind):
+        return f"which needs {name}: {INSTALL}"
+    if kind is not Quantize.INT4:
+        return ""
+    for device in backend.placement.devices:
+        if device.type != "cuda" or torch.cuda.get_device_capability(device) < AMPERE:
+            return "which needs a GPU of compute capability 8.0 or later; give nf4 or int8"
+    return "" if dtype in ("auto", "bfloat16") else "which computes in bfloat16; leave --dtype out"
+
+
+def _has_floating_matrices(weights: Weights) -> bool:
+    formats = {weights.stored(name).file_format for name in weights.matrices()}
+    return not formats.isdisjoint(DTYPE_FORMATS.values())
+
+
+def _most_bits(backend: Backend, dtype: str, models: Sequence["Checkpoint"]) -> Backend:
+    """That of the most bits which fits, else of the fewest that are possible.
+
+    Natively 8 bits at most: they are nearly as exact as 16 and read in half the time.
+    """
+    if not models:
+        return backend
+    possible = list(_possible(backend, dtype, models[0].weights))
+    fitting = [each for each in possible if _fits(each, models)]
+    taken = (fitting or possible[-1:] or [backend])[0]
+    if not possible or taken.quantize is Quantize.NONE:
+        stays = "they fit" if fitting else "no format of fewer bits is possible here"
+        return replace(backend, chosen=f"--quantize auto leaves the weights as they are: {stays}")
+    why = "it fits" if fitting else "the fewest bits that are possible here"
+    return replace(taken, chosen=f"--quantize auto chose {taken.quantize.value}: {why}")
+
+
+def _possible(backend: Backend, dtype: str, weights: Weights) -> Iterator[Backend]:
+    if not backend.native:
+        yield backend
+    for kind in (Quantize.INT8, Quantize.INT4, Quantize.NF4):
+        if not _refusal(backend, kind, dtype, weights):
+            yield _rounding(backend, kind)
+
+
+def _fits(backend: Backend, models: Sequence["Checkpoint"]) -> bool:
+    plans = pair_plans(models[0], models[1] if len(models) > 1 else None, backend)
+    return all(
+        plan.needed(min(plan.window, CHOSEN_CONTEXT)) <= free_bytes(device)
+        for device, plan in plans.items()
+    )
