@@ -105,14 +105,14 @@ def _texts(reference: "Pair", passages: list[Passage], answers: int) -> Iterator
 def _rows(
     pairs: "tuple[Pair, Pair]", texts: list[Sequence[int]], progress: Progress
 ) -> Iterator[tuple[str, dict[str, float]]]:
-    from sequoia_core.measure.fidelity import Divergence, divergences
+    from sequoia_core.measure.fidelity import Distances, divergences
 
     parts = []
     for part in divergences(pairs[0].target, pairs[1].target, texts):
         parts.append(part)
         progress("Comparing", len(parts) / len(texts))
         yield str(len(parts)), part.figures
-    yield "all", Divergence.of_all(parts).figures
+    yield "all", Distances.of_all(parts).figures
 
 
 def _name(pair: "Pair") -> str:

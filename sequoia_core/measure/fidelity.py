@@ -17,14 +17,14 @@ ROWS = 32  # positions at once: each takes a few rows of the vocabulary
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Divergence:
+class Distances:
     """Of a model from a reference, at each position of a text."""
 
     kl: NDArray[np.float64]  # KL(reference || model) in nats
     same: NDArray[np.bool_]  # whether the most probable token is
 
     @classmethod
-    def of_all(cls, parts: Sequence["Divergence"]) -> "Divergence":
+    def of_all(cls, parts: Sequence["Distances"]) -> "Distances":
         kl, same = (np.concatenate([getattr(each, name) for each in parts]) for name in _FIELDS)
         return cls(kl, same)
 
@@ -74,7 +74,7 @@ def with_answer(
 
 def divergences(
     model: LanguageModel, reference: LanguageModel, texts: Sequence[Sequence[int]]
-) -> Iterator[Divergence]:
+) -> Iterator[Distances]:
     """Of the tokens after each of a text's; a beginning that the first text has, too, counts once.
 
     Raises ParameterError for a text that does not fit into a context window.
@@ -88,7 +88,7 @@ def divergences(
             )
         first = _shared(texts[0], token_ids) if number else 0
         if first < len(token_ids):
-            yield Divergence.of_all(list(_read(model, reference, token_ids, first)))
+            yield Distances.of_all(list(_read(model, reference, token_ids, first)))
 
 
 def _shared(first: Sequence[int], other: Sequence[int]) -> int:
@@ -99,7 +99,7 @@ def _shared(first: Sequence[int], other: Sequence[int]) -> int:
 @torch.inference_mode()
 def _read(
     model: LanguageModel, reference: LanguageModel, token_ids: Sequence[int], first: int
-) -> Iterator[Divergence]:
+) -> Iterator[Distances]:
     both = model, reference
     caches = [each.new_cache() for each in both]
     ids = torch.tensor(token_ids)
@@ -118,10 +118,10 @@ def _read(
         yield divergence(found, wanted)
 
 
-def divergence(found: Tensor, wanted: Tensor) -> Divergence:
+def divergence(found: Tensor, wanted: Tensor) -> Distances:
     """Of logits [n, V] from those of the reference."""
     log_q, log_p = found.log_softmax(-1), wanted.log_softmax(-1)
     # tokens that neither can give have probability 0 and a difference that is no number
     terms = torch.where(log_p == -torch.inf, 0.0, log_p.exp() * (log_p - log_q))
     same = found.argmax(-1) == wanted.argmax(-1)
-    return Divergence(terms.sum(-1).clamp_(min=0.0).numpy(), same.numpy())
+    return Distances(terms.sum(-1).clamp_(min=0.0).numpy(), same.numpy())

@@ -6,7 +6,7 @@ import torch
 from scipy import special
 
 from sequoia_core.errors import ParameterError
-from sequoia_core.measure.fidelity import Divergence, divergence, divergences, with_answer
+from sequoia_core.measure.fidelity import Distances, divergence, divergences, with_answer
 from tests.core.models import TableModel
 
 TEXTS = ([3, 1, 4, 1, 5, 9, 2, 6] * 6, [3, 1, 4, 7, 7, 2])
@@ -35,7 +35,7 @@ def test_positions_of_all_texts_are_read_with_what_is_before_them() -> None:
                 ids = torch.tensor(token_ids[: at + 1])
                 logits.append(each.forward(ids, torch.arange(at + 1), None, each.new_cache())[-1:])
             rows.append(divergence(logits[0].double(), logits[1].double()))
-    whole, wanted = Divergence.of_all(parts), Divergence.of_all(rows)
+    whole, wanted = Distances.of_all(parts), Distances.of_all(rows)
     np.testing.assert_allclose(whole.kl, wanted.kl, rtol=1e-6)
     assert whole.figures["kl_mean"] == pytest.approx(wanted.kl.mean())
     assert whole.figures["kl_99_percent"] == pytest.approx(np.quantile(wanted.kl, 0.99))
@@ -55,7 +55,7 @@ def test_an_answer_is_the_most_probable_continuation_up_to_its_end() -> None:
 
 def test_a_model_is_no_distance_from_itself() -> None:
     parts = list(divergences(TableModel(10, seed=1), TableModel(10, seed=1), TEXTS))
-    figures = Divergence.of_all(parts).figures
+    figures = Distances.of_all(parts).figures
     assert (figures["kl_largest"], figures["same_argmax"]) == (0.0, 1.0)
 
 
