@@ -141,7 +141,7 @@ def list_growmaps() -> None:
     for name in growmap_names():
         tree = find_growmap(name)
         rates = tree.acceptance_rates
-        expected = f"{tree.expected_tokens(rates):.2f}" if rates else "-"
+        expected = f"{tree.expected_tokens(rates, tree.deeper_rates):.2f}" if rates else "-"
         rows.append((name, str(tree.size), str(tree.depth), expected, tree.widths()))
     headings = ("name", "nodes", "depth", "expected", "per level")
     print_table(headings, rows, right=headings[1:4], width=_LIST_WIDTH)
@@ -153,9 +153,12 @@ def _figures(tree: GrowMap) -> Iterator[tuple[str, object]]:
     yield "per level", tree.widths()
     yield "children", f"at most {tree.branching} per node"
     if rates := tree.acceptance_rates:
-        by_depth = " ".join(f"{prob:.3f}" for prob in tree.expected_by_depth(rates))
-        yield "rates", " ".join(f"{rate:.3g}" for rate in rates)
-        yield "expected", f"{tree.expected_tokens(rates):.3f} tokens per pass"
+        deeper = tree.deeper_rates
+        by_depth = " ".join(f"{prob:.3f}" for prob in tree.expected_by_depth(rates, deeper))
+        for depth, row in enumerate((rates, *deeper), start=1):
+            label = f"at depth {depth}" if deeper else "rates"
+            yield label, " ".join(f"{rate:.3g}" for rate in row)
+        yield "expected", f"{tree.expected_tokens(rates, deeper):.3f} tokens per pass"
         yield "reaching", f"{by_depth}  (probability of accepting 1, 2, ... drafted tokens)"
     if tree.source:
         yield "source", tree.source
@@ -166,7 +169,7 @@ def drawing(tree: GrowMap) -> "Tree":
     from rich.text import Text
     from rich.tree import Tree
 
-    reach = tree.node_probs(tree.acceptance_rates)
+    reach = tree.node_probs(tree.acceptance_rates, tree.deeper_rates)
     branches = [Tree(Text("0  root", style="bold"), guide_style="dim")]
     for node in range(1, tree.size):
         label = Text(str(node))

@@ -57,25 +57,31 @@ def accept(
     static: Annotated[
         bool, flag("--static", "One pass over each text instead of decoding.")
     ] = False,
-    depth: Annotated[int, flag("--D --depth", "Levels of the tree below its root.")] = 1,
+    depth: Annotated[
+        int, flag("--D --depth", "Levels below the root with rates of their own; in JSON.")
+    ] = 1,
     mode: Annotated[Literal["greedy"], flag("--Mode", "", hidden=True)] = "greedy",  # noqa: ARG001
 ) -> Experiment:
     """Measure how often the k-th child is accepted, by rank.
 
     By decoding with a star of children at every step, or with --static by one pass over each text.
+    With --D by decoding with a deeper tree: a draft's later levels are often weaker.
     """
-    if depth != 1:
-        raise ParameterError(f"--D is {depth}; the tree is a star, whose depth is 1")
     if options.cache_length is not None and static:
         raise ParameterError("--M does nothing with --static: one pass drafts no tree")
     if algorithm == "greedy":
         options = replace(options, temperature=0.0)
-    data, dst = options.data, output_result(options.dst or _VECTOR)
+    vector = _VECTOR.with_suffix(".json") if depth > 1 else _VECTOR
+    data, dst = options.data, output_result(options.dst or vector)
+    if depth > 1 and dst.suffix != ".json":
+        raise ParameterError(f"--dst {dst}: rates by depth are kept in a file that ends in .json")
     check_source(data.source)
     from sequoia_core.measure.acceptance import AcceptancePlan
     from sequoia_core.reproduce.acceptance import AcceptanceExperiment
 
-    plan = AcceptancePlan(options.width, options.params, options.draft_top_p, static=static)
+    plan = AcceptancePlan(
+        options.width, options.params, options.draft_top_p, static=static, depth=depth
+    )
     pair = options.load_pair(progress)
     return AcceptanceExperiment(pair, plan, data, dst, options.cache_length)
 

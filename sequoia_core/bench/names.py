@@ -10,6 +10,8 @@ LOOKUP = "sequoia tree, look-up"
 ADAPTIVE = "sequoia adaptive tree"
 ADAPTIVE_LOOKUP = "sequoia adaptive tree, look-up"
 TRAVERSAL = "sequoia adaptive tree, traversal"
+DYNAMIC = "EAGLE's dynamic tree, 60 nodes"
+DYNAMIC_MEASURED = "EAGLE's dynamic tree, measured bounds"
 PYTORCH = "sequoia plain, PyTorch"
 AVX2 = "sequoia plain, AVX2"
 FLOAT32_AVX2 = "sequoia plain, PyTorch float32, AVX2"
@@ -28,6 +30,7 @@ OPENVINO_SPECULATIVE = "OpenVINO GenAI speculative"
 
 TREES = (
     CHAIN, BLOCK, PACKAGED, PACKAGED_LOOKUP, TREE, LOOKUP, ADAPTIVE, ADAPTIVE_LOOKUP, TRAVERSAL,
+    DYNAMIC, DYNAMIC_MEASURED,
 )  # fmt: skip
 """This engine's ways to speculate. Two differ from others above temperature 0 alone: see the mode
 `traverse`."""

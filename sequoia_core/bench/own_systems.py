@@ -22,7 +22,7 @@ from sequoia_core.speculate.tree_advisor import (
     BundledAdvisor,
     TreeAdvisor,
 )
-from sequoia_core.tree.choice import ADAPTIVE, TreeChoice
+from sequoia_core.tree.choice import ADAPTIVE, DYNAMIC, DynamicTree, TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from sequoia_core.tree.search import choose_tree, expected_tokens_table
 
@@ -40,6 +40,7 @@ MOST_LEVELS = 12  # largest depth of the sweep's trees
 _PLAIN = TreeChoice(Mode.AR)
 _FIXED = TreeChoice(Mode.SEQUOIA, adaptive=False)
 _ADAPTIVE = TreeChoice(Mode.SEQUOIA, adaptive=True)
+_DYNAMIC = TreeChoice(Mode.TOPK, dynamic=DynamicTree())  # as published
 CHOICES = {
     names.PLAIN: _PLAIN,
     names.CHAIN: TreeChoice(Mode.CHAIN),
@@ -51,6 +52,8 @@ CHOICES = {
     names.ADAPTIVE: _ADAPTIVE,
     names.ADAPTIVE_LOOKUP: replace(_ADAPTIVE, lookup=Lookup.AUTO),
     names.TRAVERSAL: replace(_ADAPTIVE, mode=Mode.TRAVERSE),
+    names.DYNAMIC: _DYNAMIC,
+    names.DYNAMIC_MEASURED: _DYNAMIC,
 }
 
 
@@ -62,6 +65,8 @@ def own_system(factory: ModelFactory, name: str) -> Decode:
     pair, choice = factory.pair, CHOICES.get(name, _PLAIN)
     if pair.draft is None and choice is not _PLAIN:
         raise PeerError("the target has no draft; name one with --draft")
+    if name == names.DYNAMIC_MEASURED:
+        return dynamic_as_measured(factory)
     if name in CHOICES and name not in (names.PACKAGED, names.PACKAGED_LOOKUP):
         return engine_system(pair, factory.advisor(), choice)
     return engine_system(pair, BundledAdvisor(pair.acceptance_rates), choice)
@@ -104,9 +109,29 @@ def engine_system(
     return decode
 
 
+def dynamic_as_measured(factory: ModelFactory) -> Decode:
+    """EAGLE's tree, at each temperature as large, deep and wide as the measured tree is at first.
+
+    Of its published 60 nodes most are a loss where rows of a forward are dear, as on a CPU.
+    """
+    advisor, systems = factory.advisor(), dict[float, Decode]()
+
+    def decode(prompt_ids: Sequence[int], params: SamplingParams) -> Run:
+        if params.temperature not in systems:
+            advice = advisor.advise(params.temperature, len(prompt_ids), False)
+            shape = advice.growmap or GrowMap.chain(1)
+            choice = replace(
+                _DYNAMIC, dynamic=DynamicTree(shape.size, shape.depth, shape.branching)
+            )
+            systems[params.temperature] = engine_system(factory.pair, factory.advisor(), choice)
+        return systems[params.temperature](prompt_ids, params)
+
+    return decode
+
+
 def _tree_name(chosen: TreeChosen) -> str:
-    if chosen.growmap == ADAPTIVE:
-        return ADAPTIVE
+    if chosen.growmap == ADAPTIVE or chosen.growmap.startswith(f"{DYNAMIC}:"):
+        return chosen.growmap
     return f"{chosen.nodes} nodes, depth {chosen.depth}" if chosen.depth else "plain"
 
 

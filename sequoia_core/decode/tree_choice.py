@@ -58,7 +58,7 @@ def tree_for(
         if chain and growmap.branching > 1:  # the path of first children, as long as it is deep
             growmap = GrowMap.chain(growmap.depth)
         reason = CHOSEN if growmap.size > 1 else "plain decoding: the chosen tree has one node"
-        advice = Advice(growmap, growmap.acceptance_rates, None, reason)
+        advice = Advice(growmap, growmap.acceptance_rates, None, reason, growmap.deeper_rates)
         if choice.shown:
             advice = _as_shown(growmap, advisor.advise(temperature, context_length, chain))
     else:

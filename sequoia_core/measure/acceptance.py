@@ -3,6 +3,7 @@
 At each of `n` positions of a text, `W` children are drawn from the draft without replacement and
 verified by Algorithm 2 (Sequoia, section 3.1). Acceptance probabilities are summed instead of
 random decisions counted: the mean is the same, as of decoding with a star, the variance smaller.
+Below the first level, where a draft goes by its own guesses, only decoding with a tree counts.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from sequoia_core.decode.engine import Engine
 from sequoia_core.decode.step import Sampler
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Step
+from sequoia_core.measure.calibration import Tally
 from sequoia_core.model.interface import KVCache, LanguageModel
 from sequoia_core.model.loading.pair import Pair
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.sampling import shaped_probs
 from sequoia_core.speculate.tree_advisor import BundledAdvisor
-from sequoia_core.tree.choice import MOST_NODES, TreeChoice
+from sequoia_core.tree.choice import MOST_DEPTH, MOST_NODES, TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 
 CHUNK = 32  # positions verified at once: each takes a few rows of the vocabulary
@@ -139,6 +141,7 @@ class AcceptancePlan:
     draft_top_p: float = DRAFT_TOP_P  # see `nucleus_sampler`; 1 and more cut nothing
     tokens: int = ANSWER_TOKENS  # decoded after each prompt
     static: bool = False  # by one pass over each text instead of decoding
+    depth: int = 1  # levels whose children are counted
 
     def __post_init__(self) -> None:
         if not 1 <= self.width < MOST_NODES:
@@ -147,6 +150,38 @@ class AcceptancePlan:
             raise ParameterError(
                 f"draft top-p is {self.draft_top_p}; give a number above 0 (1 and more keep all)"
             )
+        if not 1 <= self.depth <= MOST_DEPTH:
+            raise ParameterError(f"depth is {self.depth}; give 1 to {MOST_DEPTH}")
+        if self.depth > 1 and (size := self.tree.size) > MOST_NODES:
+            raise ParameterError(
+                f"counting {self.width} children at {self.depth} depths takes a tree of {size} "
+                f"nodes, more than {MOST_NODES}; give a smaller width or depth"
+            )
+        if self.static and self.depth > 1:
+            raise ParameterError(
+                "one pass over a text judges children of its own tokens, at depth 1; leave out "
+                "--static or --D"
+            )
+
+    @property
+    def tree(self) -> GrowMap:
+        """A star, or with depth a tree whose inner nodes have `width` children each.
+
+        Inner are the first child's first child and so on, and what second children lead to, one on
+        each way: where most answers go.
+        """
+        if self.depth == 1:
+            return GrowMap.k_ary([self.width], f"star-{self.width}")
+        parents, level = [-1], [(0, False)]
+        for depth in range(1, self.depth + 1):
+            below = list[tuple[int, bool]]()
+            for node, second in level:
+                inner = [False] if second else [False, True][: self.width]
+                if depth < self.depth:
+                    below += [(len(parents) + at, second or each) for at, each in enumerate(inner)]
+                parents += [node] * self.width
+            level = below
+        return GrowMap(tuple(parents), f"counting-{self.width}x{self.depth}")
 
     def params_of(self, prompt: int) -> SamplingParams:
         assert self.params.seed is not None
@@ -169,15 +204,21 @@ class AcceptanceVector:
     intervals: tuple[tuple[float, float], ...]  # of each rate, over prompts; () for a single one
     positions: int
     prompts: int  # that have positions
+    deeper: tuple[tuple[float, ...], ...] = ()  # the rates at depth 2, 3, ..., shrunk: see `Tally`
+    deeper_positions: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, judged: Sequence[Acceptance], seed: int = 17) -> AcceptanceVector:
-        """From the positions of each prompt [n, W]; raises ParameterError if there is none."""
-        positions = np.array([len(each) for each in judged if len(each)])
+    def of(cls, judged: Sequence[Sequence[Acceptance]], seed: int = 17) -> AcceptanceVector:
+        """From each prompt's positions by depth, [n, W] each.
+
+        Raises ParameterError if there is none.
+        """
+        first = [each[0] for each in judged if len(each[0])]
+        positions = np.array([len(each) for each in first])
         prompts = len(positions)
         if not prompts:
             raise ParameterError("nothing was judged: every text ends with its prompt")
-        accepted = np.array([each.sum(0) for each in judged if len(each)])  # [prompts, W]
+        accepted = np.array([each.sum(0) for each in first])  # [prompts, W]
         rates = accepted.sum(0) / positions.sum()
         intervals: tuple[tuple[float, float], ...] = ()
         if prompts > 1:
@@ -186,15 +227,25 @@ class AcceptanceVector:
             low, high = np.percentile(resampled, PERCENTILES, axis=0)
             intervals = tuple(zip(low.tolist(), high.tolist(), strict=True))
         rejected = max(0.0, 1.0 - float(rates.sum()))
-        return cls(tuple(rates.tolist()), rejected, intervals, int(positions.sum()), prompts)
+        depths = [each for each in map(np.concatenate, zip(*judged, strict=True)) if len(each)]
+        tallies = [
+            Tally(tuple(each.sum(0).tolist()), (float(len(each)),) * each.shape[1])
+            for each in depths
+        ]
+        pooled = Tally.pooled(tallies).rates()
+        return cls(
+            tuple(rates.tolist()), rejected, intervals, int(positions.sum()), prompts,
+            tuple(each.rates(pooled) for each in tallies[1:]), tuple(map(len, depths[1:])),
+        )  # fmt: skip
 
 
 def count_acceptance(
     pair: Pair, passages: Sequence[Passage], plan: AcceptancePlan
-) -> Iterator[Acceptance]:
-    """Of each passage; raises ParameterError if the draft has too few tokens.
+) -> Iterator[tuple[Acceptance, ...]]:
+    """Of each passage, by depth; raises ParameterError if the draft has too few tokens.
 
-    By decoding, a star of `width` children is drafted at every step. Statically, every position
+    By decoding, `plan.tree` is drafted at every step, and a node counts if its children decided an
+    emitted token. Statically, every position
     after the prompt is judged by one pass of each model; where nothing follows the prompt, as with
     a question, the target first writes an answer plainly.
     """
@@ -209,16 +260,17 @@ def count_acceptance(
     engine.tree_choice = TreeChoice(Mode.AR)
     if not plan.static:
         engine.clock, engine.make_sampler = NoBaseline(), make_sampler
-        engine.tree_choice = TreeChoice(growmap=GrowMap.k_ary([plan.width], f"star-{plan.width}"))
+        engine.tree_choice = TreeChoice(growmap=plan.tree)
     for at, passage in enumerate(passages):
         params, ids = plan.params_of(at), passage.token_ids
         if not plan.static:
-            ranks = [
-                event.nodes[event.path[1]].rank if len(event.path) > 1 else 0
-                for event in engine.generate(ids[: passage.prompt], params)
-                if isinstance(event, Step)
-            ]
-            yield np.equal.outer(ranks, range(1, plan.width + 1)).astype(np.float64)
+            ranks: list[list[int]] = [[] for _ in range(plan.depth)]
+            for event in engine.generate(ids[: passage.prompt], params):
+                if isinstance(event, Step):
+                    for found, rank in zip(ranks, accepted_ranks(event), strict=False):
+                        found.append(rank)
+            every = range(1, plan.width + 1)
+            yield tuple(np.equal.outer(each, every).astype(np.float64) for each in ranks)
             continue
         if len(ids) <= passage.prompt:
             for _ in engine.generate(ids, params):
@@ -226,4 +278,12 @@ def count_acceptance(
             ids = tuple(engine.token_ids)
         sampler = make_sampler(plan.params_of(JUDGING + at), pair.target.device, Mode.SEQUOIA)
         logits = answer_logits(pair.target, draft, (ids, passage.prompt))
-        yield acceptance_by_rank(logits, draft, sampler, plan.width)
+        yield (acceptance_by_rank(logits, draft, sampler, plan.width),)
+
+
+def accepted_ranks(step: Step) -> Iterator[int]:
+    """Which child was accepted at the root, below it, ...; 0 where none was."""
+    with_children = {node.parent for node in step.nodes}
+    for depth, node in enumerate(step.path[: len(step.token_ids)]):
+        if node in with_children:
+            yield step.nodes[step.path[depth + 1]].rank if depth + 1 < len(step.path) else 0

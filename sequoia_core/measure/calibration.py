@@ -6,7 +6,7 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import zip_longest
@@ -22,7 +22,7 @@ from sequoia_core.measure.timings import MachineTimes
 
 MEMORY = 192.0  # visits after which an earlier one counts 1/e: noise of about 5% of a_1 = 0.5
 FOREVER = math.inf  # without fading: the steps are one sample, of a text that does not change
-PRIOR = 24.0  # weight, in trials, of the assumption that a depth is like the one above it
+PRIOR = 64.0  # weight, in trials, of the assumption that a depth is like all together
 RECENT = 32.0  # steps over which a change of the rates is looked for
 SURPRISE = 3.0  # standard deviations from the expected number that mean a change
 BORROWED_TRIALS = 32.0  # weight, in trials, of a neighbouring band's rates until there are own ones
@@ -54,13 +54,20 @@ class Tally:
             trials[at] = trials[at] * fading + weight
         return Tally(tuple(hits), tuple(trials))
 
-    def rates(self, above: tuple[float, ...] = ()) -> tuple[float, ...]:
-        """a_1, a_2, ... as counted, shrunk to those of the depth above if trials are few."""
+    @classmethod
+    def pooled(cls, tallies: Sequence[Tally]) -> Tally:
+        """All depths as one."""
+        by_rank = zip_longest(*(zip(each.hits, each.trials, strict=True) for each in tallies))
+        sums = [tuple(map(math.fsum, zip(*filter(None, each), strict=True))) for each in by_rank]
+        return cls(*zip(*sums, strict=True)) if sums else cls()
+
+    def rates(self, prior: tuple[float, ...] = ()) -> tuple[float, ...]:
+        """a_1, a_2, ... as counted, shrunk to those of `prior` the more, the fewer the trials."""
         rates = []
-        for pair, prior in zip_longest(zip(self.hits, self.trials, strict=True), above):
+        for pair, likely in zip_longest(zip(self.hits, self.trials, strict=True), prior):
             hits, trials = pair or (0.0, 0.0)
-            if prior is not None:
-                hits, trials = hits + PRIOR * prior, trials + PRIOR
+            if likely is not None:
+                hits, trials = hits + PRIOR * likely, trials + PRIOR
             rates.append(hits / trials)
         whole = max(1.0, math.fsum(rates))
         return tuple(min(rate / whole, 1.0) for rate in rates)
@@ -88,12 +95,9 @@ class AcceptanceRecord:
 
     @property
     def deeper(self) -> tuple[tuple[float, ...], ...]:
-        """Rates of children at depth 2, 3, ... as far as any were counted."""
-        above, rates = self.rates, []
-        for tally in self.depths[1:]:
-            above = tally.rates(above)
-            rates.append(above)
-        return tuple(rates)
+        """Rates of children at depth 2, 3, ..., as far as any were counted, shrunk to all."""
+        pooled = Tally.pooled(self.depths).rates()
+        return tuple(tally.rates(pooled) for tally in self.depths[1:])
 
     def plus(self, step: Step, weight: float = 1.0, memory: float = MEMORY) -> AcceptanceRecord:
         """With a step that represents `weight` such steps, of a tree not shaped by the draft.

@@ -179,7 +179,7 @@ class OnlineAdvisor(TreeAdvisor):
             return Advice(None, record.rates, predicted, reason, record.deeper)
         reason = TRYING if state.probing else state.reason
         source = f"fitted to this machine ({model.learnt})"
-        named = GrowMap(shape.parents, MEASURED, record.rates, source)
+        named = GrowMap(shape.parents, MEASURED, record.rates, source, record.deeper)
         return Advice(named, record.rates, predicted, reason, record.deeper)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -32,10 +33,10 @@ class AcceptanceExperiment(experiment.Experiment):
         self._pair, self._plan, self._data, self._dst = pair, plan, data, dst
         tokens = PROMPT_TOKENS + (plan.tokens if plan.static else 0)
         self._passages = load_passages(data, pair.tokenizer, tokens)
-        self._counts: list[Acceptance] = []
+        self._counts: list[tuple[Acceptance, ...]] = []
         experiment.required_draft(pair)
         text = plan.text_tokens(self._passages)
-        experiment.check_room(pair, text, 0 if plan.static else plan.width, cache_length)
+        experiment.check_room(pair, text, 0 if plan.static else plan.tree.size - 1, cache_length)
 
     @override
     def run(self, progress: Progress) -> None:
@@ -51,7 +52,9 @@ class AcceptanceExperiment(experiment.Experiment):
 
     def _details(self, vector: AcceptanceVector) -> dict[str, Any]:
         plan, data, pair = self._plan, self._data, self._pair.description
+        deeper = {"deeper_rates": vector.deeper, "deeper_positions": vector.deeper_positions}
         return {
+            **(deeper if plan.depth > 1 else {}),
             "intervals": vector.intervals,
             "positions": vector.positions,
             "prompts": vector.prompts,
@@ -84,8 +87,19 @@ class AcceptanceExperiment(experiment.Experiment):
             text += f"\nwritten: {self._dst}"
             values["dst"] = str(self._dst)
         return experiment.Report(
-            (_table(vector),), text, values, partial(draw_vector, vector=vector)
+            (*_tables(vector),), text, values, partial(draw_vector, vector=vector)
         )
+
+
+def _tables(vector: AcceptanceVector) -> Iterator[experiment.ReportTable]:
+    yield _table(vector)
+    if vector.deeper:
+        depths = range(2, 2 + len(vector.deeper))
+        headings = ("rank", *(f"depth {depth}" for depth in depths))
+        ranks = enumerate(zip(*vector.deeper, strict=True), start=1)
+        rows = [(str(rank), *(f"{rate:.4f}" for rate in rates)) for rank, rates in ranks]
+        positions = ("positions", *map(str, vector.deeper_positions))
+        yield experiment.ReportTable(headings, (*rows, positions))
 
 
 def _table(vector: AcceptanceVector) -> experiment.ReportTable:
@@ -101,8 +115,12 @@ def _table(vector: AcceptanceVector) -> experiment.ReportTable:
     )
 
 
+def _shape(plan: AcceptancePlan) -> str:
+    return "a star" if plan.depth == 1 else f"a tree of {plan.tree.size} nodes"
+
+
 def _summary(plan: AcceptancePlan, vector: AcceptanceVector) -> str:
-    how = "one pass over each text" if plan.static else "decoding with a star"
+    how = "one pass over each text" if plan.static else f"decoding with {_shape(plan)}"
     sampling = ", ".join(experiment.sampling_words(plan.params, plan.draft_top_p))
     return (
         f"{vector.rejected:.4f} rejected by all · {vector.positions} positions of "

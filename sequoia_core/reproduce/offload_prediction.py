@@ -224,7 +224,7 @@ def predict(
         pair=pair.name,
         machine=machine,
         growmap=growmap,
-        tokens_per_step=growmap.expected_tokens(growmap.acceptance_rates),
+        tokens_per_step=growmap.expected_tokens(growmap.acceptance_rates, growmap.deeper_rates),
         resident=len(staying),
         layers=layers,
         streamed=(layers - len(staying)) * layer,

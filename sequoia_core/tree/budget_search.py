@@ -21,16 +21,19 @@ _MAX_BYTES = 4_000_000
 
 @dataclass(frozen=True, slots=True)
 class SearchConfig:
-    """What to search for, times in milliseconds; raises ParameterError if out of range."""
+    """What to search for, times in milliseconds; raises ParameterError if out of range.
 
-    rates: tuple[float, ...]
+    `rates` are a_1, a_2, ... of depth 1, 2, ..., the last of them for all below.
+    """
+
+    rates: tuple[tuple[float, ...], ...]
     max_depth: int
     max_budget: int
     draft_time: float
     target_time: Mapping[int, float]
 
     def __post_init__(self) -> None:
-        if not self.rates:
+        if not self.rates or not self.branches:
             raise ParameterError("there is no acceptance rate to search with")
         if not 1 <= self.max_depth <= MOST_LEVELS:
             raise ParameterError(f"max_depth is {self.max_depth}; give 1 to {MOST_LEVELS} levels")
@@ -52,6 +55,11 @@ class SearchConfig:
                 raise ParameterError(
                     f"target_time of {nodes} nodes is {ms}; give milliseconds above 0"
                 )
+
+    @property
+    def branches(self) -> int:
+        """Most children of a node that have a rate."""
+        return max(map(len, self.rates))
 
     @property
     def plain_nodes(self) -> int:
@@ -98,12 +106,13 @@ def search(config: SearchConfig, source: str = "") -> SearchResult:
     budget can be reached within the levels.
     """
     nodes = max(config.target_time)
-    table = expected_tokens_table(config.rates, nodes, config.max_depth - 1, len(config.rates))
+    rates, *deeper = config.rates
+    table = expected_tokens_table(rates, nodes, config.max_depth - 1, config.branches, deeper)
     candidates = tuple(_candidates(config, table))
     if not candidates:
         raise ParameterError(
             f"no tree of {', '.join(map(str, config.target_time))} nodes has at most "
-            f"{config.max_depth} levels and {len(config.rates)} children a node; raise max_depth"
+            f"{config.max_depth} levels and {config.branches} children a node; raise max_depth"
         )
     best = min(candidates, key=lambda each: each.ms_per_token)
     tree = table.tree(best.nodes, best.levels - 1, source=source)
@@ -112,10 +121,11 @@ def search(config: SearchConfig, source: str = "") -> SearchResult:
 
 def _candidates(config: SearchConfig, table: TreeTable) -> Iterator[Candidate]:
     for nodes, target_ms in config.target_time.items():
-        room = 0
+        full, level = 0, 1  # nodes of a full tree and of its last level, up to enough
         for levels in range(1, config.max_depth + 1):
-            room = min(room * len(config.rates) + 1, nodes)  # nodes of a full tree, up to enough
-            if room == nodes:
+            full = min(full + level, nodes)
+            level = min(level * len(config.rates[min(levels, len(config.rates)) - 1]), nodes)
+            if full == nodes:
                 tokens = float(table.values[nodes, levels - 1])
                 step_ms = target_ms + levels * config.draft_time
                 yield Candidate(nodes, levels, tokens, step_ms)

@@ -19,6 +19,7 @@ _MAX_JSON_BYTES = 4_000_000
 _ENTRIES = ("roots", "branches", "Successors", "mask", "depth", "size")
 _MOST_NODES_WRITTEN = 7_900  # the int64 mask of more has more bytes than `torch_file` reads
 _MAX_RATES = 65_536
+_MAX_DEPTHS = 256  # with rates of their own
 _ROUNDING = 1e-3  # Float16 entries of a whole vector add up to 1 no better than that
 
 
@@ -74,7 +75,9 @@ def load_growmap(path: str | Path) -> GrowMap:
         if path.stat().st_size > _MAX_JSON_BYTES:
             raise GrowMapError(f"larger than {_MAX_JSON_BYTES:,} bytes; no tree shape is")
         saved = _decoded(_SavedGrowMap, path, "tree shape")
-        return GrowMap(saved.parents, saved.name, saved.acceptance_rates, saved.source)
+        return GrowMap(
+            saved.parents, saved.name, saved.acceptance_rates, saved.source, saved.deeper_rates
+        )
 
 
 def save_growmap(growmap: GrowMap, path: str | Path) -> None:
@@ -93,11 +96,13 @@ class _SavedGrowMap(files.Record, frozen=True):
     name: str = "custom"
     source: str = ""
     acceptance_rates: tuple[float, ...] = ()
+    deeper_rates: tuple[tuple[float, ...], ...] = ()
 
 
 def _to_json(growmap: GrowMap) -> str:
     """One key a line, so that a diff of two shapes can be read."""
-    keys = ("name", "source", "acceptance_rates", "parents")
+    deeper = ("deeper_rates",) if growmap.deeper_rates else ()
+    keys = ("name", "source", "acceptance_rates", *deeper, "parents")
     values = {key: getattr(growmap, key) for key in keys}
     lines = (
         f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}"
@@ -187,19 +192,19 @@ def _whole(value: Any, entry: str) -> int:
     raise GrowMapError(f"{entry}: whole numbers are expected")
 
 
-def read_acceptance_rates(path: str | Path) -> tuple[float, ...]:
+def read_acceptance_rates(path: str | Path) -> tuple[tuple[float, ...], ...]:
     """a_1, a_2, ... of a saved acceptance vector, the reference's `.pt` or this project's JSON.
 
-    Of a `.pt` file entry 0 (always 0) and the last one (the mass that every child missed) are
-    dropped. A measured vector is noisy: it need not fall, and is taken as it is. Raises
-    GrowMapError.
+    JSON may have more such rates, of depth 2, 3, ..., the last for all below. Of a `.pt` file entry
+    0 (always 0) and the last one (the mass that every child missed) are dropped. A measured vector
+    is noisy: it need not fall, and is taken as it is. Raises GrowMapError.
     """
     path = files.expanded(path)
     with _naming("acceptance vector", path):
         return _json_rates(path) if path.suffix == ".json" else _torch_rates(path)
 
 
-def _torch_rates(path: Path) -> tuple[float, ...]:
+def _torch_rates(path: Path) -> tuple[tuple[float, ...], ...]:
     vector = read_torch(path)
     if not is_stored(vector) or vector.dim() != 1 or not 3 <= vector.numel() <= _MAX_RATES:
         raise GrowMapError(f"a tensor [W + 2] of at most {_MAX_RATES:,} real numbers is expected")
@@ -207,19 +212,25 @@ def _torch_rates(path: Path) -> tuple[float, ...]:
     if entries[0] != 0.0:
         raise GrowMapError(f"entry 0 is {entries[0]:g}; it must be 0, and entry k is a_k")
     _check_mass(entries)
-    return tuple(entries[1:-1])
+    return (tuple(entries[1:-1]),)
 
 
 class _SavedRates(files.Record, frozen=True, forbid_unknown_fields=False):
     acceptance_rates: tuple[float, ...]
+    deeper_rates: tuple[tuple[float, ...], ...] = ()
 
 
-def _json_rates(path: Path) -> tuple[float, ...]:
+def _json_rates(path: Path) -> tuple[tuple[float, ...], ...]:
     saved = _decoded(_SavedRates, path, "acceptance vector")
-    if not saved.acceptance_rates:
-        raise GrowMapError('"acceptance_rates" is empty')
-    _check_mass([0.0, *saved.acceptance_rates])
-    return saved.acceptance_rates
+    by_depth = (saved.acceptance_rates, *saved.deeper_rates)
+    if not all(by_depth):
+        entry = "deeper_rates" if saved.acceptance_rates else "acceptance_rates"
+        raise GrowMapError(f'"{entry}" is empty, or holds rates that are')
+    if len(by_depth) > _MAX_DEPTHS:
+        raise GrowMapError(f'"deeper_rates" has more than {_MAX_DEPTHS - 1} depths')
+    for rates in by_depth:
+        _check_mass([0.0, *rates])
+    return by_depth
 
 
 def _check_mass(entries: Sequence[float]) -> None:
@@ -242,8 +253,8 @@ def write_acceptance_rates(
 ) -> None:
     """Write an acceptance vector, as JSON or the way the reference does, by the name's ending.
 
-    `rejected` is the mass that every child missed; `about` is what else is known, for JSON. Raises
-    GrowMapError.
+    `rejected` is the mass that every child missed; `about` is what else is known, `deeper_rates`
+    too, for JSON. Raises GrowMapError.
     """
     path = files.expanded(path)
     with _naming("acceptance vector", path):

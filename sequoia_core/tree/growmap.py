@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import groupby
+from itertools import chain, groupby
 from typing import TYPE_CHECKING
 
 from sequoia_core.errors import GrowMapError
@@ -22,14 +22,16 @@ class GrowMap:
     """A tree shape. Nodes are renumbered breadth first, siblings side by side in rank order.
 
     `parents` has -1 for the root, which is node 0. `acceptance_rates` are the positional rates a_1,
-    a_2, ... it was searched for. `source` says in a line where its numbers come from. Raises
-    GrowMapError if the parents are no tree, or a rate or label is invalid.
+    a_2, ... it was searched for; `deeper_rates` those at depth 2, 3, ..., the last for all below,
+    where they differ. `source` says in a line where its numbers come from. Raises GrowMapError if
+    the parents are no tree, or a rate or label is invalid.
     """
 
     parents: tuple[int, ...]
     name: str = "custom"
     acceptance_rates: tuple[float, ...] = ()
     source: str = ""
+    deeper_rates: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         for label in ("name", "source"):
@@ -38,16 +40,20 @@ class GrowMap:
                 raise GrowMapError(
                     f"{label} must be one printable line of at most {_MAX_LABEL} characters"
                 )
-        rates = tuple(map(float, self.acceptance_rates))
-        for rate in rates:
+        rates, *deeper = (
+            tuple(map(float, each)) for each in (self.acceptance_rates, *self.deeper_rates)
+        )
+        for rate in chain(rates, *deeper):
             if not 0 <= rate <= 1:
                 raise GrowMapError(f"acceptance rate {rate} is not a probability")
+        if deeper and not rates:
+            raise GrowMapError("it has acceptance rates at depth 2 and none at depth 1")
         root, children = _children_of(self.parents)
         parents = [-1]
         for place, node in enumerate(breadth_first_order(root, children)):
             parents += [place] * len(children[node])
         self.__dict__["parents"] = tuple(parents)
-        self.__dict__["acceptance_rates"] = rates
+        self.__dict__.update(acceptance_rates=rates, deeper_rates=tuple(deeper))
 
     @classmethod
     def chain(cls, length: int) -> "GrowMap":
@@ -73,7 +79,9 @@ class GrowMap:
     def numbered(parents: tuple[int, ...], name: str) -> "GrowMap":
         """A shape of a step, whose nodes are in this order already; nothing is checked."""
         growmap = object.__new__(GrowMap)
-        growmap.__dict__.update(parents=parents, name=name, acceptance_rates=(), source="")
+        growmap.__dict__.update(
+            parents=parents, name=name, acceptance_rates=(), source="", deeper_rates=()
+        )
         return growmap
 
     @cached_property

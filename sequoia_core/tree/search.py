@@ -24,7 +24,7 @@ class TreeTable:
     `values` is float64 [N + 1, D + 1]; entry [n, d] is for at most n nodes and d edges. Row 0 is 0.
     """
 
-    acceptance_rates: tuple[float, ...]
+    rates: tuple[tuple[float, ...], ...]  # at depth 1, 2, ..., the last for all below
     values: NDArray[np.float64]
     # Per depth of the parent, the last for all below, [D + 1, B, N]: nodes for child k and below,
     # of m left to children k, k + 1, ...; 0 ends.
@@ -53,7 +53,8 @@ class TreeTable:
                 parents.append(node)
                 budgets.append((share, depth_left - 1))
         label = name or f"searched-{len(parents)}x{depth - budgets[-1][1]}"
-        return GrowMap(tuple(parents), label, self.acceptance_rates, source)
+        rates, *deeper = self.rates
+        return GrowMap(tuple(parents), label, rates, source, tuple(deeper))
 
 
 def _shares(splits: NDArray[np.int32], left: int) -> list[int]:
@@ -206,7 +207,7 @@ def expected_tokens_table(
         values, splits = _tables(used, below, (max_nodes, max_depth))
         all_splits.insert(0, splits)
         below = values
-    return TreeTable(by_depth[0], values, tuple(all_splits))
+    return TreeTable(tuple(by_depth), values, tuple(all_splits))
 
 
 def _tables(

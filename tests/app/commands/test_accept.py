@@ -16,7 +16,7 @@ from sequoia_core.errors import ModelLoadError
 from sequoia_core.figures.charts import draw_vector
 from sequoia_core.measure.acceptance import AcceptanceVector, count_acceptance
 from sequoia_core.model.loading.loader import embedded_target_path
-from sequoia_core.tree.files import read_acceptance_rates
+from sequoia_core.tree.files import load_growmap, read_acceptance_rates
 from tests.core.reproducing import save_small_pair, save_texts
 
 WIDTH = 3
@@ -81,7 +81,28 @@ def test_the_same_seed_gives_the_same_vector_in_the_working_folder(
     )
     assert first == second
     assert first["acceptance_rates"] != other["acceptance_rates"]
-    assert len(read_acceptance_rates("acceptance-rate-vector.pt")) == WIDTH
+    (rates,) = read_acceptance_rates("acceptance-rate-vector.pt")
+    assert len(rates) == WIDTH
+
+
+def test_rates_by_depth_are_measured_for_a_search(folder: Path, tmp_path: Path) -> None:
+    dst, tree = tmp_path / "rates.json", tmp_path / "tree.json"
+    shown = run(folder, "accept", "--D", "2", "--dst", str(dst))
+    values = json.loads(dst.read_text())
+    assert [len(rates) for rates in values["deeper_rates"]] == [WIDTH]
+    assert values["positions"] > values["deeper_positions"][0] > 0
+    assert "depth 2" in shown
+    assert "decoding with a tree of" in shown
+    by_depth = read_acceptance_rates(dst)
+    assert by_depth == (tuple(values["acceptance_rates"]), *map(tuple, values["deeper_rates"]))
+    times = ("--max-depth", "5", "--draft-time", "0.1", "--target-time", "1:10,8:10.5")
+    command = ["search", "--vector", str(dst), *times, "--dst", str(tree)]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    found = load_growmap(tree)
+    assert found.deeper_rates == by_depth[1:]
+    listed = CliRunner().invoke(app, ["growmap", "show", str(tree)]).stdout
+    assert "at depth 2" in listed
+    assert f"{found.expected_tokens(by_depth[0], by_depth[1:]):.3f} tokens per pass" in listed
 
 
 def test_a_table_and_a_picture_show_every_rank(folder: Path, tmp_path: Path) -> None:
@@ -108,7 +129,9 @@ def test_a_table_and_a_picture_show_every_rank(folder: Path, tmp_path: Path) -> 
         (("accept", "--M", "258"), "--M is 258, but the smallest value that works is 259"),
         (("accept", "--DP", "0"), "draft top-p is 0.0"),
         (("accept", "--static", "--M", "300"), "--M does nothing with --static"),
-        (("reproduce", "test-accept", "--D", "2"), "--D is 2; the tree is a star"),
+        (("accept", "--D", "2", "--dst", "a.pt"), "a file that ends in .json"),
+        (("accept", "--D", "2", "--static"), "leave out --static or --D"),
+        (("reproduce", "test-accept", "--D", "0"), "depth is 0; give 1 to"),
         (("accept", "--W", "0"), "width is 0"),
         (("accept", "--P", "0"), "top_p is 0.0"),
         (("accept", "--start", "2"), "end is 2; it must be above start"),

@@ -122,6 +122,15 @@ def test_a_benchmark_from_beginning_to_end(folder: Path, monkeypatch: pytest.Mon
         assert texts == [run.token_ids for run in greedy.runs[names.PLAIN]], name
     assert {run.tree for run in sampled.runs[names.PACKAGED]} == {"6 nodes, depth 2"}
     assert {run.tree for run in sampled.runs[names.ADAPTIVE]} == {"adaptive"}
+    assert {run.tree for run in sampled.runs[names.DYNAMIC]} == {"dynamic:60x6x10"}
+    for comparison in findings.comparisons:  # as large as the measured tree, if that is one
+        trees, (bounds,) = (
+            comparison.runs,
+            {run.tree for run in comparison.runs[names.DYNAMIC_MEASURED]},
+        )
+        measured = {run.tree for run in trees[names.TREE]}
+        nodes, depth, _ = bounds.removeprefix("dynamic:").split("x")
+        assert measured & {f"{nodes} nodes, depth {depth}", "plain"}
     assert {run.tree for run in sampled.runs[names.PLAIN]} == {"plain"}
     assert len(findings.divergences) == len(own + peers) - 1
     assert all("the same text" in line for line in findings.divergences)
@@ -200,7 +209,8 @@ def test_no_two_systems_share_an_advisor(folder: Path, monkeypatch: pytest.Monke
     with start_systems(factory, OWN) as started:
         assert list(started.systems) == [each.name for each in OWN]
     sized_systems(factory, (2, 5))
-    assert len(set(map(id, advisors))) == len(advisors) == len(OWN) + 2
+    own = len(OWN) - 1  # the tree of measured bounds has an engine from its first run on
+    assert len(set(map(id, advisors))) == len(advisors) == own + 2
 
 
 def test_without_any_figures_systems_take_packaged_trees(folder: Path) -> None:

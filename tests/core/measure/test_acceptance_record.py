@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Outcome, Step
-from sequoia_core.measure.calibration import FOREVER, MEMORY, AcceptanceRecord, Tally
+from sequoia_core.measure.calibration import FOREVER, MEMORY, PRIOR, AcceptanceRecord, Tally
 from sequoia_core.measure.timings import StepCostModel
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import tree_of
@@ -150,12 +150,20 @@ def test_what_is_far_back_is_forgotten() -> None:
     assert right.rates[0] < 0.9 * 0.06
 
 
-def test_depths_never_reached_are_taken_to_be_like_the_one_above() -> None:
+def test_depths_seldom_reached_are_taken_to_be_like_all_together() -> None:
     record = AcceptanceRecord((Tally((50.0, 10.0), (100.0, 100.0)), Tally((1.0,), (2.0,))))
     assert record.rates == (0.5, 0.1)
     assert record.deeper[0] == pytest.approx((0.5, 0.1))
+    weaker = AcceptanceRecord(tuple(Tally((hits,), (300.0,)) for hits in (150.0, 90.0, 60.0)))
+    one = 1 / 3  # 300 of 900
+    shrunk = [(hits + PRIOR * one) / (300 + PRIOR) for hits in (90, 60)]
+    assert [rates[0] for rates in weaker.deeper] == pytest.approx(shrunk)
+    assert weaker.rates == (0.5,)
+    assert Tally.pooled([]) == Tally()
+    ragged = Tally.pooled([Tally((1.0, 2.0), (5.0, 5.0)), Tally((1.0,), (3.0,)), Tally()])
+    assert ragged == Tally((2.0, 2.0), (8.0, 5.0))
     seldom = AcceptanceRecord((Tally((50.0,), (100.0,)), Tally((0.0,), (1.0,))))
-    assert 0.45 < seldom.deeper[0][0] < 0.5
+    assert 0.45 < seldom.deeper[0][0] < 0.5  # 50 of 101 together
 
 
 @given(

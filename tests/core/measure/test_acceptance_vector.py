@@ -20,8 +20,10 @@ from sequoia_core.measure.acceptance import (
     AcceptanceVector,
     count_acceptance,
 )
+from sequoia_core.measure.calibration import PRIOR
 from sequoia_core.model.loading.pair import Pair
 from sequoia_core.speculate.sampling import UNCUT
+from sequoia_core.tree.growmap import GrowMap
 from tests.core.checkpoints import tiny_tokenizer
 from tests.core.measure.test_acceptance import VOCAB, WIDTH, P, Q, rates_at
 from tests.core.models import ScriptModel, TableModel
@@ -82,7 +84,7 @@ def test_both_ways_estimate_what_enumeration_gives(static: bool) -> None:
 def test_a_text_is_judged_after_its_prompt_and_nothing_is_decoded() -> None:
     target, draft = (TableModel(VOCAB, seed, order=1) for seed in (1, 2))
     passage = Passage(tuple(at % VOCAB for at in range(30)), 10)
-    (count,) = count_acceptance(pair_of(target, draft), [passage], plan_of(800, static=True))
+    ((count,),) = count_acceptance(pair_of(target, draft), [passage], plan_of(800, static=True))
     assert len(count) == 20
     assert target.forwards == draft.forwards == 1
 
@@ -110,7 +112,7 @@ def test_the_draft_has_a_nucleus_of_its_own(static: bool) -> None:
 def test_greedy_decoding_counts_the_rank_of_the_targets_choice() -> None:
     target = ScriptModel([3] * 10, vocab_size=VOCAB)
     draft = SameModel([0.4, 0.1, 0.15, 0.3, 0.05])  # token 3 is its second choice
-    (count,) = count_acceptance(pair_of(target, draft), [PROMPT], plan_of(20, temperature=0.0))
+    ((count,),) = count_acceptance(pair_of(target, draft), [PROMPT], plan_of(20, temperature=0.0))
     assert count.tolist() == [[0.0, 1.0, 0.0]] * 10  # each step emits the child and a bonus
 
 
@@ -118,15 +120,17 @@ def test_greedy_decoding_counts_the_rank_of_the_targets_choice() -> None:
 def test_a_seed_repeats_a_measurement_and_prompts_differ_in_theirs(static: bool) -> None:
     pair, plan = pair_of(SameModel(P), SameModel(Q)), plan_of(40, static=static)
     first, second = (
-        [count.tolist() for count in count_acceptance(pair, [PROMPT] * 2, plan)] for _ in range(2)
+        [count.tolist() for (count,) in count_acceptance(pair, [PROMPT] * 2, plan)]
+        for _ in range(2)
     )
     assert first == second
     assert first[0] != first[1]
 
 
-def counted(accepted: Sequence[int], positions: int) -> Acceptance:
+def counted(accepted: Sequence[int], positions: int) -> tuple[Acceptance]:
     """So many positions at the beginning accept each rank."""
-    return np.array([[float(at < each) for each in accepted] for at in range(positions)])
+    rows = [[float(at < each) for each in accepted] for at in range(positions)]
+    return (np.array(rows).reshape(positions, len(accepted)),)
 
 
 def test_prompts_are_pooled_by_their_positions_and_resampled() -> None:
@@ -155,6 +159,46 @@ def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
     assert 85 <= held <= 100
 
 
+def test_each_depth_has_rates_of_its_own() -> None:
+    """A draft that is right after even tokens and wrong after odd ones, and a text that counts."""
+
+    class Counting(ScriptModel):
+        def logits_after(self, token_ids: Sequence[int]) -> Tensor:
+            logits = torch.zeros(self.vocab_size)
+            right = (token_ids[-1] + 1) % self.vocab_size
+            logits[right if token_ids[-1] % 2 == 0 else (right + 1) % self.vocab_size] = 40.0
+            return logits
+
+    target, draft = ScriptModel(range(8), vocab_size=8), Counting([0], vocab_size=8)
+    plan = replace(plan_of(24, temperature=0.0), width=1, depth=3)
+    ((first, second, third),) = count_acceptance(
+        pair_of(target, draft), [Passage((0, 1, 2), 3)], plan
+    )
+    # after 2: 3 is right, then the draft says 5; the target adds 4, so each step begins at an even
+    assert (first.sum(), second.sum(), len(third)) == (len(first), 0.0, 0)
+    assert len(first) == len(second) == 12
+    vector = AcceptanceVector.of([(first, second, third)])
+    assert vector.rates == (1.0,)
+    assert vector.deeper_positions == (12,)
+    (below,) = vector.deeper
+    assert below[0] == pytest.approx(PRIOR * 0.5 / (12 + PRIOR))  # of 24 positions 12 are right
+
+
+def test_a_tree_that_counts_has_all_children_where_answers_mostly_go() -> None:
+    plan = replace(plan_of(10), width=6, depth=4)
+    tree = plan.tree
+    assert (tree.size, tree.depth) == (1 + 6 * (1 + 2 + 3 + 4), 4)
+    paths = [[tree.ranks[node] for node in path[1:]] for path in tree.paths()]
+    inner = [path for node, path in enumerate(paths) if tree.children[node]]
+    assert {len(tree.children[node]) for node in range(tree.size)} == {0, 6}
+    assert all(path.count(1) >= len(path) - 1 and max(path, default=1) <= 2 for path in inner)
+    assert [1, 1, 1] in inner
+    assert [2, 1, 1] in inner
+    assert [1, 1, 2] in inner
+    assert replace(plan, depth=1).tree.parents == GrowMap.k_ary([6]).parents
+    assert replace(plan, width=1, depth=3).tree.parents == GrowMap.chain(3).parents
+
+
 @pytest.mark.parametrize("static", [False, True])
 def test_more_children_than_the_draft_has_tokens_are_refused(static: bool) -> None:
     plan = replace(plan_of(10, static=static), width=VOCAB + 1)
@@ -166,13 +210,24 @@ def test_the_whole_context_window_can_be_used() -> None:
     pair = pair_of(SameModel(P, window=50), SameModel(Q, window=50))
     plan = plan_of(50 - 3 - WIDTH)
     assert plan.text_tokens([PROMPT]) + WIDTH == 50
-    (count,) = count_acceptance(pair, [PROMPT], plan)
+    ((count,),) = count_acceptance(pair, [PROMPT], plan)
     assert len(count) > 0
-    (count,) = count_acceptance(pair, [PROMPT], plan_of(47, static=True))
+    ((count,),) = count_acceptance(pair, [PROMPT], plan_of(47, static=True))
     assert len(count) == 47
 
 
-@pytest.mark.parametrize("changes", [{"width": 0}, {"width": 1024}, {"draft_top_p": 0.0}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"width": 0},
+        {"width": 1024},
+        {"draft_top_p": 0.0},
+        {"depth": 0},
+        {"depth": 65},
+        {"width": 200, "depth": 6},
+        {"depth": 2, "static": True},
+    ],
+)
 def test_a_plan_out_of_range_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ParameterError):
         AcceptancePlan(**changes)

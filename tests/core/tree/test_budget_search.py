@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def exact_values(rates: Sequence[float], nodes: int, levels: int) -> dict[tuple[
 
 def release_choice(config: SearchConfig) -> tuple[tuple[int, int], float]:
     """Its loop over budgets and levels, the first of the best: (nodes, levels), ms a token."""
-    values = exact_values(config.rates, config.max_budget, config.max_depth)
+    values = exact_values(config.rates[0], config.max_budget, config.max_depth)
     best, chosen = float("inf"), (0, 0)
     for nodes, target_ms in config.target_time.items():
         for levels in range(1, config.max_depth + 1):
@@ -80,7 +81,7 @@ def test_candidates_and_choice_are_the_releases(seed: int) -> None:
     rates = [rate / (sum(rates) + 0.2) for rate in rates]
     budgets = sorted(rng.sample(range(1, 15), 5))
     config = SearchConfig(
-        tuple(rates), rng.randint(1, 5), 14, rng.choice([0.0, 0.3, 2.0]),
+        (tuple(rates),), rng.randint(1, 5), 14, rng.choice([0.0, 0.3, 2.0]),
         {nodes: 10 + rng.random() * nodes for nodes in budgets},
     )  # fmt: skip
     values = exact_values(rates, 14, config.max_depth)
@@ -106,7 +107,7 @@ def test_the_choice_is_that_of_the_machines_own_search_with_a_pass_more(seed: in
     rng = random.Random(seed)
     rates = sorted((rng.random() / 3 for _ in range(3)), reverse=True)
     times = {nodes: 10 + rng.random() * nodes for nodes in (1, 2, 4, 8, 16)}
-    config = SearchConfig(tuple(rates), 6, 16, 0.4, times)
+    config = SearchConfig((tuple(rates),), 6, 16, 0.4, times)
     result = search(config)
     table = expected_tokens_table(rates, 16, 5, 3)
     plan = choose_tree(table, times.__getitem__, lambda _rows: 0.4, times[1], 0.4, times)
@@ -115,20 +116,55 @@ def test_the_choice_is_that_of_the_machines_own_search_with_a_pass_more(seed: in
 
 
 def test_a_draft_that_is_never_right_leaves_plain_decoding() -> None:
-    result = search(SearchConfig((0.0, 0.0), 5, 8, 0.3, {1: 10.0, 8: 12.0}))
+    result = search(SearchConfig(((0.0, 0.0),), 5, 8, 0.3, {1: 10.0, 8: 12.0}))
     assert (result.tree.size, result.best) == (1, Candidate(1, 1, 1.0, 10.3))
     assert result.speedup(result.best) < 1
 
 
 def test_a_speedup_is_over_one_node_or_else_over_the_first_budget() -> None:
     times = {8: 12.0, 1: 10.0, 4: 11.0}
-    result = search(SearchConfig((0.5,), 3, 8, 0.0, times))
+    result = search(SearchConfig(((0.5,),), 3, 8, 0.0, times))
     assert result.plain_ms == 10.0
     assert result.best_of(8) is None  # a chain of three levels has three nodes
     assert result.best_of(1) == Candidate(1, 1, 1.0, 10.0)
-    without = SearchConfig((0.5, 0.2), 3, 8, 0.0, {4: 11.0, 2: 10.0})
+    without = SearchConfig(((0.5, 0.2),), 3, 8, 0.0, {4: 11.0, 2: 10.0})
     assert search(without).plain_ms == 11.0
     assert without.plain_nodes == 4
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_rates_that_are_the_same_at_every_depth_give_the_tree_of_one_vector(seed: int) -> None:
+    rng = random.Random(seed)
+    rates = tuple(sorted((rng.random() / 4 for _ in range(4)), reverse=True))
+    times = {nodes: 10 + rng.random() * nodes for nodes in (1, 4, 16)}
+    one, alike = (
+        search(SearchConfig((rates,) * depths, 6, 16, 0.4, times), "given") for depths in (1, 3)
+    )
+    assert alike.candidates == one.candidates
+    assert alike.tree.parents == one.tree.parents
+    assert one.tree == replace(alike.tree, deeper_rates=())
+
+
+def test_rates_that_fall_with_depth_give_a_shallower_tree_and_say_what_it_expects() -> None:
+    times = {1: 10.0, 8: 10.5}
+    rates, below = (0.7, 0.1, 0.08, 0.05), (0.2, 0.1)
+    one = search(SearchConfig((rates,), 8, 8, 0.1, times))
+    by_depth = search(SearchConfig((rates, below), 8, 8, 0.1, times))
+    assert by_depth.tree.depth < one.tree.depth
+    tree = by_depth.tree
+    assert (tree.acceptance_rates, tree.deeper_rates) == (rates, (below,))
+    assert tree.expected_tokens(rates, [below]) == pytest.approx(by_depth.best.expected_tokens)
+    assert tree.expected_tokens(rates, [below]) > one.tree.expected_tokens(rates, [below])
+
+
+def test_a_full_tree_is_as_wide_as_the_rates_of_each_depth() -> None:
+    """Of one child and then of three, a tree of two levels has 2 nodes, of three 5."""
+    rates = ((0.5,), (0.3, 0.2, 0.1))
+    found = search(SearchConfig(rates, 4, 5, 0.1, {1: 10.0, 2: 10.1, 5: 10.2}))
+    levels = {
+        nodes: [each.levels for each in found.candidates if each.nodes == nodes] for nodes in (2, 5)
+    }
+    assert levels == {2: [2, 3, 4], 5: [3, 4]}
 
 
 def write_config(folder: Path, **changes: Any) -> Path:
@@ -147,7 +183,7 @@ def test_a_config_is_read_with_its_paths_beside_it(
     file = SearchFile.read(write_config(folder))
     assert (file.vector, file.dst) == (folder / "vector.pt", folder / "tree.pt")
     assert file.config == SearchConfig(
-        tuple(torch.tensor([0.6, 0.1, 0.05]).tolist()), 4, 16, 0.5, {1: 10.0, 4: 11.0, 16: 14.5}
+        (tuple(torch.tensor([0.6, 0.1, 0.05]).tolist()),), 4, 16, 0.5, {1: 10.0, 4: 11.0, 16: 14.5}
     )
     elsewhere = tmp_path / "here"
     write_config(elsewhere)
@@ -223,6 +259,13 @@ def test_a_vector_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 def test_without_rates_there_is_nothing_to_search_with() -> None:
     with pytest.raises(ParameterError, match="no acceptance rate"):
         SearchConfig((), 3, 8, 0.3, {1: 1.0})
+
+
+def test_a_config_may_name_a_vector_with_depths(tmp_path: Path) -> None:
+    path = write_config(tmp_path, acceptance_rate_vector="rates.json")
+    saved = {"acceptance_rates": [0.6, 0.1], "deeper_rates": [[0.4, 0.1], [0.2]]}
+    (tmp_path / "rates.json").write_text(json.dumps(saved))
+    assert SearchFile.read(path).config.rates == ((0.6, 0.1), (0.4, 0.1), (0.2,))
 
 
 def test_lists_are_paired() -> None:

@@ -40,7 +40,8 @@ def test_both_formats_give_the_same_tree_back(
     tmp_path_factory: pytest.TempPathFactory, parents: list[int], rates: list[float]
 ) -> None:
     folder = tmp_path_factory.mktemp("trees")
-    tree = GrowMap(tuple(parents), "näme", tuple(rates), 'a "source"')
+    deeper = (tuple(rates[:1]),) * (len(rates) // 2)
+    tree = GrowMap(tuple(parents), "näme", tuple(rates), 'a "source"', deeper)
     for name in ("tree.json", "tree.pt"):
         save_growmap(tree, folder / name)
     assert load_growmap(folder / "tree.json") == tree
@@ -88,6 +89,8 @@ def test_reference_files_survive_the_round_trip_bit_for_bit(
         b'{"parents": [-1, 0], "colour": "red"}',
         b'{"parents": [-1], "acceptance_rates": 0.5}',
         b'{"parents": [-1], "acceptance_rates": [NaN]}',
+        b'{"parents": [-1], "acceptance_rates": [0.5], "deeper_rates": [[2]]}',
+        b'{"parents": [-1], "deeper_rates": [[0.5]]}',
         b'{"parents": [-1], "name": 3}',
         b'{"parents": [-1, ' + b"9" * 5000 + b"]}",
         "{}".encode("utf-16"),
@@ -255,7 +258,7 @@ def test_an_acceptance_vector_that_is_none_is_named(tmp_path: Path) -> None:
 
 
 def test_the_reference_acceptance_vector_is_read(reference_folder: Path) -> None:
-    rates = read_acceptance_rates(reference_folder / "acceptance-rate-vector.pt")
+    (rates,) = read_acceptance_rates(reference_folder / "acceptance-rate-vector.pt")
     assert len(rates) == 32
     assert rates[:2] == pytest.approx((0.6342, 0.1079), abs=1e-4)
 
@@ -305,7 +308,7 @@ def test_a_noisy_vector_comes_back_as_it_was_measured(
     path = tmp_path_factory.mktemp("vectors") / f"vector{ending}"
     rates = [share / len(shares) for share in shares]
     write_acceptance_rates(path, rates, 1 - sum(rates), {"positions": 3})
-    assert read_acceptance_rates(path) == pytest.approx(rates, rel=1e-6, abs=1e-12)
+    assert read_acceptance_rates(path)[0] == pytest.approx(rates, rel=1e-6, abs=1e-12)
 
 
 def test_the_references_format_has_nothing_at_the_first_and_the_rejected_at_the_last_place(
@@ -341,7 +344,21 @@ def test_what_is_no_distribution_over_ranks_is_refused(
 def test_rounding_of_half_precision_is_no_excess(tmp_path: Path) -> None:
     vector = torch.tensor([0.0, 0.6342, 0.1079, 0.2579 + 0.0005], dtype=torch.float16)
     torch.save(vector, tmp_path / "a.pt")
-    assert len(read_acceptance_rates(tmp_path / "a.pt")) == 2
+    assert len(read_acceptance_rates(tmp_path / "a.pt")[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("deeper", "message"),
+    [
+        ([[]], '"deeper_rates" is empty'), ([[0.7, 0.4]], "add up to 1.1"), ([[1.5]], "not a prob"),
+        ([[0.1]] * 300, "more than 255 depths"), ([0.1], "no acceptance vector"),
+    ],
+)  # fmt: skip
+def test_deeper_rates_that_cannot_be_are_refused(tmp_path: Path, deeper: Any, message: str) -> None:
+    values = {"acceptance_rates": [0.5], "deeper_rates": deeper}
+    (tmp_path / "a.json").write_text(json.dumps(values))
+    with pytest.raises(GrowMapError, match=message):
+        read_acceptance_rates(tmp_path / "a.json")
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_the_releases_own_trees_are_worth_the_papers_tokens_by_the_fitted_rates(
 
 
 def test_the_counts_are_the_releases_vector(reference_folder: Path) -> None:
-    rates = read_acceptance_rates(reference_folder / "acceptance-rate-vector.pt")
+    (rates,) = read_acceptance_rates(reference_folder / "acceptance-rate-vector.pt")
     assert FACTS.acceptance_rates == pytest.approx(rates, abs=1e-7)
     assert exponent_of(FACTS.acceptance_rates) == pytest.approx(0.453)
 

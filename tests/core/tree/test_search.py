@@ -61,7 +61,8 @@ def test_every_value_equals_the_plain_recurrence(seed: int) -> None:
 def test_the_reference_vector_gives_the_values_of_the_plain_recurrence(
     reference_folder: Path,
 ) -> None:
-    rates = list(read_acceptance_rates(reference_folder / "acceptance-rate-vector.pt"))
+    (vector,) = read_acceptance_rates(reference_folder / "acceptance-rate-vector.pt")
+    rates = list(vector)
     table = expected_tokens_table(rates, 32, 10, 32)
     naive = [[naive_best(rates, n, d, 32) for d in (0, 1, 3, 10)] for n in (1, 2, 7, 19, 32)]
     assert table.values[np.ix_([1, 2, 7, 19, 32], [0, 1, 3, 10])] == pytest.approx(np.array(naive))
@@ -335,7 +336,7 @@ def test_the_reference_configuration_gets_a_tree_as_good_as_the_reference_chose(
     reference_folder: Path,
 ) -> None:
     config = json.loads((reference_folder / "demo-config.json").read_text())
-    rates = read_acceptance_rates(reference_folder / config["acceptance_rate_vector"])
+    (rates,) = read_acceptance_rates(reference_folder / config["acceptance_rate_vector"])
     theirs = load_growmap(reference_folder / config["dst"])
     times = dict(zip(config["valid_budget"], config["target_time"], strict=True))
     table = expected_tokens_table(rates, config["max_budget"], config["max_depth"], 32)
