@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 import typer
 
@@ -53,6 +53,8 @@ def print_table(
 ) -> None:
     """Print rows below their headings, in at least `width` columns of the terminal.
 
+    What is too long for its column goes on in the next line: names must not be cut off.
+
     `right` has the headings of what is aligned to the right.
     """
     from rich.console import Console
@@ -61,7 +63,8 @@ def print_table(
 
     table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
     for heading in headings:
-        table.add_column(heading, justify="right" if heading in right else "left")
+        side: Literal["left", "right"] = "right" if heading in right else "left"
+        table.add_column(heading, justify=side, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     console = Console(highlight=False)

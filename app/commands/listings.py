@@ -56,15 +56,14 @@ def models(
     from rich.console import Console
     from rich.text import Text
 
-    headings = ("pair", "target and draft", "size", "memory", "fits", "access")
+    headings = ("pair", "target and draft", "size", "memory", "fits")
     rows = (
         (
-            each["name"],
+            f"{each['name']}\n{'  gated' if each['gated'] else ''}",
             f"{each['target']}\n{each['draft']}",
             f"{_size(each['target_parameters'])}\n{_size(each['draft_parameters'])}",
             size_text(each["memory_bytes"]),
             Text("yes", "green") if each["fits"] else Text("no", "red"),
-            "gated" if each["gated"] else "open",
         )
         for each in values
     )
@@ -105,8 +104,8 @@ def _values(entry: PairEntry, memory: doctor.Memory) -> dict[str, Any]:
 
 
 def _size(parameters: int) -> str:
-    billions = parameters / 1e9
-    return f"{billions:.1f}B" if billions >= 1 else f"{1e3 * billions:.0f}M"
+    millions = round(parameters / 1e6)
+    return f"{millions / 1e3:.1f}B" if millions >= 1000 else f"{millions}M"
 
 
 @growmap.command("show")

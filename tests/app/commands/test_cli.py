@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 import sequoia_core
 from app.cli import app
 from app.commands import chat, doctor
-from app.commands.console import progress_line
+from app.commands.console import print_table, progress_line
 from app.commands.doctor import OK, WARN, Memory
 from app.commands.listings import drawing
 from app.config import model_choice, paths
@@ -169,8 +169,11 @@ def test_a_bad_growmap_is_one_line(tmp_path: Path) -> None:
         assert result.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("gigabytes", [1, 16, 200])
-def test_models_says_what_fits(monkeypatch: pytest.MonkeyPatch, gigabytes: int) -> None:
+@pytest.mark.parametrize(("gigabytes", "columns"), [(1, 80), (16, 100), (200, 160)])
+def test_models_says_what_fits(
+    monkeypatch: pytest.MonkeyPatch, gigabytes: int, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setattr(doctor, "model_memory", lambda: Memory("GPU X", gigabytes * 10**9))
     entries = json.loads(sequoia("models", "--json").stdout)
     assert [entry["name"] for entry in entries] == [entry.name for entry in catalogue()]
@@ -181,6 +184,18 @@ def test_models_says_what_fits(monkeypatch: pytest.MonkeyPatch, gigabytes: int) 
     assert "GPU X" in table
     for entry in entries:
         assert entry["target"] in table
+        assert entry["draft"] in table
+    assert table.count("  gated ") == sum(entry["gated"] for entry in entries)
+
+
+def test_a_name_that_a_terminal_is_too_narrow_for_goes_on_in_the_next_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "12")
+    print_table(["name"], [["an/unusually-long-name"]])
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
+        "name", "an/unusually", "-long-name",
+    ]  # fmt: skip
 
 
 def test_memory_is_the_gpus_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,17 +43,17 @@ PUBLISHED_PARAMETERS = {
     "ibm-granite/granite-3.3-2b-instruct": 2_533_539_840,
     "ibm-granite/granite-3.3-8b-instruct": 8_170_864_640,
 }
+
+
+def eagle3_parameters(inner: int) -> int:
+    """By a file: `fc`, queries, keys and values, output, MLP, four norms, head, and `d2t`."""
+    attention = 2 * 4096 * (4096 + 2 * 1024) + 4096**2
+    return 3 * 4096**2 + attention + 3 * 4096 * inner + 4 * 4096 + 32000 * 4096 + 32000
+
+
 EAGLE3_PARAMETERS = {
-    # by its file: fc, queries, keys and values, output, MLP, four norms, head; and the d2t table
-    "yuhuili/EAGLE3-LLaMA3.1-Instruct-8B": (
-        3 * 4096**2
-        + 2 * 4096 * (4096 + 2 * 1024)
-        + 4096**2
-        + 3 * 4096 * 14336
-        + 4 * 4096
-        + 32000 * 4096
-        + 32000
-    ),
+    "yuhuili/EAGLE3-LLaMA3.1-Instruct-8B": eagle3_parameters(14336),
+    "AngelSlim/Qwen3-8B_eagle3": eagle3_parameters(12288),
 }
 
 
@@ -94,7 +94,7 @@ def test_the_pairs_asked_for_are_there_smallest_first() -> None:
     names = [entry.name for entry in catalogue()]
     assert set(names) == {
         "embedded", "tinyllama-1.1b", "llama-2-7b", "llama-3.1-8b",
-        "llama-3.1-8b-eagle3", "llama-2-13b", "vicuna-33b",
+        "llama-3.1-8b-eagle3", "qwen3-8b-eagle3", "llama-2-13b", "vicuna-33b",
         "qwen3-4b", "qwen3-8b", "qwen3-14b", "qwen3-32b", "qwen2.5-7b", "gemma-2-9b",
         "gemma-3-12b", "gemma-3-12b-270m", "granite-3.3-8b", "olmo-2-7b", "llama-3.3-70b",
     }  # fmt: skip
@@ -147,5 +147,6 @@ def test_an_unknown_pair_lists_close_names() -> None:
 
 def test_a_known_target_has_its_draft() -> None:
     assert known_draft("meta-llama/llama-2-7B-chat-hf") == "JackFram/llama-68m"
+    assert known_draft("Qwen/Qwen3-8B") == "Qwen/Qwen3-0.6B"  # the first of several
     assert known_draft("SmolLM2-135M-Instruct") is None
     assert known_draft("somebody/else") is None
