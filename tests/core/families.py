@@ -17,6 +17,7 @@ CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1}  # theirs by default are not in this vocabulary
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
     "mistral": ("mistral", {"head_dim": 16, "sliding_window": None}),
     "mistral with a window": ("mistral", {"sliding_window": WINDOW, "num_key_value_heads": 4}),
     "qwen2": ("qwen2", {"tie_word_embeddings": True}),

@@ -29,9 +29,9 @@ TEXT = (torch.arange(40) * 31 + 3) % 96  # longer than any window
 TREE = GrowMap((-1, 0, 0, 0, 1, 1, 3, 4, 7, 8))
 
 
-def opened(directory: Path) -> Llama:
+def opened(directory: Path, dtype: torch.dtype = torch.float32) -> Llama:
     model = open_directory(directory)
-    return Llama(model.config, model.weights, CPU, torch.float32)
+    return Llama(model.config, model.weights, CPU, dtype)
 
 
 def close(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -39,13 +39,22 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 def test_each_family_has_a_variant() -> None:
-    assert {kind for kind, _ in VARIANTS.values()} | {"llama"} == families().keys()
+    assert {kind for kind, _ in VARIANTS.values()} == families().keys()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_logits_equal_transformers(variant: str, tmp_path: Path) -> None:
     expected = reference_logits(save_family(tmp_path, variant), TEXT)
     close(fresh_logits(opened(tmp_path), TEXT), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_in_16_bits_logits_are_near_those(variant: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    expected = reference_logits(save_family(tmp_path, variant), TEXT)
+    found = fresh_logits(opened(tmp_path, dtype), TEXT).float()
+    error = float((found - expected).norm() / expected.norm())
+    assert 1e-5 < error < (0.06 if dtype is torch.bfloat16 else 0.01)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

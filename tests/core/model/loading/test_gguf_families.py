@@ -17,7 +17,8 @@ from tests.core.models import fresh_logits
 IDS = (torch.arange(40) * 31 + 3) % 96
 GEMMA = {"query_pre_attn_scalar": 16}  # a GGUF file has none: llama.cpp takes the head's width
 WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("mistral", {}),
+    "llama": ("llama", {}),
+    "llama, Mistral's": ("mistral", {}),
     "qwen2": ("qwen2", {}),
     "qwen3": ("qwen3", {"attention_bias": False, "tie_word_embeddings": True}),
     "gemma2": ("gemma2", GEMMA),

@@ -22,7 +22,7 @@ from sequoia_core.model.loading.pair import Pair, load_pair
 from sequoia_core.model.packed import packed_products
 from tests.core.checkpoints import edit_settings, reference_logits, tiny_tokenizer
 from tests.core.engines import make_engine, tokens_of
-from tests.core.families import save_family
+from tests.core.families import VARIANTS, save_family
 from tests.core.packed_checkpoints import SHAPE, Style, pack, save_packed
 
 STYLES = {
@@ -76,12 +76,10 @@ def test_the_forward_is_that_of_the_dequantised_model(style: Style, tmp_path: Pa
     assert style.method.upper() in pair.description.dtype
 
 
-@pytest.mark.parametrize("variant", ["qwen2", "qwen3"])
-@pytest.mark.parametrize("method", ["awq", "gptq"])
-def test_other_families_keep_their_biases_and_norms(
-    variant: str, method: str, tmp_path: Path
-) -> None:
-    model = save_family(tmp_path, variant, **SHAPE)
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("method", ["awq", "gptq", "compressed-tensors"])
+def test_every_family_keeps_its_biases_and_norms(variant: str, method: str, tmp_path: Path) -> None:
+    model = save_family(tmp_path, variant, **SHAPE, num_attention_heads=8)
     pack(tmp_path, Style(method, group_size=16), model)
     opened = open_directory(tmp_path)
     target = Llama(

@@ -21,6 +21,8 @@ from sequoia_core.model.loading.quantisation import with_quantisation
 from sequoia_core.model.quantised import missing_library
 from tests.core.checkpoints import save_gguf, save_model, tiny_llama, tiny_tokenizer
 from tests.core.engines import make_engine, tokens_of
+from tests.core.families import VARIANTS, save_family
+from tests.core.model.native.test_other_families import NATIVE
 from tests.core.packed_checkpoints import Style, save_packed
 
 CPU, GPU = Placement((torch.device("cpu"),)), Placement((torch.device("cuda", 0),))
@@ -85,6 +87,30 @@ def test_a_library_rounds_for_pytorch(kind: Quantize, target: str) -> None:
     assert pair.fingerprint != own.fingerprint
     apart = float((logits(pair) - logits(own)).norm() / logits(own).norm())
     assert 0.0 < apart < 0.5
+
+
+@pytest.mark.parametrize("kind", [Quantize.INT8, Quantize.NF4])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_library_rounds_every_family(variant: str, kind: Quantize, tmp_path: Path) -> None:
+    needs(kind)
+    save_family(tmp_path, variant, **SHAPE, num_attention_heads=8)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    own, pair = (loaded(str(tmp_path), quantize=each, **TORCH) for each in (Quantize.NONE, kind))
+    apart = float((logits(pair) - logits(own)).norm() / logits(own).norm())
+    assert 0.0 < apart < {Quantize.INT8: 0.1, Quantize.NF4: 0.8}[kind]
+
+
+@pytest.mark.parametrize("kind", [Quantize.INT8, Quantize.INT4])
+@pytest.mark.parametrize("variant", NATIVE)
+def test_the_native_library_rounds_what_it_computes(
+    variant: str, kind: Quantize, tmp_path: Path
+) -> None:
+    save_family(tmp_path, variant, **SHAPE, num_attention_heads=8)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    own, pair = (loaded(str(tmp_path), quantize=each) for each in (Quantize.NONE, kind))
+    assert pair.native
+    apart = float((logits(pair) - logits(own)).norm() / logits(own).norm())
+    assert 0.0 < apart < {Quantize.INT8: 0.05, Quantize.INT4: 0.5}[kind]
 
 
 WAYS: dict[str, dict[str, Any]] = {

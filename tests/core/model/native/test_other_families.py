@@ -13,7 +13,7 @@ from tests.core.families import VARIANTS, save_family
 from tests.core.models import fresh_logits
 
 IDS = (torch.arange(40) * 31 + 3) % 96
-NATIVE = ("mistral", "qwen2")
+NATIVE = ("llama", "mistral", "qwen2")
 
 
 @pytest.mark.parametrize("variant", NATIVE)
