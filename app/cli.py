@@ -16,7 +16,7 @@ import sequoia_core
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.model.malloc_trim import keep_to_one_arena
 
-from .commands.chat import leave, open_chat
+from .commands.chat import end_ranks, leave, open_chat
 from .commands.options import ALL_SETTINGS, DEBUG, CommandGroup, flag, with_settings
 
 HOMES = {
@@ -110,10 +110,11 @@ def main() -> None:
     if "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] != "0":
         from sequoia_core.model.parallel.follower import follow
 
-        sys.exit(follow())
+        follow()
     try:
         app(prog_name="sequoia")
     except SystemExit as ended:
         if f"{__package__}.app" in sys.modules and isinstance(ended.code, int):
             leave(ended.code)
+        end_ranks()
         raise

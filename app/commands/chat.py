@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -145,7 +146,15 @@ def leave(code: int) -> None:
     With the libraries that decode, the interpreter takes a second to unwind, and it aborts if a
     forward still runs.
     """
+    end_ranks()
     with suppress(OSError):  # a terminal that was closed
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
+
+
+def end_ranks() -> None:
+    """End the processes that compute with this one, which without a word count as failed."""
+    name = "sequoia_core.model.parallel.ranks"
+    if name in sys.modules or "TORCHELASTIC_RUN_ID" in os.environ:
+        import_module(name).end_ranks()

@@ -86,7 +86,7 @@ def summary_in_words(summary: Summary) -> list[str]:
         f"the answer: {', '.join(figures(totals, summary.speedup))}",
         f"of {counted(totals.tokens, 'token')} the draft wrote {summary.drafted}, the target "
         f"{totals.tokens - summary.drafted}",
-        f"best step {summary.best_step}: {counted(max(summary.tokens), 'token')}, "
+        f"best step {summary.best_step}: {counted(summary.best_tokens, 'token')}, "
         f"{quote_token(summary.best_text)}",
         f"accepted guesses: {accepted_words(totals.accepted_lengths)}",
         f"accepted at position: {by_position or 'nothing'}",

@@ -90,7 +90,8 @@ class StepScreen(Screen[None]):
 
     def draw_tree(self, cursor: StepCursor, title: str, *, still: bool) -> None:
         """Draw a step's tree; `still` if the next step does not follow at once: it may scroll."""
-        tree = cursor.chosen.tree if cursor.chosen is not None else None
+        shape = cursor.shape
+        tree = shape.tree if shape is not None else None
         strip_title, strip_why = title, ""
         if tree is not None and (why := shown_why(tree)):
             number = title.partition(",")[0]

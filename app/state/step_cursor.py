@@ -73,13 +73,21 @@ class StepCursor:
         return self.answer.context_tokens(self.whole) if self.answer is not None else None
 
     @property
+    def shape(self) -> Chosen | None:
+        """The tree shape of the step on show, or of the first to come."""
+        return self._shape_of(self.step)
+
+    @property
     def chosen(self) -> Chosen | None:
-        """The tree shape of the step on show, of the last one at rest, or of the first to come."""
+        """The same, but of the last step if the answer rests."""
+        if self.best is None or self.answer is None:
+            return self.shape
+        return self._shape_of(self.answer.steps[-1])
+
+    def _shape_of(self, step: Step | None) -> Chosen | None:
         if self.answer is None:
             return None
-        if not self.answer.steps:
-            return self.answer.tree_at(1)
-        return self.answer.tree_at(self.answer.steps[-1 if self.at is None else self.at].index)
+        return self.answer.tree_at(step.index if step is not None else 1)
 
     @property
     def highlighted(self) -> int | None:

@@ -17,6 +17,7 @@ class Summary(Record, frozen=True):
     drafted: int  # emitted tokens that were guessed; the others are the target's own
     best: int  # index in the answer's steps of the one that gave the most tokens, the first of such
     best_step: int  # its number, which is one more unless the steps are not all known
+    best_tokens: int  # how many it gave
     best_text: str  # what it wrote
 
 
@@ -26,15 +27,16 @@ def summary_of(answer: Answer | None) -> Summary | None:
     if answer is None or at is None:
         return None
     last, steps = answer.statistics[-1], answer.steps
-    number = steps[at].index
+    best = steps[at]
     return Summary(
         totals=last.totals,
         speedup=last.speedup,
         tokens=tuple(len(step.token_ids) for step in steps if not step.baseline),
         drafted=sum(map(_drafted, steps)),
         best=at,
-        best_step=number,
-        best_text="".join(span.text for span in answer.spans if span.step == number),
+        best_step=best.index,
+        best_tokens=len(best.token_ids),
+        best_text="".join(span.text for span in answer.spans if span.step == best.index),
     )
 
 

@@ -63,7 +63,7 @@ def summary_line(summary: Summary, width: int) -> Content:
 
 def gave(summary: Summary) -> str:
     """What the best step gave, in words."""
-    return counted(max(summary.tokens, default=0), "token")
+    return counted(summary.best_tokens, "token")
 
 
 def share_drafted(summary: Summary) -> float:

@@ -67,7 +67,8 @@ def choose_placement(
             raise ParameterError(
                 f"tensor_parallel is {ranks}, which leaves no layers elsewhere; leave --offload out"
             )
-        return Placement((rank_device(device, 0, ranks, local_rank()),), offload, ranks)
+        here = local_rank() if started else 0  # other launchers set it too
+        return Placement((rank_device(device, 0, ranks, here),), offload, ranks)
     devices = choose_devices(device)
     if offload is not Offload.NONE and len(devices) > 1:
         raise ParameterError(
@@ -147,7 +148,8 @@ def rank_device(name: str, rank: int, ranks: int, on_machine: int = 0) -> torch.
         raise ParameterError(
             f"tensor_parallel is {ranks}, but one GPU is named; name {ranks}, or leave --device out"
         )
-    needed, count = int(os.environ.get("LOCAL_WORLD_SIZE", ranks)), torch.cuda.device_count()
+    here = os.environ.get("LOCAL_WORLD_SIZE") if torchrun_ranks() else None
+    needed, count = int(here or ranks), torch.cuda.device_count()
     if needed > count:
         raise ParameterError(
             f"tensor_parallel is {ranks}, but the GPUs here are {count}; give {count}, or "

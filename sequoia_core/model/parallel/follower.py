@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from dataclasses import replace
+from typing import NoReturn
 
 import torch
 
@@ -92,12 +93,20 @@ class Follower:
         model.forward(token_ids, position_ids, mask, cache)
 
 
-def follow(path: str | None = None) -> int:
-    """Be a rank until rank 0 ends; returns the exit status. See `joined_ranks`."""
+def follow(path: str | None = None) -> NoReturn:
+    """Be a rank until rank 0 ends, and end the process. See `joined_ranks`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 decides what is broken off
+    status = _followed(path)
+    sys.stderr.flush()
+    os._exit(status)  # the interpreter would wait for Gloo's threads, or abort over one
+
+
+def _followed(path: str | None) -> int:
+    """Exit status."""
     rank = os.environ.get("RANK", "?")
     try:
-        Follower(joined_ranks(path)).follow()
+        if (ranks := joined_ranks(path)) is not None:
+            Follower(ranks).follow()
     except RuntimeError as error:
         if is_out_of_memory(error):
             print(f"sequoia: process {rank}: its memory became full", file=sys.stderr)
@@ -112,6 +121,4 @@ def follow(path: str | None = None) -> int:
 
 
 if __name__ == "__main__":
-    status = follow(sys.argv[1])
-    sys.stderr.flush()
-    os._exit(status)  # the interpreter would wait for Gloo's threads
+    follow(sys.argv[1])

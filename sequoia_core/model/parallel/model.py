@@ -120,7 +120,7 @@ class LeadLlama(ShardedLlama):
         with self._lead.together(*cache.take_untold(), forward):
             self._lead.shared(torch.stack((token_ids, position_ids)))
             if mask is not None:
-                self._lead.shared(mask.to(torch.uint8))
+                self._lead.shared(mask.to(torch.uint8).contiguous())
             return self.forward_eagerly(token_ids, position_ids, mask, cache)
 
     @override

@@ -28,6 +28,7 @@ from torch._C._distributed_c10d import (
     Store,
     TCPStore,
 )  # torch.distributed's own
+from typing_extensions import override
 
 from sequoia_core.errors import RankLostError, SequoiaError
 from sequoia_core.model.cpu import cpu_threads
@@ -36,11 +37,12 @@ from sequoia_core.model.loading.memory_plan import is_out_of_memory
 from sequoia_core.model.loading.model_files import first_line
 from sequoia_core.model.parallel.commands import Command, EndRank
 
-BEGIN = "begin"  # key by which rank 0 says with which devices all begin
+BEGIN = "begin"  # key by which rank 0 says with which devices all begin; "" if it never will
 BEGINNING_SECONDS = 600.0  # for all to be there
 COLLECTIVE_SECONDS = 120.0  # that ranks wait for each other within a forward
 IDLE = timedelta(days=365)  # that a rank waits for what to compute
 ENDING_SECONDS = 5.0  # for a rank to end by itself
+FORWARD_SECONDS = 1.0  # that closing waits for a forward
 POLL_SECONDS = 0.05
 FRAME = 4096  # bytes that commands are sent in at first
 LENGTH = 8  # bytes of their length
@@ -52,6 +54,8 @@ _decode = msgspec.msgpack.Decoder(list[Command]).decode
 
 class Ranks:
     """This process's place among those that compute one model, and their collectives."""
+
+    _control: dist.ProcessGroup | None = None  # once they have met
 
     def __init__(self, rank: int, size: int, store: Store, on_gpu: bool, seconds: float) -> None:
         self.rank, self.size, self.on_gpu, self.store = rank, size, on_gpu, store
@@ -114,8 +118,9 @@ class Ranks:
         self.store.set(f"answer{number}.{self.rank}", words)
 
     def leave(self) -> None:
-        with suppress(Exception):  # the others may be gone
-            dist.destroy_process_group()
+        if self._control is not None:
+            with suppress(Exception):  # the others may be gone
+                dist.destroy_process_group()
 
 
 class Lead(Ranks):
@@ -125,7 +130,7 @@ class Lead(Ranks):
 
     def __init__(self, size: int, on_gpu: bool, seconds: float = COLLECTIVE_SECONDS) -> None:
         self._lock, self._active, self._ending = RLock(), False, False
-        self._named = Event()
+        self._named, self._threads = Event(), torch.get_num_threads()
         self.children: list[subprocess.Popen[bytes]] = []
         self.leftover: deque[Command] = deque()  # told with the next; any thread adds to it
         self.size = size  # for what watches
@@ -135,8 +140,14 @@ class Lead(Ranks):
             store = _torchrun_store(seconds) if torchrun_ranks() else self._started_others(size)
             store.set(BEGIN, f"{int(on_gpu)} {seconds}")
             super().__init__(0, size, store, on_gpu, seconds)
-        except RuntimeError as error:  # of torch.distributed
-            raise RankLostError(self._break_off(error)) from None
+        except (RuntimeError, OSError) as error:  # of torch.distributed, or no process is started
+            self._break_off(error)
+            self.close()
+            raise RankLostError(self.lost) from None
+        except BaseException:
+            self._break_off(SequoiaError("their start was broken off"))
+            self.close()
+            raise
         if not on_gpu:
             torch.set_num_threads(max(1, cpu_threads() // size))
 
@@ -171,36 +182,50 @@ class Lead(Ranks):
             sleep(POLL_SECONDS)
         return [self.store.get(key).decode() for key in keys]
 
+    @override
     def summed(self, part: Tensor) -> Tensor:
+        self._check_active()
+        return super().summed(part)
+
+    @override
+    def joined(self, part: Tensor, width: int) -> Tensor:
+        self._check_active()
+        return super().joined(part, width)
+
+    def _check_active(self) -> None:
         if not self._active:  # the others would be waited for in vain
             raise SequoiaError(
                 "this is not computed by several processes; leave --tensor-parallel out"
             )
-        return super().summed(part)
 
     def close(self) -> None:
-        """End the other processes."""
+        """End the other processes, at once if a long forward or a load runs."""
         atexit.unregister(self.close)
-        if self._lock.acquire(timeout=ENDING_SECONDS):  # else a forward runs
+        ended = "the processes have been ended; load the model again"
+        if idle := self._lock.acquire(timeout=FORWARD_SECONDS):
             self._ending = True
             if not self.lost:
-                self.lost = "the processes have been ended; load the model again"
+                self.lost = ended
                 with suppress(RuntimeError):
                     self.send([EndRank()])
             self._lock.release()
+        self._name(ended)
         self._end_others()
-        self.leave()
+        if idle:  # else another thread computes by it
+            self.leave()
+        torch.set_num_threads(self._threads)
         self._folder.cleanup()
 
     def _started_others(self, size: int) -> Store:
         """Start them on this machine; returns where all meet."""
-        os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # nobody else can connect
-        path = str(Path(self._folder.name) / "store")  # a port would be open to others
-        package = str(Path(__file__).parents[3])
+        # no other machine can connect; who they are is in a file that only this user can read
+        os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = "lo"
+        path = str(Path(self._folder.name) / "store")
+        modules = [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]
         threads = max(1, cpu_threads() // size)
         shared = {
-            **os.environ, "WORLD_SIZE": str(size), "PYTHONPATH": package,
-            "OMP_NUM_THREADS": str(threads),
+            **os.environ, "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size),
+            "PYTHONPATH": os.pathsep.join(filter(None, modules)), "OMP_NUM_THREADS": str(threads),
         }  # fmt: skip
         for rank in range(1, size):
             self.children.append(
@@ -276,24 +301,36 @@ def _torchrun_store(seconds: float) -> Store:
     return PrefixStore(f"sequoia{attempt}", store)
 
 
-def joined_ranks(path: str | None) -> Ranks:
+def joined_ranks(path: str | None) -> Ranks | None:
     """Join as the rank that the environment states, not 0, once rank 0 has begun.
 
-    Raises RankLostError if it does not. The path is that of rank 0's store, if not torchrun's.
+    Rank 0 may download a model before. None if it ends without one, RankLostError if it is gone.
+    The path is that of rank 0's store, if not torchrun's.
     """
     rank, size, parent = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), os.getppid()
     store = FileStore(path, -1) if path else _torchrun_store(BEGINNING_SECONDS)
     store.set(f"here{rank}", "")
-    ends = monotonic() + BEGINNING_SECONDS
     while not store.check([BEGIN]):
-        if monotonic() > ends or os.getppid() != parent:
+        if os.getppid() != parent:
             raise RankLostError("process 0 has loaded no model")
         sleep(POLL_SECONDS)
-    on_gpu, seconds = store.get(BEGIN).decode().split()
+    begun = store.get(BEGIN).decode().split()
+    if not begun:
+        return None
+    on_gpu, seconds = begun
     return Ranks(rank, size, store, on_gpu == "1", float(seconds))
 
 
 _lead: Lead | None = None
+
+
+def end_ranks() -> None:
+    """End the processes that compute with this one, or wait for that under torchrun."""
+    if _lead is not None:
+        _lead.close()
+    elif torchrun_ranks():
+        with suppress(RuntimeError):  # they are gone
+            _torchrun_store(COLLECTIVE_SECONDS).set(BEGIN, "")
 
 
 def lead_of(size: int, on_gpu: bool, seconds: float = COLLECTIVE_SECONDS) -> Lead:

@@ -44,6 +44,23 @@ def test_the_answer_is_that_of_one_process_and_is_written_once(folder: Path) -> 
     assert len(one["token_ids"]) > 1
 
 
+CHAT_THAT_ENDS = """
+import os; from app.cli import main; from app.commands.chat import leave
+from sequoia_core.model.loading.pair import load_pair
+if os.environ["RANK"] != "0":
+    main()
+load_pair({!r}, dtype="float32", device="cpu", tensor_parallel=2)
+leave(0)
+"""
+
+
+@pytest.mark.parametrize("code", ["from app.cli import main; main()", CHAT_THAT_ENDS])
+def test_an_end_without_an_error_is_none_of_the_others(folder: Path, code: str) -> None:
+    command = [*TORCHRUN, *SEQUOIA[:3], "-c", code.format(str(folder)), "growmap", "list"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_another_number_of_processes_is_a_line(folder: Path) -> None:
     status, output, errors = asked(folder, *TORCHRUN)
     assert status != 0

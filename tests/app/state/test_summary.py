@@ -28,6 +28,7 @@ def test_who_wrote_the_tokens_adds_up_and_the_best_step_is_the_first_longest() -
     assert summary.totals.tokens - summary.drafted == len(answer.steps)
     assert summary.best == lengths.index(max(lengths))
     assert summary.best_step == answer.steps[summary.best].index
+    assert summary.best_tokens == max(lengths)
     assert summary.best_text in answer.text
     assert sum(summary.totals.accepted_lengths) == len(lengths)
 
@@ -43,6 +44,15 @@ def test_a_measuring_step_is_no_pass_and_a_cut_step_claims_no_more_than_it_gave(
     summary = summary_of(answer_of(cut))
     assert summary is not None
     assert summary.drafted == sum(isinstance(each, Step) and each.accepted > 0 for each in cut)
+
+
+def test_an_answer_of_which_only_a_measuring_step_is_on_record_has_one() -> None:
+    answer = answer_of(with_baseline(make_answer(), at=2))
+    answer.recall([(answer.steps[1], answer.statistics[-1])])
+    summary = summary_of(answer)
+    assert summary is not None
+    assert summary.tokens == ()
+    assert "best step 2: 1 token, " in summary_in_words(summary)[2]
 
 
 def test_there_is_none_while_the_answer_grows_or_without_steps_or_guesses() -> None:

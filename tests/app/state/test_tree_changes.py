@@ -4,8 +4,10 @@ import pytest
 from msgspec.structs import replace
 
 from app.state.answer import Answer, Chosen
+from app.state.summary import best_step
 from app.widgets.statistics_panel import StatisticsPanel
 from sequoia_core.events import Event, Step
+from sequoia_core.tree.choice import SHOWN
 from tests.app.driving import driving
 from tests.fakes import TREE_16, make_answer, replay
 
@@ -43,6 +45,20 @@ async def test_looking_back_shows_the_tree_of_that_step() -> None:
         assert "searched for this machine" in chat.screen_text()
         await chat.pilot.press("right_square_bracket")
         await chat.until(lambda: "step 7: predicted 1.31x" in chat.screen_text())
+
+
+async def test_at_rest_the_title_is_about_the_tree_that_is_drawn() -> None:
+    best = best_step([each for each in make_answer() if isinstance(each, Step)])
+    larger = replace(OTHER, reason=f"{SHOWN[0]}, to look at it")
+    async with driving(replay(changing(best.index, larger)), size=(160, 50)) as chat:
+        await chat.ask()
+        tree = chat.app.chat.token_tree
+        assert str(tree.border_title) == f"Step {best.index}, the best of {chat.steps}"
+        await chat.pilot.press("left")
+        await chat.until(lambda: SHOWN[0] in str(tree.border_title))
+    async with driving(replay(changing(best.index, PLAIN)), size=(80, 24)) as chat:
+        await chat.ask()
+        assert chat.app.chat.has_class("-drafts")  # the strip shows a tree
 
 
 async def test_where_there_is_no_line_for_the_reason_the_border_has_it() -> None:

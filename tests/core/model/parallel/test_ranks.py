@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from torch._C._distributed_c10d import Store
 
 from sequoia_core.config import GraphChoice, Offload, SamplingParams, WeightFormat
 from sequoia_core.errors import ModelLoadError, ParameterError, RankLostError
@@ -20,15 +22,16 @@ from sequoia_core.model.loading import loader
 from sequoia_core.model.loading.backend import memory_plans
 from sequoia_core.model.loading.loader import open_directory
 from sequoia_core.model.loading.pair import load_pair
+from sequoia_core.model.parallel import ranks
 from sequoia_core.model.parallel.model import LeadLlama, load_shared
-from sequoia_core.model.parallel.ranks import Lead, lead_of
+from sequoia_core.model.parallel.ranks import Lead, end_ranks, lead_of
 from sequoia_core.model.parallel.shards import Shard
 from tests.core.checkpoints import save_model, tiny_tokenizer
 from tests.core.engines import make_engine, steps_of
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parents[4]
-SECONDS = 8.0  # that processes wait for each other here
+SECONDS = 4.0  # that processes wait for each other here
 
 
 @pytest.fixture
@@ -37,11 +40,16 @@ def target(tmp_path: Path) -> str:
     return str(tmp_path / "target")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def ended() -> Iterator[None]:
+    yield
+    end_ranks()
+
+
 @pytest.fixture
-def lead() -> Iterator[Lead]:
-    made = lead_of(2, on_gpu=False, seconds=SECONDS)
-    yield made
-    made.close()
+def lead() -> Lead:
+    """One that has lost no process, of the test before if that is so."""
+    return lead_of(2, on_gpu=False, seconds=SECONDS)
 
 
 def loaded(lead: Lead, target: str) -> LeadLlama:
@@ -71,12 +79,6 @@ def test_a_lost_process_ends_all(
     assert monotonic() - began < SECONDS + 10
     with pytest.raises(RankLostError):
         list(engine.generate([5, 6, 7], params))
-    again = lead_of(2, on_gpu=False, seconds=SECONDS)
-    try:
-        assert again is not lead
-        assert loaded(again, target).new_cache().length == 0
-    finally:
-        again.close()
 
 
 def test_the_others_end_with_process_0(target: str) -> None:
@@ -98,12 +100,6 @@ def test_the_others_end_with_process_0(target: str) -> None:
     assert not any(map(psutil.pid_exists, pids))
 
 
-def test_closing_ends_them_in_order(lead: Lead, target: str) -> None:
-    loaded(lead, target)
-    lead.close()
-    assert [child.returncode for child in lead.children] == [0]
-
-
 def test_what_one_process_cannot_load_is_said_and_the_others_go_on(
     lead: Lead, target: str, tmp_path: Path
 ) -> None:
@@ -116,6 +112,69 @@ def test_what_one_process_cannot_load_is_said_and_the_others_go_on(
     model = loaded(lead, target)
     logits = model.forward(torch.tensor([3]), torch.tensor([0]), None, model.new_cache())
     assert logits.shape == (1, 96)
+
+
+def test_the_next_model_starts_new_processes_and_their_end_gives_back_the_threads(
+    lead: Lead, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.kill(lead.children[0].pid, signal.SIGKILL)
+    with pytest.raises(RankLostError):
+        loaded(lead, target)
+    lead.close()
+    before = torch.get_num_threads()
+    monkeypatch.setattr(ranks, "cpu_threads", lambda: 14)
+    again = lead_of(2, on_gpu=False, seconds=SECONDS)
+    assert again is not lead
+    assert torch.get_num_threads() == 7
+    assert loaded(again, target).new_cache().length == 0
+    again.close()
+    assert torch.get_num_threads() == before != 7
+
+
+def test_closing_ends_them_in_order_and_leaves_nothing(lead: Lead, target: str) -> None:
+    loaded(lead, target)
+    end_ranks()
+    assert [child.returncode for child in lead.children] == [0]
+    assert not Path(lead._folder.name).exists()
+
+
+def test_closing_does_not_wait_for_a_long_forward(lead: Lead, target: str) -> None:
+    model = loaded(lead, target)
+    row = torch.tensor([3]), torch.tensor([0]), None, model.new_cache()
+    os.kill(lead.children[0].pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        forward = pool.submit(model.forward, *row)
+        ends = monotonic() + 10
+        while not lead._active and monotonic() < ends:
+            sleep(0.01)
+        lead.close()
+        with pytest.raises(RankLostError, match="have been ended; load the model again"):
+            forward.result(10)
+    assert [child.returncode for child in lead.children] == [-signal.SIGKILL]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("no processes left")])
+def test_a_start_that_is_broken_off_leaves_nothing(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Lead] = []
+
+    def interrupted(self: Lead, size: int) -> Store:
+        made.append(self)
+        monkeypatch.setattr(ranks, "sleep", fail)
+        return started(self, size)
+
+    def fail(_: float) -> None:
+        raise error
+
+    started = Lead._started_others
+    monkeypatch.setattr(Lead, "_started_others", interrupted)
+    expected = RankLostError if isinstance(error, OSError) else KeyboardInterrupt
+    with pytest.raises(expected):
+        Lead(2, on_gpu=False)
+    (lead,) = made
+    assert [child.returncode for child in lead.children] == [-signal.SIGKILL]
+    assert not Path(lead._folder.name).exists()
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -144,6 +203,18 @@ def test_a_target_that_cannot_be_divided_starts_no_process(
     monkeypatch.setattr(subprocess, "Popen", pytest.fail)
     with pytest.raises(ParameterError, match="give 1 or 2 or 4"):
         load_pair(target, "none", device="cpu", tensor_parallel=3)
+
+
+def test_what_other_launchers_say_of_processes_is_not_about_these(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_placement("cuda", ranks=2).device == torch.device("cuda", 0)
+    with pytest.raises(ParameterError, match="the GPUs here are 2; give 2"):
+        choose_placement("cuda", ranks=4)
 
 
 @pytest.mark.parametrize("given", [1, 4])

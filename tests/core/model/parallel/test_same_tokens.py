@@ -157,6 +157,7 @@ CHOICES = {
 }
 
 
+@pytest.mark.parametrize("both", [2], indirect=True)  # the rules see logits, not processes
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 @pytest.mark.parametrize("name", CHOICES)
 def test_every_tree_and_rule_writes_the_same_tokens(
@@ -218,6 +219,8 @@ def test_what_other_code_computes_alone_is_refused_at_once(both: Both) -> None:
     lead, cache = both.lead, both.lead.new_cache()
     with pytest.raises(SequoiaError, match="leave --tensor-parallel out"):
         lead.forward_eagerly(TEXT, torch.arange(17), None, cache)
+    with pytest.raises(SequoiaError, match="leave --tensor-parallel out"):
+        lead.logits(torch.zeros(1, lead.config.hidden_size))
 
 
 def test_another_draft_comes_to_the_target_that_is_loaded(both: Both) -> None:
