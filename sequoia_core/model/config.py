@@ -10,6 +10,12 @@ from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.config_entries import Family, families, family_names, flag, number, whole
 from sequoia_core.model.rope import LAYER_KINDS, RopeScaling, read_rope, unnested
 
+NULL_IS_STATED = {
+    "attn_logit_softcapping", "final_logit_softcapping", "head_dim", "num_key_value_heads",
+    "sliding_window",
+}  # fmt: skip
+"""Entries whose null is not the family's default: none, or what the sizes give."""
+
 EAGLE3_FEATURES = 3  # layers of the target that an EAGLE-3 draft reads unless it states others
 
 
@@ -145,10 +151,15 @@ class ModelConfig:
                 f"config: model_type is {kind!r:.80}; only these are supported: {family_names()}"
             )
         family.check(config)
+        stated = {
+            name: value
+            for name, value in config.items()
+            if value is not None or name in NULL_IS_STATED
+        }
         try:
             if "local_rope_theta" in family.numbers:
-                config = unnested(config)
-            return cls(family=str(kind), **_values(family, {**family.defaults, **config}))
+                stated = unnested(stated)
+            return cls(family=str(kind), **_values(family, {**family.defaults, **stated}))
         except KeyError as error:
             raise ModelLoadError(f"config: entry {error.args[0]!r} is missing") from None
         except (TypeError, ValueError, AttributeError, ArithmeticError) as error:
@@ -205,6 +216,10 @@ def _sliding(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
                 f"with sliding_window {window}"
             )
         layers = stated
+    elif family.sliding == "pattern" and window is None:
+        raise ModelLoadError(
+            "config: sliding_window is missing, and layer_types does not say that no layer slides"
+        )
     longest = whole(config, "max_position_embeddings")
     if window is None or (window >= longest and "local_rope_theta" not in family.numbers):
         return {}

@@ -51,7 +51,7 @@ def read_rope(family: Family, config: Mapping[str, Any], head_dim: int) -> dict[
                 f"config: {name} states {shown(entry)} {reprlib.repr(rope[entry])}, "
                 f"which is not supported for rope type {kind!r}"
             )
-    theta = rope["rope_theta"] if "rope_theta" in rope else config.get("rope_theta")
+    theta = config.get("rope_theta") if rope.get("rope_theta") is None else rope["rope_theta"]
     found["rope_theta"] = 10000.0 if theta is None else float(theta)
     match kind:
         case "linear":
@@ -63,7 +63,7 @@ def read_rope(family: Family, config: Mapping[str, Any], head_dim: int) -> dict[
     return found
 
 
-def unnested(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def unnested(config: dict[str, Any]) -> dict[str, Any]:
     """With the rotary positions of whole layers alone, and the base of sliding ones beside them."""
     nested = config.get("rope_parameters")
     if not isinstance(nested, Mapping) or not nested.keys() & set(LAYER_KINDS):
@@ -75,7 +75,8 @@ def unnested(config: Mapping[str, Any]) -> Mapping[str, Any]:
     if (kind := local.get("rope_type", local.get("type", "default"))) != "default":
         raise ModelLoadError(f"config: rope type {kind!r:.80} of sliding layers is not supported")
     found = {**config, "rope_parameters": whole_layers | dict(config.get("rope_scaling") or {})}
-    return {**found, "rope_scaling": None, **({} if base is None else {LOCAL_BASE: base})}
+    found.pop("rope_scaling", None)
+    return {**found, **({} if base is None else {LOCAL_BASE: base})}
 
 
 def _llama3(config: Mapping[str, Any], rope: Mapping[str, Any]) -> RopeScaling:

@@ -98,6 +98,21 @@ STYLES: dict[str, Style] = {
         prefix="model.",
         inputs=(1, 3, 6),
     ),
+    "AngelSlim": Style(  # of Qwen3: an entry of its windows, and a tied head that is stored
+        {
+            **FLAT,
+            "architectures": ["Eagle3LlamaForCausalLM"],
+            "max_window_layers": 36,
+            "rope_scaling": None,
+            "rope_theta": 1000000,
+            "sliding_window": None,
+            "tie_word_embeddings": True,
+            "use_sliding_window": False,
+        },
+        "midlayer",
+        theta=1e6,
+        file="pytorch_model.bin",
+    ),
     "wider than the target": Style(
         {**FLAT, "hidden_size": 48, "target_hidden_size": HIDDEN},
         "midlayer",

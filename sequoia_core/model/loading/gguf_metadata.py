@@ -164,7 +164,7 @@ def hf_settings(reader: StrictReader, stored: Mapping[str, Any]) -> dict[str, An
         "hidden_act": "silu",
         "rms_norm_eps": of_model("attention.layer_norm_rms_epsilon"),
         "max_position_embeddings": of_model("context_length"),
-        "sliding_window": of_model("attention.sliding_window", 0) or None,
+        "sliding_window": of_model("attention.sliding_window", known.get("window", 0)) or None,
         "tie_word_embeddings": "output.weight" not in stored,
         # some products of a group may lack theirs
         "attention_bias": bool(fnmatch.filter(stored, "blk.*.attn_*.bias")),
@@ -216,28 +216,39 @@ def _rope_scaling(
 ) -> dict[str, Any]:
     """As in llama.cpp, a factor without a type is linear, and type none has no factor."""
     of_model = reader.of_model
-    if reader.architecture == "phi3" and {SHORT_FACTORS, LONG_FACTORS} & stored.keys():
-        short, long = (stored[name].data.tolist() for name in (SHORT_FACTORS, LONG_FACTORS))
-        return {
-            "rope_type": "longrope",
-            "short_factor": short,
-            "long_factor": long,
-            "attention_factor": of_model("rope.scaling.attn_factor", None),
-        }
+    tables = {ROPE_DIVISORS, SHORT_FACTORS, LONG_FACTORS} & stored.keys()
+    long = reader.architecture == "phi3" and bool(tables)
     kind = of_model("rope.scaling.type", "linear")
+    if kind not in ("none", "linear") and not (long and kind == "longrope"):
+        raise ModelLoadError(f"rope scaling {kind!r} is not supported (linear, llama3 are)")
     factor = of_model("rope.scaling.factor", 0.0)
     factor = factor or of_model("rope.scale_linear", 0.0) or 1.0
-    if kind not in ("none", "linear"):
-        raise ModelLoadError(f"rope scaling {kind!r} is not supported (linear, llama3 are)")
-    linear = kind == "linear" and factor != 1.0
-    if ROPE_DIVISORS not in stored:
-        return {"rope_type": "linear", "factor": factor} if linear else {"rope_type": "default"}
-    if linear:
+    scaled = kind != "none" and factor != 1.0
+    if scaled and tables:
         raise ModelLoadError(
-            f"rope scaling by {factor} and rope_freqs.weight; only one of them is supported"
+            f"rope scaling by {factor} and {min(tables)}; only one of them is supported"
         )
-    # the file has the divisors of Llama 3's frequencies, not the numbers they were made from
-    divisors = np.asarray(stored[ROPE_DIVISORS].data, dtype=np.float64)
+    magnitude = of_model("rope.scaling.attn_factor", None)
+    if long:
+        short_factors, long_factors = (
+            stored[name].data.tolist() for name in (SHORT_FACTORS, LONG_FACTORS)
+        )
+        return {
+            "rope_type": "longrope",
+            "short_factor": short_factors,
+            "long_factor": long_factors,
+            "attention_factor": magnitude,
+        }
+    if magnitude not in (None, 1.0):
+        raise ModelLoadError(f"rope.scaling.attn_factor is {magnitude} without {SHORT_FACTORS}")
+    if ROPE_DIVISORS in stored:
+        return _llama3(stored[ROPE_DIVISORS].data, theta, rotated)
+    return {"rope_type": "linear", "factor": factor} if scaled else {"rope_type": "default"}
+
+
+def _llama3(stored: Any, theta: float, rotated: int) -> dict[str, Any]:
+    """A file has the divisors of Llama 3's frequencies, not the numbers they were made from."""
+    divisors = np.asarray(stored, dtype=np.float64)
     low, high, window = LLAMA3_BANDS
     factor = float(divisors.max())
     turns = window / (2 * math.pi) * theta ** -(np.arange(0, rotated, 2) / rotated)

@@ -124,7 +124,7 @@ def test_a_missing_entry_is_named(entry: str) -> None:
         ({"num_hidden_layers": -1}, "num_layers is -1"),
         ({"num_attention_heads": 0}, "wrong kind"),
         ({"vocab_size": "many"}, "wrong kind"),
-        ({"hidden_size": None}, "wrong kind"),
+        ({"hidden_size": None}, "'hidden_size' is missing"),
         ({"rope_scaling": "linear"}, "wrong kind"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope type 'yarn'"),
         ({"rope_scaling": {"rope_type": "linear"}}, "'factor' is missing"),

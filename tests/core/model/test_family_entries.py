@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoConfig
 
 from sequoia_core.errors import ModelLoadError
-from sequoia_core.model.config import ModelConfig
+from sequoia_core.model.config import NULL_IS_STATED, ModelConfig
 from sequoia_core.model.config_entries import families
 from tests.core.families import VARIANTS, save_family
 
@@ -94,7 +94,7 @@ def test_published_files_are_read(kind: str) -> None:
     config = read(kind, **PUBLISHED[kind])
     theirs = AutoConfig.for_model(kind, **{**SIZES, **copy.deepcopy(PUBLISHED[kind])})
     assert config.family == kind
-    assert config.head_dim == getattr(theirs, "head_dim", None) or 8
+    assert config.head_dim == (getattr(theirs, "head_dim", None) or 8)
     assert config.tie_word_embeddings == theirs.tie_word_embeddings
     kinds = getattr(theirs, "layer_types", None) or ["full_attention"] * 4
     if kind in ("gemma2", "gemma3_text"):  # the others' windows are as wide as the context
@@ -159,6 +159,8 @@ def test_an_entry_of_another_family_is_refused(kind: str) -> None:
         ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
         ("gemma2", {"query_pre_attn_scalar": -2}, "wrong kind"),
         ("gemma2", {"attn_logit_softcapping": 0.0}, "attention_softcap is 0.0; it must be"),
+        ("gemma2", {"sliding_window": None}, "sliding_window is missing"),
+        ("gemma3_text", {"sliding_window": None}, "sliding_window is missing"),
         ("gemma2", {"sliding_window_pattern": 3}, "sliding_window_pattern is 3; only 2"),
         ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50.0"),
         (
@@ -209,6 +211,25 @@ def test_layers_slide_as_the_file_says() -> None:
     kinds = ["sliding_attention", "full_attention", "full_attention", "sliding_attention"]
     assert read("qwen2", **on, layer_types=kinds).sliding_layers == (0, 3)
     assert read("smollm3", **on, no_rope_layers=[1, 1, 0, 1]).sliding_layers == (2,)
+
+
+@pytest.mark.parametrize("kind", families())
+def test_null_states_nothing(kind: str) -> None:
+    """Then a family's default holds, unless null has a meaning of its own."""
+    table = families()[kind]
+    plain = read(kind)
+    for entry in (table.defaults.keys() | {"rope_theta"}) - {*SIZES, *NULL_IS_STATED}:
+        assert read(kind, **{entry: None}) == plain, entry
+    assert read(kind, rope_parameters={"rope_theta": None}) == plain
+
+
+def test_a_null_that_has_a_meaning_is_read() -> None:
+    assert read("mistral", sliding_window=None).sliding_layers == ()
+    assert read("gemma2", attn_logit_softcapping=None).attention_softcap is None
+    assert read("gemma2", final_logit_softcapping=None).logit_softcap is None
+    assert read("qwen3", num_key_value_heads=None).num_kv_heads == SIZES["num_attention_heads"]
+    full = {"sliding_window": None, "layer_types": ["full_attention"] * 4}
+    assert read("gemma3_text", **full).sliding_layers == ()
 
 
 def test_longrope_ends_where_its_factors_change() -> None:

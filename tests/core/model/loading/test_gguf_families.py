@@ -70,7 +70,11 @@ def test_logits_equal_transformers(name: str, tmp_path: Path) -> None:
         ("qwen3", {"expert_count": 8}, "only dense ones of these are supported: llama, qwen2"),
         ("gemma2", {"a_new_entry": 1}, "gemma2.a_new_entry is 1, which is not supported"),
         ("olmo2", {"attention__clamp_kqv": 8.0}, "olmo2.attention.clamp_kqv is 8.0"),
+        ("gemma3", {"attention__sliding_window": 0}, "sliding_window is missing"),
         ("phi3", {"rope__scaling__type": "yarn"}, "rope scaling 'yarn' is not supported"),
+        ("phi3", {"rope__scaling__type": "longrope"}, "rope scaling 'longrope' is not supported"),
+        ("phi3", {"rope__scaling__attn_factor": 1.2}, "attn_factor is 1.2.* without rope_factors"),
+        ("phi3 with longrope", {"rope__scaling__factor": 2.0}, "by 2.0 and rope_factors_long"),
         ("smollm3", {"rope__dimension_count": 4}, "a part of each head is not supported"),
     ],
 )
@@ -81,3 +85,11 @@ def test_what_is_not_computed_is_refused(
     with pytest.raises(ModelLoadError, match=message) as caught:
         open_gguf(tmp_path / "model.gguf")
     assert "\n" not in str(caught.value)
+
+
+def test_a_gemma_2_that_states_no_window_has_the_published_one(tmp_path: Path) -> None:
+    """As early files; llama.cpp knows it."""
+    theirs = tiny_model("gemma2", sliding_window=None, max_position_embeddings=8192)
+    save_family_gguf(tmp_path / "model.gguf", theirs)
+    config = open_gguf(tmp_path / "model.gguf").config
+    assert (config.sliding_window, config.sliding_layers) == (4096, (0, 2))
