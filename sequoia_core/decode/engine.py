@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -209,17 +210,35 @@ class Engine:
         began = perf_counter()
         cached = self._cache.start(prompt_ids)
         total = len(prompt_ids) - 1 - cached
-        for left in self._cache.read_prompt():
+        for left in self._read(self._cache.read_prompt):
             if should_stop():
                 return
             yield PrefillProgress(total - left, total)
         if tree.size > 1 and self._speculator.fits(tree):
             # here, and not in the first step, whose time would contain it
-            for _ in self._cache.read_draft_prompt(MOST_PENDING):
+            for _ in self._read(partial(self._cache.read_draft_prompt, MOST_PENDING)):
                 if should_stop():
                     return
         self._target.wait()
         yield PrefillDone(len(prompt_ids), cached, perf_counter() - began)
+
+    def _read(self, unread: Callable[[], Iterator[int]]) -> Iterator[int]:
+        """Read what is unread; where memory ends, what is left of it with fewer recordings."""
+        while True:
+            try:
+                with memory_errors(self._speculator.memory_full):
+                    yield from unread()
+                    return
+            except MemoryFullError:
+                if not self._holds_graphs:
+                    raise
+            self._drop_graphs()  # here what the failed reading held is free again
+
+    def _drop_graphs(self) -> None:
+        """Keep fewer recordings where memory is full."""
+        assert self._graphs is not None
+        self._graphs.shrink()
+        self._target.forget_unused()
 
     def _decode(
         self, tree: Tree, params: SamplingParams, should_stop: StopCheck, after: Sequence[int]
@@ -244,9 +263,8 @@ class Engine:
                 found = None
             if found is None:  # here what the failed step held is free again
                 self._cache.roll_back()
-                if self._graphs is not None and self._holds_graphs:  # the same tree with fewer
-                    self._graphs.shrink()
-                    self._target.forget_unused()
+                if self._holds_graphs:  # the same tree with fewer
+                    self._drop_graphs()
                     yield from self._notices.of_graphs()
                     continue
                 self._target.forget_unused()

@@ -13,7 +13,9 @@ from sequoia_core.errors import ParameterError
 from sequoia_core.events import Step
 from sequoia_core.measure.calibration import FOREVER, AcceptanceRecord, Band, Calibration
 from sequoia_core.measure.timings import ForwardTimer, MachineTimes, Overhead, drafted_rows
+from sequoia_core.model.graphs import Rung, row_bucket
 from sequoia_core.model.loading.pair import Pair
+from sequoia_core.model.recorded import graphs_of
 from sequoia_core.speculate.tree_advisor import BundledAdvisor
 from sequoia_core.text.chat_template import ChatTemplate
 from sequoia_core.tree.choice import ROOT, TreeChoice
@@ -105,6 +107,12 @@ class CalibrationRun:
             rows, self._contexts = [n for n in rows if n in SLOW_ROWS], self._contexts[:1]
         most = MOST_TOKENS * times(1)
         self._rows = [n for n in rows if n < probed[1] or times(n) < most], drafted
+        graphs = graphs_of(self._pair.target)
+        if graphs is not None and graphs.rung > Rung.EAGER:
+            # more than are kept would be recorded anew in each round, and that would be timed
+            sizes = sum(len(set(map(row_bucket, each))) for each in self._rows)
+            kept = max(graphs.most // sizes, 1)
+            self._contexts = self._contexts[:: -(-len(self._contexts) // kept)]
 
     def calibration(self) -> Calibration:
         """What `run` measured; raises ParameterError if no tree fitted into the windows."""

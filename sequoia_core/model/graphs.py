@@ -181,7 +181,8 @@ class Graphs:
         """Numbers of leased memory that is left, in whichever thread; see `OverLeases`."""
         self.dropped = 0
         """How often all was forgotten: what only they have used is then of no use."""
-        self._most = KEPT_RECORDINGS
+        self.most = KEPT_RECORDINGS
+        """Recordings that are kept."""
         self._measured = deque[int](maxlen=KEPT_RECORDINGS)  # bytes of what was recorded
         self._met = Counter[Hashable]()
         self.notices: tuple[str, ...] = ()
@@ -214,7 +215,7 @@ class Graphs:
                 return None
             self._recordings[key] = found
             self._measured.append(found.nbytes)
-            if len(self._recordings) > self._most:
+            if len(self._recordings) > self.most:
                 self._recordings.popitem(last=False)
         self._recordings.move_to_end(key)
         return found
@@ -255,8 +256,8 @@ class Graphs:
         All, as they share their memory. Where so few would be kept that steps record all the time,
         nothing is recorded any more.
         """
-        self._most = min(self._most, len(self._recordings)) // 2
-        if self._most < LEAST_RECORDINGS:
+        self.most = min(self.most, len(self._recordings)) // 2
+        if self.most < LEAST_RECORDINGS:
             self.step_down(Rung.EAGER, "the memory is full")
         else:
             self._forget_all()

@@ -98,6 +98,7 @@ class LeasePool:
     def __init__(self, retired: list[int] | None = None) -> None:
         self._free: list[Lease] = []
         self._retired = [] if retired is None else retired  # receives numbers of such memory
+        finalize(self, _leave, self._free, self._retired).atexit = False
 
     def lease(self, cache: object, make: Callable[[], Lease]) -> Lease:
         """Memory for as long as the cache is alive."""
@@ -114,14 +115,18 @@ class LeasePool:
 
     def clear(self) -> None:
         """Free what no cache uses."""
-        while self._free:
-            self._retired.append(self._free.pop().number)
+        _leave(self._free, self._retired)
 
     def _give_back(self, lease: Lease) -> None:
         if len(self._free) < KEPT_LEASES:
             self._free.append(lease)
         else:
             self._retired.append(lease.number)
+
+
+def _leave(leases: list[Lease], retired: list[int]) -> None:
+    while leases:
+        retired.append(leases.pop().number)
 
 
 class LayeredKVCache:

@@ -182,6 +182,8 @@ class Llama:
     @torch.inference_mode()
     def extend(self, token_ids: Tensor, cache: KVCache) -> None:
         assert isinstance(cache, LayeredKVCache)
+        if self.recorded is not None:
+            self.recorded.forget_dropped()
         cache.reserve(token_ids.shape[0])
         for chunk in torch.split(token_ids, PREFILL_ROWS):
             first = cache.length

@@ -138,8 +138,7 @@ class RecordedForward:
     ) -> Tensor | None:
         """See `LanguageModel.forward`; None where this forward is not recorded."""
         count = token_ids.shape[0]
-        if self._dropped != self.graphs.dropped:
-            self._forget()
+        self.forget_dropped()
         if self.graphs.rung < Rung.FORWARDS:
             return None
         if not _is_of_step(count, mask, cache.length) or cache.length < model.unseen_rows:
@@ -187,8 +186,10 @@ class RecordedForward:
         several = list(self.loops.values())
         return any(each.prepare(self.graphs, model, cache, span, longer) for each in several)
 
-    def _forget(self) -> None:
-        """Free what only recordings need."""
+    def forget_dropped(self) -> None:
+        """Free what only recordings need that were dropped since the last call."""
+        if self._dropped == self.graphs.dropped:
+            return
         self._dropped = self.graphs.dropped
         self._rows.clear()
         self._masks.clear()

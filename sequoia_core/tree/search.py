@@ -89,8 +89,8 @@ class LikeliestTrees:
     any number are a tree. Rates that rise, as measured ones do by chance, are evened out for it.
     """
 
-    acceptance_rates: tuple[float, ...]
-    values: NDArray[np.float64]  # as of `TreeTable`
+    rates: tuple[tuple[float, ...], ...]  # as of `TreeTable`
+    values: NDArray[np.float64]  # the same
     _parents: tuple[tuple[int, ...], ...] = field(repr=False)
     """By depth, of each node in falling order of likelihood."""
 
@@ -104,13 +104,14 @@ class LikeliestTrees:
         deeper: Sequence[Sequence[float]] = (),
     ) -> "LikeliestTrees":
         """As `expected_tokens_table`, in time that grows with nodes x depth."""
-        by_depth = [_falling(_checked(each)[:max_branches]) for each in (rates, *deeper)]
+        stated = tuple(_checked(each)[:max_branches] for each in (rates, *deeper))
+        by_depth = list(map(_falling, stated))
         found = [_likeliest(by_depth, max_nodes, depth) for depth in range(max_depth + 1)]
         values = np.zeros((max_nodes + 1, max_depth + 1))
         for depth, (_, probs) in enumerate(found):
             values[1 : len(probs) + 1, depth] = np.cumsum(probs)
             values[len(probs) + 1 :, depth] = values[len(probs), depth]
-        return cls(_checked(rates), values, tuple(tuple(parents) for parents, _ in found))
+        return cls(stated, values, tuple(tuple(parents) for parents, _ in found))
 
     @property
     def limits(self) -> tuple[int, int]:
@@ -125,7 +126,8 @@ class LikeliestTrees:
             below = children.get(node, [])
             order.extend(below)
             parents += [number] * len(below)
-        found = GrowMap(tuple(parents), "searched", self.acceptance_rates)
+        rates, *deeper = self.rates
+        found = GrowMap(tuple(parents), "searched", rates, deeper_rates=tuple(deeper))
         return replace(found, name=f"searched-{found.size}x{found.depth}")
 
 

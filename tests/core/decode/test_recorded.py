@@ -289,6 +289,32 @@ def test_recordings_go_first_then_half_the_tree_and_at_last_the_answer(
         list(made.generate(PROMPT, GREEDY))
 
 
+@pytest.mark.parametrize("drafts", [False, True])
+def test_recordings_go_before_a_prompt_is_refused(
+    drafts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs = Graphs(TapeRunner(), CPU)
+    target, draft = models("whole", graphs)
+    full = draft.model if drafts else target
+    made = engine((target, draft), TreeChoice(Mode.SEQUOIA, TREES["ragged"], lookup=Lookup.OFF))
+    assert list(made.generate(PROMPT, GREEDY))
+    assert graphs.known
+    extend = Llama.extend
+
+    def narrow(model: Llama, token_ids: Tensor, cache: LayeredKVCache) -> None:
+        if model is full and graphs.known:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        extend(model, token_ids, cache)
+
+    monkeypatch.setattr(Llama, "extend", narrow)
+    prompt = [at % 61 for at in range(100)]
+    events = list(made.generate(prompt, GREEDY))
+    check_laws(events)
+    assert tokens_of(events) == plain(models("whole", None)[0], prompt, 60)
+    (message,) = said_of_graphs(events)
+    assert "the memory is full" in message
+
+
 def said_of_graphs(events: Sequence[Event]) -> list[str]:
     notices = (each for each in events if isinstance(each, Notice))
     return [each.message for each in notices if each.kind is NoticeKind.GRAPHS]

@@ -25,6 +25,7 @@ from sequoia_core.measure.calibration import (
 from sequoia_core.measure.calibration_run import SHAPES, WIDE, CalibrationRun
 from sequoia_core.measure.timings import StepCostModel, drafted_rows
 from sequoia_core.measure.tuner import Tuner
+from sequoia_core.model.graphs import KEPT_RECORDINGS, Graphs
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.pair import Pair
 from sequoia_core.speculate.tree_advisor import Advice, BundledAdvisor, TreeAdvisor
@@ -34,6 +35,7 @@ from tests.core.engines import steps_of
 from tests.core.measuring import TIMES, make_step
 from tests.core.models import TableModel
 from tests.core.tiny_tokenizers import byte_level
+from tests.tape_runner import TapeRunner
 
 FINGERPRINTS = itertools.count()
 SHORT = ("Why?", "How so?")
@@ -456,3 +458,26 @@ def test_a_gpu_times_as_many_rows_as_can_pay(
     assert tuple(kept) == tuple(n for n in rows if not slow or n in (1, 8, 32, 128)) + large
     assert len(timer.contexts) == contexts
     assert drafted[-1] == (256 if device == "cuda" else 2)
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_no_more_is_timed_than_is_kept_of_recordings(
+    recorded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each round would record anew, which would be taken for the time of a forward."""
+    graphs = Graphs(TapeRunner(), torch.device("cpu")) if recorded else None
+    monkeypatch.setattr(calibration_run, "graphs_of", lambda _: graphs)
+    monkeypatch.setattr(calibration_run, "CONTEXTS", (8, 16, 24, 32))
+    monkeypatch.setattr(calibration_run, "TARGET_ROWS", (1, 2, 4, 8, 32, 96, 128))
+    monkeypatch.setattr(calibration_run, "ForwardTimer", Known)
+    monkeypatch.setattr(Known, "ms", staticmethod(lambda _: 20.0))
+    models = replace(pair(window=2048), most_nodes=768)
+    monkeypatch.setattr(models.target, "device", torch.device("cuda"))
+    run = CalibrationRun(models)
+    slices = run.run()
+    while run._timer is None or not run._timer.asked:  # type: ignore[attr-defined]
+        next(slices)
+    timer = Known.made[-1]
+    works = sum(map(len, timer.rows)) * len(timer.contexts)
+    assert (works <= KEPT_RECORDINGS) == recorded
+    assert len(timer.contexts) > 1

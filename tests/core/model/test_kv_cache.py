@@ -365,3 +365,15 @@ def test_memory_that_no_cache_takes_is_left() -> None:
     caches.clear()
     assert len(retired) == 4 - KEPT_LEASES
     assert set(retired) < set(numbers)
+
+
+def test_memory_of_a_model_that_is_garbage_is_left() -> None:
+    """A draft in whose place there is another one: nothing that was recorded over it is kept."""
+    retired = list[int]()
+    pool = LeasePool(retired)
+    cache, other = (LayeredKVCache(tiny_config(), CPU, torch.float32, pool=pool) for _ in range(2))
+    numbers = cache.lease.number, other.lease.number
+    del other, pool
+    assert not retired
+    del cache
+    assert sorted(retired) == sorted(numbers)

@@ -15,13 +15,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.errors import NumberError
 from sequoia_core.model.graphs import Graphs, Rung
-from sequoia_core.speculate import grown_plan, judge_plan, verify
+from sequoia_core.speculate import grown_plan, judge_plan, judging, verify
 from sequoia_core.speculate.judge_plan import JUDGED_ROWS
 from sequoia_core.speculate.judging import Judge, Judging
 from sequoia_core.speculate.remainders import left_most_probable
 from sequoia_core.speculate.residual import Remainder, Residual
 from sequoia_core.speculate.sampling import (
     NUCLEUS_CANDIDATES,
+    cut_probs,
     draft_probs,
     exponential_noise,
     full_probs,
@@ -349,6 +350,40 @@ def test_a_nucleus_that_is_not_whole_is_left_to_the_walk() -> None:
         assert (judged.bonus_prob is not None) == narrow
         left += judged.bonus_prob is None
     assert 10 < left < 50
+
+
+@pytest.mark.parametrize("form", ["fixed", "filled up", "looked up"])
+@pytest.mark.parametrize("mode", RULES)
+def test_of_trees_of_any_shape_those_with_a_visited_nucleus_that_is_not_whole_are_left(
+    mode: Mode, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is looked at of some nodes is too little, and no other node decides who judges."""
+    few = 4
+    monkeypatch.setattr(judging, "NUCLEUS_CANDIDATES", few)
+    rng, seen = random.Random(19), Counter[str]()
+    for seed in range(TREES // 4):
+        params = SamplingParams(temperature=rng.choice([0.5, 1.0]), top_p=0.8)
+        known = logits_and_tree(rng, mode, params)
+        scored, generator = known, torch.Generator().manual_seed(seed)
+        if form == "filled up":
+            scored = filled_up(known, rng, seed)
+        elif form == "looked up":
+            if known.tree.appended:
+                continue
+            scored, known, _ = with_looked_up(known, rng)
+        walked = RULES[mode](known, torch.Generator().manual_seed(seed))
+        judged = Judge(mode)(replace(scored), generator)
+        if not check_same(walked, judged, known):
+            continue
+        _, whole = cut_probs(known.logits, params, few)
+        assert whole is not None
+        narrow = bool(whole[list(walked.path)].all())
+        assert (judged.bonus_prob is not None) == narrow
+        seen["judged"] += narrow
+        seen["left"] += not narrow
+        seen["judged beside one that is not whole"] += narrow and not bool(whole.all())
+    assert min(seen.values()) > TREES // 100, seen
+    assert len(seen) == 3
 
 
 @pytest.mark.parametrize("mode", RULES)

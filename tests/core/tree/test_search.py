@@ -165,6 +165,9 @@ def test_where_rates_fall_the_likeliest_nodes_are_the_best_trees(seed: int) -> N
         assert tree.depth <= depth
         assert tree.branching <= branches
         assert tree.expected_tokens(rates, deeper) == pytest.approx(table.values[nodes, depth])
+        exact = table.tree(nodes, depth)
+        assert tree.acceptance_rates == exact.acceptance_rates
+        assert tree.deeper_rates == exact.deeper_rates
 
 
 @pytest.mark.parametrize("seed", range(12))
