@@ -44,7 +44,7 @@ def distill(
     resume: Annotated[bool, flag("--resume", "Continue the run in DIR.")] = False,
     **given: Any,
 ) -> None:
-    """Make a draft for any Llama-family target; no data set is needed."""
+    """Make a draft for a target of any family; no data set is needed."""
     values = {"target": model_choice.chosen_models(settings).target, "device": settings.device}
     if resume:  # the run keeps its own unless they are given again
         given_again = {"target" if name == "pair" else name for name in flags}

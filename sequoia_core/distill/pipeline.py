@@ -252,7 +252,9 @@ class Trainer:
         if target.initial_draft is not None:
             student.begin_from_draft(target.initial_draft.weights)
         else:
-            student.begin_from_target(checkpoint.weights, layers, self.options.seed)
+            student.begin_from_target(
+                checkpoint.weights, checkpoint.config, layers, self.options.seed
+            )
             if features:
                 student.normalise_inputs(*self._sample())
         return student.to(target.device)

@@ -184,16 +184,20 @@ class Student(nn.Module):
 
     @torch.no_grad()
     def begin_from_target(
-        self, weights: Mapping[str, Tensor], layers: Sequence[int], seed: int
+        self,
+        weights: Mapping[str, Tensor],
+        target: ModelConfig,
+        layers: Sequence[int],
+        seed: int,
     ) -> None:
         """Take the target's final norm and head, and the named layers if independent.
 
         A conditioned one, which begins where the target's last layer ended, learns faster from
         random layers (see docs/decisions).
         """
-        self.norm.copy_(weights["model.norm.weight"])
+        self.norm.copy_(weights[names.FINAL_NORM].float() + float(target.norms_add_one))
         head = weights[names.HEAD if names.HEAD in weights else names.EMBEDDING]
-        self.head.weight.copy_(head[self.vocab_ids])
+        self.head.weight.copy_(head[self.vocab_ids].float() / target.logits_divisor)
         drawn: list[Tensor] = []
         for source, layer in zip(layers, self.blocks, strict=True):
             for name, parameter in layer.named_parameters():

@@ -29,6 +29,10 @@ FEATURES = 3
 """Hidden states of the target that a conditioned draft reads, from evenly spread layers."""
 
 
+_LEFT_OUT = frozenset({"qkv_bias", "sliding_window", "sliding_layers"})
+"""Of `ModelConfig.beyond_llama`, what layers that an independent draft begins with may have."""
+
+
 @dataclass(frozen=True, slots=True)
 class DistillTarget:
     checkpoint: Checkpoint
@@ -58,6 +62,12 @@ class DistillTarget:
         count = config.num_layers
         layers = options.chosen_layers(count, min(LAYERS[options.kind], count))
         features = spread_layers(count) if options.kind == "conditioned" else ()
+        own = {*config.beyond_llama} - _LEFT_OUT
+        if options.kind == "independent" and options.begin_with is None and own:
+            raise ParameterError(
+                f"kind is independent, which begins with layers of {checkpoint.name}, but they "
+                f"have {', '.join(sorted(own))}, which a draft has not; leave --kind out"
+            )
         initial_draft = None
         if options.begin_with is not None:
             initial_draft = _open_draft(expanded(options.begin_with), checkpoint)

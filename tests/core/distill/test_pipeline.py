@@ -24,6 +24,7 @@ from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.checkpoints import save_model, tiny_tokenizer
 from tests.core.distill.runs import TINY_RUN, load_text, run, run_until_killed, tiny_target
+from tests.core.families import save_family
 
 KILLED = -9
 STAGES = ["writing text", "training", "measuring"]
@@ -355,6 +356,23 @@ def test_bad_targets_are_refused_before_anything_is_written(
             Distillation(options_for(out / WORK, {"target": str(target)}, False), out)
         assert "\n" not in str(error.value)
         assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("variant", "has"), [("qwen2", ""), ("phi3", "fused"), ("olmo2", "norm_inputs, norm_outputs")]
+)
+def test_layers_that_are_no_llamas_are_not_begun_with(
+    variant: str, has: str, tmp_path: Path
+) -> None:
+    save_family(tmp_path / "target", variant)
+    tiny_tokenizer().save_pretrained(tmp_path / "target")
+    changes = {"target": str(tmp_path / "target"), "kind": "independent"}
+    options = options_for(tmp_path / WORK, changes, False)
+    if not has:
+        assert DistillTarget.of(options).layers
+        return
+    with pytest.raises(ParameterError, match=f"but they have {has}.*leave --kind out"):
+        DistillTarget.of(options)
 
 
 def test_text_of_another_target_is_refused(target: str, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ TREES = [GrowMap.chain(3), GrowMap.k_ary([2, 2, 1]), GrowMap.k_ary([3])]
 def student(feature_layers: tuple[int, ...], layers: int = 2) -> Student:
     config = student_config(CONFIG, layers, len(VOCAB_IDS), feature_layers)
     made = Student(config, WEIGHTS["model.embed_tokens.weight"], VOCAB_IDS)
-    made.begin_from_target(WEIGHTS, range(layers), seed=1)
+    made.begin_from_target(WEIGHTS, CONFIG, range(layers), seed=1)
     if feature_layers:
         made.normalise_inputs(TEXT, hidden_states()[0])
     return made
@@ -71,7 +71,7 @@ def test_a_student_multiplies_with_what_its_file_will_hold(name: str) -> None:
     target_weights = random_weights(config, 5)
     shape = student_config(config, 1, len(VOCAB_IDS), ())
     made = Student(shape, target_weights["model.embed_tokens.weight"], VOCAB_IDS, name)
-    made.begin_from_target(target_weights, [0], seed=1)
+    made.begin_from_target(target_weights, config, [0], seed=1)
     (state,) = made.unrolled(TEXT[None], None, [1])
     stored = BlockWeights(Weights(pack_weights(made.tensors(), name), "made"), name)
     held = {each: stored[each] for each in stored}

@@ -52,7 +52,7 @@ def labelled(folder: Path, features: tuple[int, ...] = FEATURES) -> LabelledText
 def student(features: tuple[int, ...] = FEATURES) -> Student:
     config = student_config(CONFIG, 1, len(VOCAB_IDS), features)
     made = Student(config, WEIGHTS["model.embed_tokens.weight"], VOCAB_IDS)
-    made.begin_from_target(WEIGHTS, [2], seed=1)
+    made.begin_from_target(WEIGHTS, CONFIG, [2], seed=1)
     return made
 
 
