@@ -367,7 +367,7 @@ def test_layers_that_are_no_llamas_are_not_begun_with(
     save_family(tmp_path / "target", variant)
     tiny_tokenizer().save_pretrained(tmp_path / "target")
     changes = {"target": str(tmp_path / "target"), "kind": "independent"}
-    options = options_for(tmp_path / WORK, changes, False)
+    options = options_for(tmp_path / "out" / WORK, changes, False)
     if not has:
         assert DistillTarget.of(options).layers
         return

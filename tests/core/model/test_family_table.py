@@ -33,7 +33,7 @@ def covered(test: str) -> set[str]:
     return {VARIANTS[variant][0] for variant in variants if variant in VARIANTS}
 
 
-def tests_of(column: str) -> list[str]:
+def shown_by(column: str) -> list[str]:
     (cell,) = (row[2] for row in SHOWN if column in row[0].split(", "))
     file, *names = re.findall(r"`([^`]+)`", cell)
     return [f"{file} {name}" for name in names]
@@ -54,11 +54,11 @@ def test_the_table_has_all_families_and_says_something_of_each() -> None:
 
 def test_each_cell_has_its_test() -> None:
     for column in COLUMNS[1:]:
-        first, *others = tests_of(column)
+        first, *others = shown_by(column)
         yes, no = families_saying(column, YES), families_saying(column, NO)
         assert yes <= covered(first), column
         for other in others:
-            assert no == covered(other), column
+            assert no <= covered(other), column
         # one that a test of its own refuses, or that nothing runs, is not among the others
         assert column == "parallel" or not no & covered(first), column
 
