@@ -133,9 +133,19 @@ def drawn_children(
     return probs, ordered_draws(probs, noise_of(probs, generator), count)
 
 
+def with_rows_of_leaves(tree: TokenTree, rng: random.Random) -> TokenTree:
+    """The same where the draft has read nodes as well below which nothing was drawn."""
+    rows, drawn = dict(tree.inner_rows), tree.draft_probs
+    leaves = [node for node in range(tree.growmap.size) if node not in rows]
+    for node in rng.sample(leaves, min(len(leaves), rng.randrange(4)) if rows else 0):
+        rows[node] = len(rows)
+        drawn = torch.cat((drawn, torch.rand(1, drawn.shape[1]).softmax(-1)))
+    return replace(tree, inner_rows=rows, draft_probs=drawn)
+
+
 def filled_up(scored: ScoredTree, rng: random.Random, seed: int) -> ScoredTree:
     """The same as a tree whose shape is on the device only, with numbers that fill up sizes."""
-    tree, nodes = scored.tree, scored.nodes
+    tree, nodes = with_rows_of_leaves(scored.tree, rng), scored.nodes
     size, more, rows = tree.growmap.size, rng.randrange(4), len(tree.draft_probs)
     filled = size + more
     read = sorted(tree.inner_rows, key=lambda node: tree.inner_rows[node])
