@@ -98,8 +98,7 @@ def test_what_was_done_before_a_kill_is_not_done_again(target: str, tmp_path: Pa
     assert run(out, {}, resume=True)[0] in {("training", 3), ("training", 2)}
 
 
-def test_a_draft_decodes_with_its_target(whole: tuple[Mapping[str, Any], Path]) -> None:
-    given, out = whole
+def check_that_it_decodes(given: Mapping[str, Any], out: Path) -> None:
     pair = load_pair(given["target"], str(out), device="cpu", dtype="float32")
     assert pair.draft is not None
     assert pair.draft.vocab_size == given["head_vocab"]
@@ -112,6 +111,19 @@ def test_a_draft_decodes_with_its_target(whole: tuple[Mapping[str, Any], Path]) 
         texts.append(list(engine.token_ids))
     assert len(texts[0]) > 10
     assert texts[0] == texts[1]
+
+
+def test_a_draft_decodes_with_its_target(whole: tuple[Mapping[str, Any], Path]) -> None:
+    check_that_it_decodes(*whole)
+
+
+@pytest.mark.parametrize("variant", ["gemma2", "phi3"])
+def test_so_does_one_of_another_family(variant: str, tmp_path: Path) -> None:
+    save_family(tmp_path / "target", variant, max_position_embeddings=128)
+    tiny_tokenizer(first="a").save_pretrained(tmp_path / "target")
+    given = {**TINY_RUN, "target": str(tmp_path / "target"), "kind": "conditioned"}
+    run(tmp_path / "draft", given)
+    check_that_it_decodes(given, tmp_path / "draft")
 
 
 def test_all_files_of_a_draft_have_the_mode_that_the_umask_gives(

@@ -7,9 +7,12 @@ import torch
 
 from sequoia_core.config import WeightFormat
 from sequoia_core.errors import ParameterError
+from sequoia_core.model.loading.gguf import open_gguf
 from sequoia_core.model.loading.pair import load_pair
+from sequoia_core.model.native.library import Pool
+from sequoia_core.model.native.llama import NativeLlama
 from tests.core.checkpoints import reference_logits, tiny_tokenizer
-from tests.core.families import VARIANTS, save_family
+from tests.core.families import VARIANTS, save_family, save_family_gguf, tiny_model
 from tests.core.models import fresh_logits
 
 IDS = (torch.arange(40) * 31 + 3) % 96
@@ -23,6 +26,16 @@ def test_a_native_forward_is_transformers_own(variant: str, tmp_path: Path) -> N
     pair = load_pair(str(tmp_path), dtype="float32")
     assert pair.native
     torch.testing.assert_close(fresh_logits(pair.target, IDS), expected, atol=3e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("variant", NATIVE)
+def test_a_native_forward_of_a_gguf_file_is_transformers_own(variant: str, tmp_path: Path) -> None:
+    theirs = tiny_model(variant)
+    save_family_gguf(tmp_path / "model.gguf", theirs)
+    model = open_gguf(tmp_path / "model.gguf")
+    native = NativeLlama(model.config, model.weights, Pool(1))
+    found, expected = fresh_logits(native, IDS), reference_logits(theirs, IDS)
+    torch.testing.assert_close(found, expected, atol=3e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("variant", sorted(VARIANTS.keys() - set(NATIVE)))
