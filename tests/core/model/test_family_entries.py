@@ -214,6 +214,18 @@ def test_layers_slide_as_the_file_says() -> None:
 
 
 @pytest.mark.parametrize("kind", families())
+def test_what_a_file_leaves_out_is_as_transformers_takes_it(kind: str) -> None:
+    """A window counts only where it is shorter than the context."""
+    stated: dict[str, Any] = {
+        **SIZES, "hidden_size": 128, "num_attention_heads": 32, "max_position_embeddings": 1 << 18,
+    }  # fmt: skip
+    del stated["num_key_value_heads"]
+    whole = AutoConfig.for_model(kind, **copy.deepcopy(stated)).to_dict()
+    left_out = ModelConfig.from_hf({"model_type": kind, **stated})
+    assert left_out == ModelConfig.from_hf({**whole, "model_type": kind})
+
+
+@pytest.mark.parametrize("kind", families())
 def test_null_states_nothing(kind: str) -> None:
     """Then a family's default holds, unless null has a meaning of its own."""
     table = families()[kind]
