@@ -4,6 +4,8 @@ import os
 import signal
 import sys
 from dataclasses import replace
+from threading import Thread
+from time import sleep
 from typing import NoReturn
 
 import torch
@@ -21,6 +23,8 @@ from sequoia_core.model.parallel.ranks import (
     Ranks,
     joined_ranks,
 )
+
+PARENT_SECONDS = 0.5  # between two looks at whether the parent is there
 
 
 class Follower:
@@ -93,12 +97,22 @@ class Follower:
         model.forward(token_ids, position_ids, mask, cache)
 
 
-def follow(path: str | None = None) -> NoReturn:
-    """Be a rank until rank 0 ends, and end the process. See `joined_ranks`."""
+def follow(path: str | None = None, parent: int | None = None) -> NoReturn:
+    """Be a rank until rank 0 ends, and end the process. See `joined_ranks`.
+
+    It ends with its parent, by default the present one, even while it loads or connects.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 decides what is broken off
+    Thread(target=_end_with, args=(parent or os.getppid(),), daemon=True).start()
     status = _followed(path)
     sys.stderr.flush()
     os._exit(status)  # the interpreter would wait for Gloo's threads, or abort over one
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        sleep(PARENT_SECONDS)
+    os._exit(OTHERS_ENDED)
 
 
 def _followed(path: str | None) -> int:
@@ -121,4 +135,4 @@ def _followed(path: str | None) -> int:
 
 
 if __name__ == "__main__":
-    follow(sys.argv[1])
+    follow(sys.argv[1], int(sys.argv[2]))

@@ -39,8 +39,8 @@ from sequoia_core.model.parallel.commands import Command, EndRank
 
 BEGIN = "begin"  # key by which rank 0 says with which devices all begin; "" if it never will
 BEGINNING_SECONDS = 600.0  # for all to be there
-COLLECTIVE_SECONDS = 120.0  # that ranks wait for each other within a forward
-IDLE = timedelta(days=365)  # that a rank waits for what to compute
+COLLECTIVE_SECONDS = 120.0  # that rank 0 waits for the others within a forward
+IDLE = timedelta(days=365)  # that the others wait for it
 ENDING_SECONDS = 5.0  # for a rank to end by itself
 FORWARD_SECONDS = 1.0  # that closing waits for a forward
 POLL_SECONDS = 0.05
@@ -59,16 +59,17 @@ class Ranks:
 
     def __init__(self, rank: int, size: int, store: Store, on_gpu: bool, seconds: float) -> None:
         self.rank, self.size, self.on_gpu, self.store = rank, size, on_gpu, store
+        # rank 0 gives up on one that does not answer; the others wait while a person thinks or
+        # has suspended it
+        patience = IDLE if rank else timedelta(seconds=seconds)
         dist.init_process_group(
             # tensors of GPUs by NCCL, commands and tensors of CPUs by Gloo
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
             store=store,
             rank=rank,
             world_size=size,
-            timeout=timedelta(seconds=seconds),
+            timeout=patience,
         )
-        # rank 0 gives up on one that does not listen; the others wait as long as a person thinks
-        patience = IDLE if rank else timedelta(seconds=seconds)
         self._control = dist.new_group(backend="gloo", timeout=patience)
 
     def receive(self) -> list[Command]:
@@ -230,7 +231,10 @@ class Lead(Ranks):
         for rank in range(1, size):
             self.children.append(
                 subprocess.Popen(
-                    [sys.executable, "-P", "-m", f"{__package__}.follower", path],
+                    [
+                        sys.executable, "-P", "-m", f"{__package__}.follower", path,
+                        str(os.getpid()),
+                    ],
                     env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
                     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                     start_new_session=True,  # Ctrl-C in the terminal is not for it
@@ -304,15 +308,13 @@ def _torchrun_store(seconds: float) -> Store:
 def joined_ranks(path: str | None) -> Ranks | None:
     """Join as the rank that the environment states, not 0, once rank 0 has begun.
 
-    Rank 0 may download a model before. None if it ends without one, RankLostError if it is gone.
-    The path is that of rank 0's store, if not torchrun's.
+    Rank 0 may download a model before. None if it ends without one. The path is that of rank 0's
+    store, if not torchrun's.
     """
-    rank, size, parent = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), os.getppid()
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     store = FileStore(path, -1) if path else _torchrun_store(BEGINNING_SECONDS)
     store.set(f"here{rank}", "")
     while not store.check([BEGIN]):
-        if os.getppid() != parent:
-            raise RankLostError("process 0 has loaded no model")
         sleep(POLL_SECONDS)
     begun = store.get(BEGIN).decode().split()
     if not begun:
