@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Prepare = Callable[..., Experiment]
 _MODELS, _DATA, _SAMPLING, _TREE, _RESULTS = "Models", "Data", "Sampling", "Tree", "Results"
-_DRAFT = "The draft: hub id or directory."
+_DRAFT = "The draft: hub id, directory, GGUF file or ollama's NAME:TAG."
 _OFFLOADING = "As --offload cpu; as --offload disk without a GPU."
 _DATASETS = (
     "cnn, openwebtext, c4, wiki, mt-bench; a .jsonl or .txt file or `datasets` folder; "
