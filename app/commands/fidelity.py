@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sequoia_core.config import Offload, Quantize, WeightFormat
+from sequoia_core.config import GraphChoice, Offload, Quantize, WeightFormat
 from sequoia_core.data.passages import (
     TOTAL_TOKENS,
     DataSpec,
@@ -47,9 +47,9 @@ def fidelity(
     ] = None,
     dataset: Annotated[str | None, flag("--dataset", _DATASETS, _DATA, "NAME|PATH")] = None,
     end: Annotated[int, flag("--end", "Most texts.", _DATA)] = 200,
-    tokens: Annotated[int, flag("--tokens", "Most tokens of a text.", _DATA)] = TOTAL_TOKENS,
+    tokens: Annotated[int, flag("--tokens", "Most tokens of a text.", _DATA, min=1)] = TOTAL_TOKENS,
     answers: Annotated[
-        int, flag("--answers", "Tokens that the reference writes after a question.", _DATA)
+        int, flag("--answers", "Tokens that the reference writes after a question.", _DATA, min=0)
     ] = 64,
     as_json: Annotated[
         bool, flag("--json", "JSON lines: a text each, then all of them.", _RESULTS)
@@ -70,6 +70,7 @@ def fidelity(
         weights=WeightFormat.TORCH,
         quantize=Quantize.NONE,
         offload=Offload.NONE,
+        graphs=GraphChoice.OFF,
     )
     with progress_line(quiet=as_json) as progress:
         model, original = (_alone(each, progress) for each in (settings, reference))
@@ -97,8 +98,7 @@ def _texts(reference: "Pair", passages: list[Passage], answers: int) -> Iterator
     from sequoia_core.measure.fidelity import with_answer
 
     for each in passages:
-        is_question = each.prompt == len(each.token_ids)
-        most = answers if is_question else 0
+        most = answers if each.is_question else 0
         yield with_answer(reference.target, each.token_ids, most, reference.eos_token_ids)
 
 

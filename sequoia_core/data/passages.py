@@ -60,6 +60,7 @@ class Passage:
 
     token_ids: tuple[int, ...]
     prompt: int
+    is_question: bool = False
 
 
 def load_prompts(spec: DataSpec, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, ...]]:
@@ -114,7 +115,7 @@ def _passages(
         is_question = row.kind is RowKind.PROMPT and bool(tokenizer.chat_template)
         if is_question or row.kind is RowKind.TURN:
             ids = tuple(template.whole([], row.content))
-            return Passage(ids, len(ids))
+            return Passage(ids, len(ids), is_question=True)
         return cut(tokenizer.encode(row.content))
 
     path = expanded(source or "")

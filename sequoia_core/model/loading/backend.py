@@ -61,7 +61,7 @@ class Backend:
     fallback: str = ""  # why PyTorch computes where the native library would by default
     graphs: bool = False  # a GPU's kernels are recorded and replayed
     quantize: Quantize = Quantize.NONE  # the target's matrices are rounded; never AUTO
-    chosen: str = ""  # what was chosen of `Quantize.AUTO`, and why
+    chosen: str = ""  # what `Quantize.AUTO` chose, and why; matrices that are not rounded
 
     @property
     def native(self) -> bool:

@@ -40,7 +40,8 @@ _AROUND = {
     "has_no_defaults_at_init", "model_type", "speculators_config", "speculators_model_type",
     "speculators_version", "tie_word_embeddings", "torch_dtype", "transformers_version",
 }  # fmt: skip
-_NO_EFFECT = {"max_window_layers"}  # of a sliding window, which is refused
+# of a sliding window, which is refused, and what its trainers note about the target
+_NO_EFFECT = {"max_window_layers", "target_model_type"}
 
 _EAGLE_VALUES: dict[str, Any] = {
     "eh_proj_before_attn": False, "next_layer_regular": True, "parallel_draft_step": 1,

@@ -8,10 +8,12 @@ import torch
 
 from sequoia_core.config import Offload, Quantize
 from sequoia_core.errors import ParameterError
+from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import free_bytes
 from sequoia_core.model.loading.backend import Backend, pair_plans, stored_format
 from sequoia_core.model.loading.weights import DTYPE_FORMATS, Weights
-from sequoia_core.model.quantised import AMPERE, INSTALL, missing_library
+from sequoia_core.model.quantised import AMPERE, COLUMNS, INSTALL, missing_library
+from sequoia_core.model.tensor_names import matrix_shapes
 
 if TYPE_CHECKING:
     from sequoia_core.model.loading.loader import Checkpoint
@@ -38,13 +40,26 @@ def with_quantisation(
         return _most_bits(backend, dtype, models)
     if reason := _refusal(backend, asked, dtype, models[0].weights if models else None):
         raise ParameterError(f"quantize is {asked.value}, {reason}")
-    return _rounding(backend, asked)
+    return _rounding(backend, asked, models)
 
 
-def _rounding(backend: Backend, kind: Quantize) -> Backend:
-    if kind is Quantize.INT4 and not backend.native:
-        return replace(backend, quantize=kind, dtype=torch.bfloat16)
-    return replace(backend, quantize=kind)
+def _rounding(backend: Backend, kind: Quantize, models: Sequence["Checkpoint"]) -> Backend:
+    if backend.native:
+        return replace(backend, quantize=kind)
+    dtype = torch.bfloat16 if kind is Quantize.INT4 else backend.dtype
+    left = _left_out(kind, models[0].config) if models else ""
+    return replace(backend, quantize=kind, dtype=dtype, chosen=left)
+
+
+def _left_out(kind: Quantize, target: ModelConfig) -> str:
+    """Which matrices stay as they are stored, and why; "" if none does."""
+    columns = [columns for _, columns in matrix_shapes(target).values()]
+    if not (left := sum(count % COLUMNS[kind] > 0 for count in columns)):
+        return ""
+    return (
+        f"{kind.value} leaves {left} of {len(columns)} matrices of a layer as they are: their "
+        f"columns are no multiple of {COLUMNS[kind]}"
+    )
 
 
 def _refusal(backend: Backend, kind: Quantize, dtype: str, weights: Weights | None) -> str:
@@ -92,22 +107,23 @@ def _most_bits(backend: Backend, dtype: str, models: Sequence["Checkpoint"]) -> 
     """
     if not models:
         return backend
-    possible = list(_possible(backend, dtype, models[0].weights))
+    possible = list(_possible(backend, dtype, models))
     fitting = [each for each in possible if _fits(each, models)]
     taken = (fitting or possible[-1:] or [backend])[0]
     if not possible or taken.quantize is Quantize.NONE:
         stays = "they fit" if fitting else "no format of fewer bits is possible here"
         return replace(backend, chosen=f"--quantize auto leaves the weights as they are: {stays}")
     why = "it fits" if fitting else "the fewest bits that are possible here"
-    return replace(taken, chosen=f"--quantize auto chose {taken.quantize.value}: {why}")
+    chosen = f"--quantize auto chose {taken.quantize.value}: {why}"
+    return replace(taken, chosen="; ".join(filter(None, (chosen, taken.chosen))))
 
 
-def _possible(backend: Backend, dtype: str, weights: Weights) -> Iterator[Backend]:
+def _possible(backend: Backend, dtype: str, models: Sequence["Checkpoint"]) -> Iterator[Backend]:
     if not backend.native:
         yield backend
     for kind in (Quantize.INT8, Quantize.INT4, Quantize.NF4):
-        if not _refusal(backend, kind, dtype, weights):
-            yield _rounding(backend, kind)
+        if not _refusal(backend, kind, dtype, models[0].weights):
+            yield _rounding(backend, kind, models)
 
 
 def _fits(backend: Backend, models: Sequence["Checkpoint"]) -> bool:

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli import app
+from sequoia_core.data.passages import PROMPT_TOKENS
 from tests.core.checkpoints import save_model, tiny_tokenizer
 
 SHAPE = {"hidden_size": 64, "intermediate_size": 96, "max_position_embeddings": 512}
@@ -50,6 +51,23 @@ def test_the_same_numbers_are_no_distance(target: str) -> None:
     *_, whole = (json.loads(line) for line in fidelity(target, *same).splitlines())
     assert whole["kl_largest"] < 1e-9
     assert whole["same_argmax"] == 1.0
+
+
+def test_texts_are_not_continued(target: str) -> None:
+    """Also one of as many tokens as are a prompt elsewhere."""
+    text = Path(target).with_name("text.jsonl")
+    text.write_text(json.dumps({"text": "A " * 200}) + "\n")
+    for tokens in (PROMPT_TOKENS, 100):
+        words = ("--end", "1", "--tokens", str(tokens), "--json")
+        *_, whole = (json.loads(line) for line in fidelity(target, *words).splitlines())
+        assert whole["positions"] == tokens
+
+
+@pytest.mark.parametrize("wrong", [("--answers", "-1"), ("--tokens", "0")])
+def test_counts_out_of_range_are_refused(wrong: tuple[str, str]) -> None:
+    result = CliRunner().invoke(app, ["fidelity", *wrong])
+    assert result.exit_code == 2
+    assert wrong[0] in result.stderr
 
 
 def test_models_of_other_tokens_are_refused(target: str, tmp_path: Path) -> None:

@@ -165,6 +165,18 @@ def test_a_draft_is_described_before_its_weights_are_here(name: str, tmp_path: P
     assert alone.feature_count == whole.feature_count == len(STYLES[name].inputs)
 
 
+def test_what_trainers_note_about_the_target_changes_nothing(tmp_path: Path) -> None:
+    """Entries of configurations of SpecForge and AngelSlim."""
+    notes = {
+        "max_window_layers": 28, "sliding_window": 16, "target_model_type": "gemma3_text",
+        "use_mrope": False, "use_sliding_window": False,
+    }  # fmt: skip
+    for name, changes in (("plain", {}), ("noted", notes)):
+        save_draft(tmp_path / name, STYLES["SafeAILab"], **changes)
+    plain, noted = (open_directory(tmp_path / name).config for name in ("plain", "noted"))
+    assert noted == plain
+
+
 def test_another_draft_for_a_loaded_target_must_read_the_layers_that_are_kept(
     target: tuple[str, LlamaForCausalLM], tmp_path: Path
 ) -> None:

@@ -184,6 +184,17 @@ def test_four_bits_on_a_gpu_are_computed_in_bfloat16(target: str) -> None:
         on(GPU, Quantize.INT4, target, "float16")
 
 
+@pytest.mark.usefixtures("ampere")
+def test_matrices_that_a_format_leaves_as_they_are_are_named(target: str, tmp_path: Path) -> None:
+    needs(Quantize.INT4)
+    save_model(tmp_path, tiny_tokenizer(), hidden_size=128, intermediate_size=96)
+    left = "int4 leaves {} of 7 matrices of a layer as they are: their columns are no multiple of"
+    assert on(GPU, Quantize.INT4, str(tmp_path)).chosen.startswith(left.format(1))
+    assert on(GPU, Quantize.INT4, target).chosen.startswith(left.format(7))
+    assert not on(GPU, Quantize.INT8, target).chosen
+    assert not on(CPU, Quantize.INT4, target).chosen  # blocks of 32 numbers
+
+
 def test_what_is_not_possible_is_refused(
     target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
