@@ -199,7 +199,8 @@ def _forward(settings: Settings, *, models_there: bool) -> Iterator[Finding]:
             backend = placed(backend, settings.device, known[0], (*known, None)[1])
             placement = backend.placement
         backend = replace(backend, graphs=uses_graphs(settings.graphs, placement))
-        backend = with_quantisation(backend, settings.quantize, settings.dtype, opened)
+        rounded = opened if isinstance(known[0], Checkpoint) else []  # the target comes first
+        backend = with_quantisation(backend, settings.quantize, settings.dtype, rounded)
     except SequoiaError as error:
         yield Finding("device, weights", str(error), BROKEN)
         return

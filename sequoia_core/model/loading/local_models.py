@@ -220,7 +220,8 @@ class RoomFinder:
         placement = choose_placement(self.device, self.offload, self.tensor_parallel)
         opened = [each for each in (target, draft) if isinstance(each, Checkpoint)]
         backend = choose_backend(self.weights, self.dtype, placement, opened)
-        backend = with_quantisation(backend, self.quantize, self.dtype, opened)
+        rounded = opened if isinstance(target, Checkpoint) else []  # the target comes first
+        backend = with_quantisation(backend, self.quantize, self.dtype, rounded)
         backend = placed(backend, self.device, target, draft, free)
         backend = replace(backend, graphs=uses_graphs(self.graphs, backend.placement))
         return pair_plans(target, draft, backend, free)

@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import gguf
 import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from sequoia_core.config import Quantize
 from sequoia_core.errors import ModelLoadError, TokenizerMismatchError
 from sequoia_core.model.loading import loader, local_models
 from sequoia_core.model.loading.loader import Checkpoint, embedded_target_path
@@ -21,6 +23,7 @@ from sequoia_core.model.loading.local_models import (
 )
 from sequoia_core.model.loading.pair import check_tokenizers
 from tests.core.checkpoints import edit_settings, save_gguf, save_model, tiny_llama, tiny_tokenizer
+from tests.core.models import tiny_config
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -204,3 +207,17 @@ def test_what_is_wrong_is_said_in_full_where_it_is_loaded(tmp_path: Path) -> Non
     edit_settings(tmp_path / "other", model_type="gpt2")
     with pytest.raises(ModelLoadError, match="only these are supported"):
         check_tokenizers(str(tmp_path / "other"), str(tmp_path / "other"))
+
+
+def test_a_target_that_is_not_opened_is_rounded_whatever_its_draft_is_stored_in(
+    tmp_path: Path,
+) -> None:
+    shape = {"hidden_size": 64, "intermediate_size": 96}
+    target = tiny_config()
+    save_gguf(tmp_path / "draft.gguf", tiny_llama(**shape), gguf.GGMLQuantizationType.Q8_0)
+    draft = loader.open_checkpoint(str(tmp_path / "draft.gguf"))
+    whole, rounded = (
+        RoomFinder(device="cpu", quantize=kind).room(target, draft)
+        for kind in (Quantize.NONE, Quantize.INT4)
+    )
+    assert rounded.needed < whole.needed
