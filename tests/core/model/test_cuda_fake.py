@@ -194,11 +194,13 @@ def test_attention_under_a_mask_spans_whole_buckets(
     spans: list[int] = []
     real = torch.nn.functional.scaled_dot_product_attention
 
-    def spy(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    def spy(
+        query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None
+    ) -> Tensor:
         spans.append(key.shape[2])
         assert mask is not None
         assert mask.shape[-1] == key.shape[2]
-        return real(query, key, value, mask)
+        return real(query, key, value, mask, scale=scale)
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
     tokens = torch.ones(rows, dtype=torch.int64, device=CUDA)
