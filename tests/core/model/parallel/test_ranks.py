@@ -84,11 +84,10 @@ def test_a_lost_process_ends_all(
         list(engine.generate([5, 6, 7], params))
 
 
-def test_the_others_end_with_process_0(target: str) -> None:
+def test_the_others_end_with_process_0() -> None:
     code = (
-        "import sys, time; from sequoia_core.model.loading.pair import load_pair\n"
-        f"pair = load_pair({target!r}, dtype='float32', device='cpu', tensor_parallel=2)\n"
-        "print(*[child.pid for child in pair.target._lead.children], flush=True)\n"
+        "import time; from sequoia_core.model.parallel.ranks import lead_of\n"
+        "print(*[child.pid for child in lead_of(2, on_gpu=False).children], flush=True)\n"
         "time.sleep(60)"
     )
     command = [sys.executable, "-c", code]

@@ -163,7 +163,7 @@ CHOICES = {
 def test_every_tree_and_rule_writes_the_same_tokens(
     both: Both, name: str, temperature: float
 ) -> None:
-    params = SamplingParams(temperature, seed=5, max_new_tokens=24)
+    params = SamplingParams(temperature, seed=5, max_new_tokens=16)
     texts = []
     for pair in (both.one, both.several):
         engine = make_engine(pair.target, pair.draft)
@@ -172,7 +172,7 @@ def test_every_tree_and_rule_writes_the_same_tokens(
         texts.append(tokens_of(list(engine.generate(prompt, params))))
         # what both caches keep of it is read by the next answer
         texts[-1] += tokens_of(list(engine.generate([*prompt, *texts[-1], 4, 9], params)))
-    assert len(texts[0]) == 48
+    assert len(texts[0]) == 32
     assert texts[0] == texts[1]
 
 
