@@ -123,14 +123,9 @@ def test_a_benchmark_from_beginning_to_end(folder: Path, monkeypatch: pytest.Mon
     assert {run.tree for run in sampled.runs[names.PACKAGED]} == {"6 nodes, depth 2"}
     assert {run.tree for run in sampled.runs[names.ADAPTIVE]} == {"adaptive"}
     assert {run.tree for run in sampled.runs[names.DYNAMIC]} == {"dynamic:60x6x10"}
-    for comparison in findings.comparisons:  # as large as the measured tree, if that is one
-        trees, (bounds,) = (
-            comparison.runs,
-            {run.tree for run in comparison.runs[names.DYNAMIC_MEASURED]},
-        )
-        measured = {run.tree for run in trees[names.TREE]}
-        nodes, depth, _ = bounds.removeprefix("dynamic:").split("x")
-        assert measured & {f"{nodes} nodes, depth {depth}", "plain"}
+    for comparison in findings.comparisons:  # one for all runs, though measured trees may change
+        (bounds,) = {run.tree for run in comparison.runs[names.DYNAMIC_MEASURED]}
+        assert bounds.startswith("dynamic:")
     assert {run.tree for run in sampled.runs[names.PLAIN]} == {"plain"}
     assert len(findings.divergences) == len(own + peers) - 1
     assert all("the same text" in line for line in findings.divergences)
