@@ -79,8 +79,7 @@ class Eagle3Llama(ConditionedLlama):
         heads = rotate(heads, *angles[self.config.rotation(index)])
         residual = normed if self._eagle3.norm_before_residual else feature
         hidden = residual + layer.attention_out(attend(index, *self._split(heads)))
-        gate, up = layer.gate_up(layer.normed("mlp", hidden)).chunk(2, dim=-1)
-        hidden = hidden + layer.down(self._activation(gate) * up)
+        hidden = self._after_mlp(layer, hidden)
         watch(index, self._norm(hidden) if self._eagle3.norm_output else hidden)
         return hidden
 

@@ -279,12 +279,14 @@ class Llama:
                 heads = rotate(heads, *cos_sin)
             attended = attend(index, *self._split(heads))
             out = layer.normed("attention_out", layer.attention_out(attended))
-            hidden = self._added(hidden, out)
-            gate, up = layer.gate_up(layer.normed("mlp", hidden)).chunk(2, dim=-1)
-            out = layer.normed("mlp_out", layer.down(self._activation(gate) * up))
-            hidden = self._added(hidden, out)
+            hidden = self._after_mlp(layer, self._added(hidden, out))
             watch(index, hidden)
         return hidden
+
+    def _after_mlp(self, layer: Layer, hidden: Tensor) -> Tensor:
+        gate, up = layer.gate_up(layer.normed("mlp", hidden)).chunk(2, dim=-1)
+        out = layer.normed("mlp_out", layer.down(self._activation(gate) * up))
+        return self._added(hidden, out)
 
     def _added(self, hidden: Tensor, out: Tensor) -> Tensor:
         """What attention or MLP of a layer has read, with its output, [n, hidden]."""

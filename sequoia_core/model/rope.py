@@ -64,7 +64,7 @@ def read_rope(family: Family, config: Mapping[str, Any], head_dim: int) -> dict[
 
 
 def unnested(config: dict[str, Any]) -> dict[str, Any]:
-    """With the rotary positions of whole layers alone, and the base of sliding ones beside them."""
+    """With the rotary positions of whole layers alone, and the base of sliding ones."""
     nested = config.get("rope_parameters")
     if not isinstance(nested, Mapping) or not nested.keys() & set(LAYER_KINDS):
         return config

@@ -32,7 +32,7 @@ LEAST = 4  # tokens, nodes or children that are filled up to; twice as many node
 
 
 class Relations(NamedTuple):
-    """Who is above and beside whom."""
+    """Ancestors and earlier siblings of each node."""
 
     exists: Tensor  # bool [T], without the root and what only fills up
     earlier: Tensor  # bool [T, T], of each row its earlier siblings

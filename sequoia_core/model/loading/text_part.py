@@ -12,7 +12,7 @@ OF_PICTURES = (
     "vision_config", "mm_tokens_per_image", "boi_token_index", "eoi_token_index",
     "image_token_index", "boi_token_id", "eoi_token_id", "image_token_id",
 )  # fmt: skip
-"""Entries beside `text_config` that say nothing about text."""
+"""Entries next to `text_config` that say nothing about text."""
 
 _UNREAD = (
     "vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."
@@ -30,8 +30,8 @@ def text_settings(settings: dict[str, Any]) -> dict[str, Any]:
     text = settings.get("text_config")
     if not isinstance(text, dict) or text.get("model_type") not in (None, "gemma3_text"):
         raise ModelLoadError("config: text_config of a gemma3 model is missing or of another model")
-    beside = {"text_config", "model_type", "architectures", *OF_PICTURES}
-    others = {name: value for name, value in settings.items() if name not in beside}
+    left_out = {"text_config", "model_type", "architectures", *OF_PICTURES}
+    others = {name: value for name, value in settings.items() if name not in left_out}
     return {
         **text, **others, "model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"],
     }  # fmt: skip

@@ -62,27 +62,27 @@ class LeadCache(LayeredKVCache):
     def __init__(self, lead: Lead, model: int, *args: Any) -> None:
         super().__init__(*args)
         self._lead, self.number = lead, next(_numbers)
-        self._untold: list[tell.Command] = [tell.MakeCache(model, self.number)]
+        self._unsent: list[tell.Command] = [tell.MakeCache(model, self.number)]
         finalize(self, lead.leftover.append, tell.ForgetCache(self.number)).atexit = False
 
-    def take_untold(self) -> list[tell.Command]:
-        untold, self._untold = self._untold, []
-        return untold
+    def take_unsent(self) -> list[tell.Command]:
+        unsent, self._unsent = self._unsent, []
+        return unsent
 
     @override
     def keep(self, committed: int, rows: Sequence[int]) -> None:
         super().keep(committed, rows)
-        self._untold.append(tell.KeepRows(self.number, committed, tuple(rows)))
+        self._unsent.append(tell.KeepRows(self.number, committed, tuple(rows)))
 
     @override
     def truncate(self, length: int) -> None:
         super().truncate(length)
-        self._untold.append(tell.TruncateCache(self.number, length))
+        self._unsent.append(tell.TruncateCache(self.number, length))
 
     @override
     def release(self) -> None:
         super().release()
-        with self._lead.together(*self.take_untold(), tell.ReleaseCache(self.number)):
+        with self._lead.together(*self.take_unsent(), tell.ReleaseCache(self.number)):
             pass
 
 
@@ -117,7 +117,7 @@ class LeadLlama(ShardedLlama):
         cache.reserve(rows)  # refused before the others begin
         columns = None if mask is None else mask.shape[1]
         forward = tell.RunForward(cache.number, rows, columns)
-        with self._lead.together(*cache.take_untold(), forward):
+        with self._lead.together(*cache.take_unsent(), forward):
             self._lead.shared(torch.stack((token_ids, position_ids)))
             if mask is not None:
                 self._lead.shared(mask.to(torch.uint8).contiguous())
@@ -129,7 +129,7 @@ class LeadLlama(ShardedLlama):
         rows = token_ids.shape[0]
         cache.reserve(rows)
         extend = tell.RunExtend(cache.number, rows)
-        with self._lead.together(*cache.take_untold(), extend):
+        with self._lead.together(*cache.take_unsent(), extend):
             self._lead.shared(token_ids)
             super().extend(token_ids, cache)
 

@@ -133,7 +133,7 @@ class Lead(Ranks):
         self._lock, self._active, self._ending = RLock(), False, False
         self._named, self._threads = Event(), torch.get_num_threads()
         self.children: list[subprocess.Popen[bytes]] = []
-        self.leftover: deque[Command] = deque()  # told with the next; any thread adds to it
+        self.leftover: deque[Command] = deque()  # sent with the next; any thread adds to it
         self.size = size  # for what watches
         self._folder = TemporaryDirectory(prefix="sequoia-")  # that nobody else can read
         atexit.register(self.close)
@@ -161,10 +161,10 @@ class Lead(Ranks):
         with self._lock:
             if self.lost:
                 raise RankLostError(self.lost)
-            told = [self.leftover.popleft() for _ in range(len(self.leftover))]
+            earlier = [self.leftover.popleft() for _ in range(len(self.leftover))]
             self._active = True
             try:
-                self.send([*told, *commands])
+                self.send([*earlier, *commands])
                 yield
             except Exception as error:
                 raise RankLostError(self._break_off(error)) from None
