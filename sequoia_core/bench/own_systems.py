@@ -12,9 +12,9 @@ from typing_extensions import override
 from sequoia_core.bench import names
 from sequoia_core.bench.runs import Decode, PeerError, Run, RunClock, averaged
 from sequoia_core.config import Lookup, Mode, SamplingParams
-from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
 from sequoia_core.events import Step, TreeChosen
+from sequoia_core.speculate.baseline_timer import NoBaseline
 from sequoia_core.speculate.cost_model import StepCosts
 from sequoia_core.speculate.tree_advisor import (
     DEFAULT_CHAIN,

@@ -14,7 +14,6 @@ from typing_extensions import override
 from sequoia_core.chat.interface import ChatEngine
 from sequoia_core.chat.race import Lane, LaneClock, Race, RaceEvent, RaceTerms, take_turns
 from sequoia_core.config import Lookup, Mode, SamplingParams
-from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
 from sequoia_core.decode.timed_model import TimedModel
 from sequoia_core.errors import ContextFullError, ParameterError
@@ -29,6 +28,7 @@ from sequoia_core.events import (
     TextDelta,
     TreeChosen,
 )
+from sequoia_core.speculate.baseline_timer import NoBaseline
 from sequoia_core.text.chat_template import ChatTemplate, Turn
 from sequoia_core.text.detokenizer import TokenizerCodec
 from sequoia_core.tree.choice import TreeChoice, lookup_for

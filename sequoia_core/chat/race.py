@@ -6,9 +6,9 @@ from enum import StrEnum
 from time import perf_counter
 
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.decode.baseline_timer import KEPT, UNKNOWN, NoBaseline, typical
 from sequoia_core.events import Event, Failed, Finished, PrefillDone, PrefillProgress, Step
 from sequoia_core.files import Record, TaggedRecord
+from sequoia_core.speculate.baseline_timer import KEPT, UNKNOWN, NoBaseline, typical
 from sequoia_core.text.chat_template import Turn
 from sequoia_core.tree.choice import TreeChoice
 

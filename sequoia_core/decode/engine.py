@@ -13,8 +13,6 @@ from weakref import proxy
 import torch
 
 from sequoia_core.config import GROWING_MODES, Lookup, Mode, SamplingParams
-from sequoia_core.decode.baseline_timer import BaselineTimer, NoBaseline
-from sequoia_core.decode.memory_use import memory_use
 from sequoia_core.decode.report import explained, step_nodes
 from sequoia_core.decode.step import MOST_PENDING, Sampler, Speculator
 from sequoia_core.decode.timed_model import timed
@@ -38,9 +36,11 @@ from sequoia_core.events import (
 from sequoia_core.model.graphs import Rung
 from sequoia_core.model.interface import LanguageModel
 from sequoia_core.model.loading.memory_plan import memory_errors
+from sequoia_core.model.memory_use import memory_use
 from sequoia_core.model.recorded import graphs_of
+from sequoia_core.speculate.baseline_timer import BaselineTimer, NoBaseline
 from sequoia_core.speculate.draft import DraftModel
-from sequoia_core.speculate.token_tree import ScoredTree
+from sequoia_core.speculate.scored_tree import ScoredTree
 from sequoia_core.speculate.tree_advisor import TreeAdvisor
 from sequoia_core.speculate.verify import Verdict
 from sequoia_core.text.detokenizer import TextCodec, TextStream, TokenizerCodec

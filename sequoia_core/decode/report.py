@@ -11,7 +11,7 @@ from sequoia_core.model.loading.memory_plan import memory_errors
 from sequoia_core.speculate.remainders import left_most_probable
 from sequoia_core.speculate.residual import TOP, Remainder
 from sequoia_core.speculate.sampling import most_probable, to_host
-from sequoia_core.speculate.token_tree import ScoredTree
+from sequoia_core.speculate.scored_tree import ScoredTree
 from sequoia_core.speculate.verify import Verdict
 from sequoia_core.text.detokenizer import TextCodec
 

@@ -24,6 +24,7 @@ from sequoia_core.speculate.adaptive_draft import (
     grow_adaptive,
 )
 from sequoia_core.speculate.adaptive_policy import AdaptivePolicy
+from sequoia_core.speculate.appended_path import append_path
 from sequoia_core.speculate.cost_model import CostModel
 from sequoia_core.speculate.draft import (
     ChildChooser,
@@ -37,16 +38,8 @@ from sequoia_core.speculate.draft_loop import grower
 from sequoia_core.speculate.grown_plan import Relations, filled_up, looked_up
 from sequoia_core.speculate.judging import rule_of
 from sequoia_core.speculate.prompt_lookup import PromptLookup
-from sequoia_core.speculate.token_tree import (
-    DeviceNodes,
-    FilledNodes,
-    HostNodes,
-    ScoredTree,
-    TokenTree,
-    Uniforms,
-    append_path,
-    score,
-)
+from sequoia_core.speculate.scored_tree import ScoredTree, Uniforms, score
+from sequoia_core.speculate.token_tree import DeviceNodes, FilledNodes, HostNodes, TokenTree
 from sequoia_core.speculate.verify import AcceptanceRule, Verdict
 from sequoia_core.tree.choice import ROOT, AdaptiveTree, DynamicTree, Tree
 from sequoia_core.tree.growmap import GrowMap

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from sequoia_core.config import DRAFT_TOP_P, Mode, SamplingParams
 from sequoia_core.data.passages import PROMPT_TOKENS, TOTAL_TOKENS, Passage
-from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
 from sequoia_core.decode.step import Sampler
 from sequoia_core.errors import ParameterError
@@ -26,6 +25,7 @@ from sequoia_core.events import Step
 from sequoia_core.measure.calibration import Tally
 from sequoia_core.model.interface import KVCache, LanguageModel
 from sequoia_core.model.loading.pair import Pair
+from sequoia_core.speculate.baseline_timer import NoBaseline
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.sampling import shaped_probs
 from sequoia_core.speculate.tree_advisor import BundledAdvisor

@@ -7,7 +7,6 @@ from statistics import median
 
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.data.prompts import PROMPTS
-from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
 from sequoia_core.errors import ParameterError
 from sequoia_core.events import Step
@@ -16,6 +15,7 @@ from sequoia_core.measure.timings import ForwardTimer, MachineTimes, Overhead, d
 from sequoia_core.model.graphs import Rung, row_bucket
 from sequoia_core.model.loading.pair import Pair
 from sequoia_core.model.recorded import graphs_of
+from sequoia_core.speculate.baseline_timer import NoBaseline
 from sequoia_core.speculate.tree_advisor import BundledAdvisor
 from sequoia_core.text.chat_template import ChatTemplate
 from sequoia_core.tree.choice import ROOT, TreeChoice

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from typing_extensions import override
 
 from sequoia_core.config import DRAFT_TOP_P, Mode, SamplingParams
-from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.events import Progress, Step
@@ -20,6 +19,7 @@ from sequoia_core.files import encode
 from sequoia_core.measure.acceptance import nucleus_sampler
 from sequoia_core.reproduce import bootstrap, experiment
 from sequoia_core.reproduce.bootstrap import LEVEL, Interval
+from sequoia_core.speculate.baseline_timer import NoBaseline
 from sequoia_core.speculate.tree_advisor import BundledAdvisor
 from sequoia_core.tree.choice import TreeChoice
 

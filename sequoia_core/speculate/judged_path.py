@@ -9,7 +9,8 @@ from sequoia_core.speculate.grown_plan import GrownShape, PathPlan
 from sequoia_core.speculate.judge_plan import JudgePlan
 from sequoia_core.speculate.residual import Remainder
 from sequoia_core.speculate.sampling import checked
-from sequoia_core.speculate.token_tree import FilledNodes, LookedUp, ScoredTree
+from sequoia_core.speculate.scored_tree import ScoredTree
+from sequoia_core.speculate.token_tree import FilledNodes, LookedUp
 from sequoia_core.speculate.verify import Attempt, Verdict
 
 NODE_VALUES = 5  # of `Judging.judged` before the bonus token

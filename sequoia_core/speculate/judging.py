@@ -41,13 +41,8 @@ from sequoia_core.speculate.sampling import (
     packed,
     unpacked,
 )
-from sequoia_core.speculate.token_tree import (
-    DeviceNodes,
-    DeviceSummary,
-    FilledNodes,
-    LookedUp,
-    ScoredTree,
-)
+from sequoia_core.speculate.scored_tree import DeviceSummary, ScoredTree
+from sequoia_core.speculate.token_tree import DeviceNodes, FilledNodes, LookedUp
 from sequoia_core.speculate.traversal import traverse
 from sequoia_core.speculate.verify import AcceptanceRule, Verdict
 

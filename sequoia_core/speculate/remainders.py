@@ -11,7 +11,7 @@ from torch import Tensor
 from sequoia_core.speculate.judge_plan import JUDGED_ROWS, Vocabulary, vocabulary_of
 from sequoia_core.speculate.residual import Remainder
 from sequoia_core.speculate.sampling import NUCLEUS_CANDIDATES, cut_probs, most_probable
-from sequoia_core.speculate.token_tree import ScoredTree
+from sequoia_core.speculate.scored_tree import ScoredTree
 
 FLOAT = torch.float64  # of what is subtracted and summed, as where `verify` sums
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sequoia_core.speculate.sampling import draw, most_probable
-from sequoia_core.speculate.token_tree import ScoredTree
+from sequoia_core.speculate.scored_tree import ScoredTree
 
 ALMOST_ONE = 1.0 - 2.0**-53  # the largest uniform number
 TOP = 10  # most probable tokens of a distribution that are reported

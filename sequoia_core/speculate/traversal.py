@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sequoia_core.speculate import verify
 from sequoia_core.speculate.residual import Residual, ResidualPair, share_left
-from sequoia_core.speculate.token_tree import ScoredTree
+from sequoia_core.speculate.scored_tree import ScoredTree
 from sequoia_core.speculate.verify import Attempt, Verdict
 
 

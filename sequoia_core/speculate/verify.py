@@ -15,7 +15,7 @@ from torch import Tensor
 from sequoia_core.config import Mode
 from sequoia_core.speculate.residual import Remainder, Residual, ResidualPair
 from sequoia_core.speculate.sampling import draw
-from sequoia_core.speculate.token_tree import ScoredTree
+from sequoia_core.speculate.scored_tree import ScoredTree
 from sequoia_core.tree.growmap import GrowMap
 
 if TYPE_CHECKING:

@@ -19,7 +19,6 @@ from typing_extensions import override
 
 from sequoia_core.config import SamplingParams
 from sequoia_core.data.passages import DataSpec, load_prompts
-from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
 from sequoia_core.events import Step
 from sequoia_core.measure.acceptance import Acceptance, AcceptancePlan, accepted_ranks
@@ -35,6 +34,7 @@ from sequoia_core.speculate.adaptive_policy import (
     overlapping,
     stated,
 )
+from sequoia_core.speculate.baseline_timer import NoBaseline
 from sequoia_core.speculate.cost_model import CostModel, FadingRatio
 from sequoia_core.speculate.tree_advisor import BundledAdvisor
 from sequoia_core.tree.choice import TreeChoice

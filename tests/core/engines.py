@@ -5,7 +5,6 @@ import re
 from collections.abc import Sequence
 
 from sequoia_core.config import Lookup, Mode, SamplingParams
-from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
 from sequoia_core.events import (
     Event,
@@ -19,6 +18,7 @@ from sequoia_core.events import (
 )
 from sequoia_core.model.interface import LanguageModel
 from sequoia_core.speculate.adaptive_policy import LookupPath
+from sequoia_core.speculate.baseline_timer import NoBaseline
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.prompt_lookup import LONGEST, PromptLookup
 from sequoia_core.speculate.tree_advisor import BundledAdvisor

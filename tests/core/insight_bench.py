@@ -10,9 +10,9 @@ import sys
 
 from sequoia_core import Conversation, SamplingParams, TreeChoice, load_pair
 from sequoia_core.config import Lookup
-from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.events import Step
 from sequoia_core.files import encode
+from sequoia_core.speculate.baseline_timer import NoBaseline
 from sequoia_core.tree.files import find_growmap
 from sequoia_core.tree.growmap import GrowMap
 

@@ -15,12 +15,12 @@ import torch
 
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.data.passages import DataSpec, load_prompts
-from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
 from sequoia_core.decode.step import Sampler
 from sequoia_core.model.loading.pair import load_pair
 from sequoia_core.speculate import verify
-from sequoia_core.speculate.token_tree import ScoredTree
+from sequoia_core.speculate.baseline_timer import NoBaseline
+from sequoia_core.speculate.scored_tree import ScoredTree
 from sequoia_core.speculate.traversal import climb
 from sequoia_core.speculate.tree_advisor import BundledAdvisor
 from sequoia_core.speculate.verify import Attempt, Verdict

@@ -20,12 +20,12 @@ import torch
 
 from sequoia_core.bench.process import peak_memory
 from sequoia_core.config import Mode, Offload, SamplingParams, WeightFormat
-from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.decode.engine import Engine
 from sequoia_core.errors import SequoiaError
 from sequoia_core.events import Step
 from sequoia_core.model.loading.pair import load_pair
 from sequoia_core.model.offload.model import OffloadedLlama
+from sequoia_core.speculate.baseline_timer import NoBaseline
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.tree_advisor import BundledAdvisor
 from sequoia_core.tree.choice import TreeChoice

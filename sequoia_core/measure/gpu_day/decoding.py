@@ -18,7 +18,7 @@ from sequoia_core.measure.gpu_day.scale import Workload
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.recorded import graphs_of
 from sequoia_core.speculate.draft import DraftModel
-from sequoia_core.speculate.token_tree import ScoredTree
+from sequoia_core.speculate.scored_tree import ScoredTree
 from sequoia_core.speculate.verify import Verdict
 from sequoia_core.tree.choice import ROOT
 from sequoia_core.tree.growmap import GrowMap

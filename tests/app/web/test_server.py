@@ -80,7 +80,7 @@ async def test_a_request_for_no_path_needs_the_key_too() -> None:
 async def test_the_websocket_needs_the_key_too() -> None:
     async with serving() as where, aiohttp.ClientSession() as session:
         root, own, _ = where.rsplit("/", 2)
-        for path in ("ws", f"{own[:-1]}x/ws", f"static/{own}/ws"):
+        for path in ("ws", f"{own[:-1]}/ws", f"{own}x/ws", f"static/{own}/ws"):
             with pytest.raises(WSServerHandshakeError) as caught:
                 await session.ws_connect(f"{root}/{path}")
             assert caught.value.status == 403

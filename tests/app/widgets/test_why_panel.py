@@ -8,8 +8,8 @@ from msgspec.structs import replace
 from app.present.tree_rows import BONUS_NODE, NodeVerdict, tree_rows
 from app.widgets.why_panel import explain_node
 from sequoia_core.config import Mode, SamplingParams
-from sequoia_core.decode.baseline_timer import NoBaseline
 from sequoia_core.events import Outcome, Step
+from sequoia_core.speculate.baseline_timer import NoBaseline
 from sequoia_core.tree.growmap import GrowMap
 from tests.app.insights import explained_answer
 from tests.core.engines import make_engine, steps_of

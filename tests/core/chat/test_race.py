@@ -25,7 +25,6 @@ from sequoia_core.chat.race import (
     take_turns,
 )
 from sequoia_core.config import Lookup, Mode, SamplingParams
-from sequoia_core.decode.baseline_timer import UNKNOWN
 from sequoia_core.errors import ParameterError, SequoiaError
 from sequoia_core.events import (
     Event,
@@ -39,6 +38,7 @@ from sequoia_core.events import (
     TreeChosen,
 )
 from sequoia_core.model.loading.pair import load_pair
+from sequoia_core.speculate.baseline_timer import UNKNOWN
 from sequoia_core.text.chat_template import Turn
 from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap

@@ -5,7 +5,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sequoia_core.config import Lookup, Mode, SamplingParams
-from sequoia_core.decode.baseline_timer import BaselineTimer
 from sequoia_core.decode.step import Sampler, Speculator
 from sequoia_core.decode.token_cache import TokenCache
 from sequoia_core.errors import GrowMapError
@@ -19,6 +18,7 @@ from sequoia_core.events import (
     TreeChosen,
 )
 from sequoia_core.speculate.adaptive_policy import IDLE_STEPS
+from sequoia_core.speculate.baseline_timer import BaselineTimer
 from sequoia_core.speculate.cost_model import StepCosts
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.tree_advisor import BundledAdvisor

@@ -19,7 +19,8 @@ from sequoia_core.speculate import verify
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.residual import TOP, ResidualPair
 from sequoia_core.speculate.sampling import most_probable
-from sequoia_core.speculate.token_tree import DeviceNodes, ScoredTree, TokenTree, score
+from sequoia_core.speculate.scored_tree import ScoredTree, score
+from sequoia_core.speculate.token_tree import DeviceNodes, TokenTree
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import make_engine, steps_of
 from tests.core.models import PlainCodec, TableModel

@@ -20,7 +20,8 @@ from sequoia_core.measure.acceptance import (
 )
 from sequoia_core.speculate import verify
 from sequoia_core.speculate.draft import DraftModel
-from sequoia_core.speculate.token_tree import DeviceNodes, TokenTree, score
+from sequoia_core.speculate.scored_tree import score
+from sequoia_core.speculate.token_tree import DeviceNodes, TokenTree
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.models import TableModel
 from tests.core.speculate.test_lossless_sampling import ordered_tuples

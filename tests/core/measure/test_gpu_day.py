@@ -44,7 +44,8 @@ from sequoia_core.measure.gpu_day.scale import GPU, TINY, Scale
 from sequoia_core.model import attention_probe
 from sequoia_core.model.tensor_names import weight_values
 from sequoia_core.speculate import verify
-from sequoia_core.speculate.token_tree import ScoredTree, TreeLayout
+from sequoia_core.speculate.scored_tree import ScoredTree
+from sequoia_core.speculate.token_tree import TreeLayout
 from sequoia_core.speculate.verify import Verdict
 from sequoia_core.tree.files import find_growmap
 from sequoia_core.tree.growmap import GrowMap

@@ -24,7 +24,8 @@ from sequoia_core.speculate import judge_plan, judging, remainders
 from sequoia_core.speculate.draft import ChildChooser, DraftModel, GrowPlan, grow, top_children
 from sequoia_core.speculate.judge_plan import Vocabulary
 from sequoia_core.speculate.sampling import draft_probs, full_probs, ordered_draws
-from sequoia_core.speculate.token_tree import DeviceNodes, TokenTree, score
+from sequoia_core.speculate.scored_tree import score
+from sequoia_core.speculate.token_tree import DeviceNodes, TokenTree
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.models import random_weights, tiny_config
 from tests.pretended_device import index

@@ -27,7 +27,7 @@ from sequoia_core.model.tensor_names import expected_shapes
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.judging import Judging, rule_of
 from sequoia_core.speculate.prompt_lookup import PromptLookup
-from sequoia_core.speculate.token_tree import ScoredTree, score
+from sequoia_core.speculate.scored_tree import ScoredTree, score
 from sequoia_core.speculate.traversal import traverse
 from sequoia_core.speculate.verify import Verdict
 from sequoia_core.tree.choice import DynamicTree, TreeChoice

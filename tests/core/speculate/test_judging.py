@@ -16,6 +16,7 @@ from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.errors import NumberError
 from sequoia_core.model.graphs import Graphs, Rung
 from sequoia_core.speculate import grown_plan, judge_plan, judging, verify
+from sequoia_core.speculate.appended_path import append_path, with_path
 from sequoia_core.speculate.judge_plan import JUDGED_ROWS
 from sequoia_core.speculate.judging import Judge, Judging
 from sequoia_core.speculate.remainders import left_most_probable
@@ -29,17 +30,13 @@ from sequoia_core.speculate.sampling import (
     independent_draws,
     ordered_draws,
 )
+from sequoia_core.speculate.scored_tree import ScoredTree, Uniforms, score
 from sequoia_core.speculate.token_tree import (
     DeviceNodes,
     FilledNodes,
     HostNodes,
     LookedUp,
-    ScoredTree,
     TokenTree,
-    Uniforms,
-    append_path,
-    score,
-    with_path,
 )
 from sequoia_core.speculate.verify import Verdict
 from sequoia_core.tree.choice import ROOT

@@ -20,9 +20,11 @@ from sequoia_core.model.graphs import EagerRunner, Graphs
 from sequoia_core.speculate import verify
 from sequoia_core.speculate.adaptive_draft import BestPaths, DraftedTree, grow_adaptive
 from sequoia_core.speculate.adaptive_policy import DraftCandidates, NewNode
+from sequoia_core.speculate.appended_path import append_path
 from sequoia_core.speculate.draft import DraftModel, top_children
 from sequoia_core.speculate.sampling import draft_probs
-from sequoia_core.speculate.token_tree import ScoredTree, TokenTree, append_path, score
+from sequoia_core.speculate.scored_tree import ScoredTree, score
+from sequoia_core.speculate.token_tree import TokenTree
 from sequoia_core.tree.choice import AdaptiveTree, DynamicTree, Tree, TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.decode.test_lossless_greedy import plain

@@ -34,7 +34,8 @@ from sequoia_core.speculate.sampling import (
     ordered_draws,
     shaped_probs,
 )
-from sequoia_core.speculate.token_tree import DeviceNodes, ScoredTree, TokenTree, score
+from sequoia_core.speculate.scored_tree import ScoredTree, score
+from sequoia_core.speculate.token_tree import DeviceNodes, TokenTree
 from sequoia_core.tree.choice import Tree
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.models import TableModel, random_weights, tiny_config

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from sequoia_core.config import Lookup
 from sequoia_core.speculate.adaptive_policy import LookupPath
+from sequoia_core.speculate.appended_path import append_path
 from sequoia_core.speculate.cost_model import CostModel
 from sequoia_core.speculate.draft import DraftModel, GrowPlan, grow, top_children
 from sequoia_core.speculate.prompt_lookup import LONGEST, PromptLookup, TokenIndex
-from sequoia_core.speculate.token_tree import TokenTree, TreeLayout, append_path
+from sequoia_core.speculate.token_tree import TokenTree, TreeLayout
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import tree_of
 from tests.core.models import TableModel

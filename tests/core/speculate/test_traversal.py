@@ -19,15 +19,11 @@ from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.step import Sampler
 from sequoia_core.events import Outcome
 from sequoia_core.speculate import verify
+from sequoia_core.speculate.appended_path import append_path
 from sequoia_core.speculate.residual import ResidualPair
 from sequoia_core.speculate.sampling import shaped_probs
-from sequoia_core.speculate.token_tree import (
-    HostNodes,
-    ScoredTree,
-    TokenTree,
-    append_path,
-    score,
-)
+from sequoia_core.speculate.scored_tree import ScoredTree, score
+from sequoia_core.speculate.token_tree import HostNodes, TokenTree
 from sequoia_core.speculate.traversal import traverse
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.speculate.test_lossless_sampling import ordered_tuples, replaced_tuples

@@ -15,7 +15,8 @@ from sequoia_core.config import SamplingParams
 from sequoia_core.model.loading.memory_plan import SCORED_ROWS
 from sequoia_core.speculate import verify
 from sequoia_core.speculate.residual import ResidualPair
-from sequoia_core.speculate.token_tree import DeviceNodes, ScoredTree, TokenTree, score
+from sequoia_core.speculate.scored_tree import ScoredTree, score
+from sequoia_core.speculate.token_tree import DeviceNodes, TokenTree
 from sequoia_core.tree.growmap import GrowMap
 
 SAMPLED = SamplingParams(temperature=1.0)

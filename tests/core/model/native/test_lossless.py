@@ -15,7 +15,8 @@ from sequoia_core.model.interface import TreeRows
 from sequoia_core.model.native.library import Pool
 from sequoia_core.model.native.llama import NativeLlama
 from sequoia_core.speculate.draft import DraftModel
-from sequoia_core.speculate.token_tree import HostNodes, ScoredTree, TokenTree
+from sequoia_core.speculate.scored_tree import ScoredTree
+from sequoia_core.speculate.token_tree import HostNodes, TokenTree
 from sequoia_core.tree.choice import ADAPTIVE, ROOT, TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.engines import make_engine, tokens_of

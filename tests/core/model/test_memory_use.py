@@ -5,12 +5,12 @@ import torch
 
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.engine import Engine
-from sequoia_core.decode.memory_use import memory_use
 from sequoia_core.model.graphs import Graphs
 from sequoia_core.model.kv_cache import LayeredKVCache
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.memory_plan import kv_token_bytes
 from sequoia_core.model.loading.pair import load_pair
+from sequoia_core.model.memory_use import memory_use
 from sequoia_core.model.native.llama import NativeCache, NativeLlama
 from sequoia_core.model.recorded import record_forwards
 from sequoia_core.speculate.tree_advisor import BundledAdvisor

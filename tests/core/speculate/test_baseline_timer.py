@@ -15,7 +15,11 @@ from torch import Tensor
 from sequoia_core.config import Lookup, Mode, SamplingParams
 from sequoia_core.decode import engine as engine_module
 from sequoia_core.decode import timed_model
-from sequoia_core.decode.baseline_timer import (
+from sequoia_core.decode.engine import Engine
+from sequoia_core.decode.timed_model import TimedModel
+from sequoia_core.events import Origin, Step, StepTimings, Totals
+from sequoia_core.model.interface import KVCache
+from sequoia_core.speculate.baseline_timer import (
     CHANGE,
     FAR_TOKENS,
     FIRST_INTERVAL,
@@ -32,10 +36,6 @@ from sequoia_core.decode.baseline_timer import (
     BaselineTimer,
     typical,
 )
-from sequoia_core.decode.engine import Engine
-from sequoia_core.decode.timed_model import TimedModel
-from sequoia_core.events import Origin, Step, StepTimings, Totals
-from sequoia_core.model.interface import KVCache
 from sequoia_core.speculate.cost_model import ASSUMED_COSTS, StepCosts
 from sequoia_core.speculate.draft import DraftModel
 from sequoia_core.speculate.tree_advisor import BundledAdvisor
