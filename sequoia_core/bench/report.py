@@ -24,8 +24,7 @@ PACKAGES = (
     "sequoia-chat", "torch", "transformers", "llama-cpp-python", "xllamacpp", "openvino-genai",
     "numpy",
 )  # fmt: skip
-SYSTEMS_PICTURE = "benchmark-systems.svg"
-SIZES_PICTURE = "benchmark-tree-sizes.svg"
+BY_SYSTEM, BY_SIZE = "Tokens per second by system", "Tokens per second by tree size"
 INTERRUPTED = "This run was interrupted: it holds the prompts that all systems had decoded."
 BAR_WIDTH = 40
 _EIGHTHS = " ▏▎▍▌▋▊▉"
@@ -114,14 +113,30 @@ def write_document(findings: BenchFindings, setting: BenchSetting, file: Path) -
         systems = list(findings.comparisons[0].runs)
         found = {each.label: [*speeds(each).values()] for each in findings.comparisons}
         axis = "tokens/s, median with lowest and highest"
-        charts.draw_bars(folder / SYSTEMS_PICTURE, systems, found, axis)
-        sizes = {each.label: each.sizes for each in findings.comparisons}
-        charts.draw_sizes(folder / SIZES_PICTURE, sizes)
-    file.write_text(document(findings, setting), encoding="utf-8")
+        pictures = _pictures(findings, file.stem)
+        charts.draw_bars(folder / pictures[BY_SYSTEM], systems, found, axis)
+        if BY_SIZE in pictures:
+            sizes = {each.label: each.sizes for each in findings.comparisons}
+            charts.draw_sizes(folder / pictures[BY_SIZE], sizes)
+    file.write_text(document(findings, setting, file.stem), encoding="utf-8")
 
 
-def document(findings: BenchFindings, setting: BenchSetting) -> str:
-    """As Markdown, with the pictures that `write_document` draws."""
+def _pictures(findings: BenchFindings, stem: str) -> dict[str, str]:
+    """File names by title, after the document's own."""
+    if not charts.can_draw():
+        return {}
+    pictures = {BY_SYSTEM: f"{stem}-systems.svg"}
+    if _has_sizes(findings):
+        pictures[BY_SIZE] = f"{stem}-tree-sizes.svg"
+    return pictures
+
+
+def _has_sizes(findings: BenchFindings) -> bool:
+    return len(findings.comparisons[0].sizes) > 1
+
+
+def document(findings: BenchFindings, setting: BenchSetting, stem: str) -> str:
+    """As Markdown, with the pictures that `write_document` draws for a file of this stem."""
     source = Path(__file__).with_name("document.md").read_text(encoding="utf-8")
     jinja = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     text = jinja.from_string(source).render(
@@ -131,7 +146,8 @@ def document(findings: BenchFindings, setting: BenchSetting) -> str:
         versions=versions(),
         today=date.today(),
         interrupted=INTERRUPTED,
-        pictures=(SYSTEMS_PICTURE, SIZES_PICTURE) if charts.can_draw() else (),
+        pictures=_pictures(findings, stem),
+        systems="; ".join(findings.comparisons[0].runs),
         sections=_sections(findings),
     )
     return text.rstrip() + "\n"
@@ -141,7 +157,7 @@ def _sections(findings: BenchFindings) -> Iterator[tuple[str, list[str]]]:
     """Heading and lines of every part that was measured, and why others were not."""
     for comparison in findings.comparisons:
         yield f"Temperature {comparison.params.temperature:g}", _systems(comparison)
-    if len(findings.comparisons[0].sizes) > 1:
+    if _has_sizes(findings):
         yield "Speed by the size of a fixed tree", _sizes(findings)
     if ranked := ranked_trees(findings.comparisons):
         yield "Which tree", _ranking(findings, ranked)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sequoia_core.bench import names, report
+from sequoia_core.bench import names
 from sequoia_core.bench.findings import BenchFindings, best_tree, ratio, summarize
 from sequoia_core.bench.report import (
     BAR_WIDTH,
@@ -208,12 +208,25 @@ def test_the_document_and_its_pictures(findings: BenchFindings, tmp_path: Path) 
     for line in for_terminal(findings).splitlines():
         if line.startswith("| "):
             assert line in text
-    for name in (report.SYSTEMS_PICTURE, report.SIZES_PICTURE):
+    for name in ("benchmarks-systems.svg", "benchmarks-tree-sizes.svg"):
         assert f"(img/{name})" in text
         drawn = (tmp_path / "docs" / "img" / name).read_text()
         labels = [element.text for element in ElementTree.fromstring(drawn).iter() if element.text]
         assert "T = 0.6" in "".join(labels)
-    assert "sequoia tree" in (tmp_path / "docs" / "img" / report.SYSTEMS_PICTURE).read_text()
+    assert "sequoia tree" in (tmp_path / "docs/img/benchmarks-systems.svg").read_text()
+
+
+def test_what_was_not_run_is_neither_drawn_nor_explained(
+    findings: BenchFindings, tmp_path: Path
+) -> None:
+    runs = {name: findings.comparisons[0].runs[name] for name in (names.PLAIN, names.TREE)}
+    bare = replace(findings.comparisons[0], runs=runs, sizes={})
+    write_document(replace(findings, comparisons=(bare,)), SETTING, tmp_path / "trees.md")
+    text = (tmp_path / "trees.md").read_text()
+    assert [each.name for each in (tmp_path / "img").iterdir()] == ["trees-systems.svg"]
+    assert "sequoia tree" in text
+    for absent in ("tree-sizes", "llama.cpp", "EAGLE", "PyTorch:"):
+        assert absent not in text.partition("## ")[0]
 
 
 def test_the_same_figures_give_the_same_picture(findings: BenchFindings, tmp_path: Path) -> None:
@@ -225,7 +238,7 @@ def test_the_same_figures_give_the_same_picture(findings: BenchFindings, tmp_pat
 
 
 def written(findings: BenchFindings) -> str:
-    return document(findings, SETTING)
+    return document(findings, SETTING, "benchmarks")
 
 
 @pytest.mark.parametrize("say", [for_terminal, written])
