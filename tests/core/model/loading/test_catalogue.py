@@ -42,6 +42,8 @@ PUBLISHED_PARAMETERS = {
     "allenai/OLMo-2-1124-7B-Instruct": 7_298_617_344,
     "ibm-granite/granite-3.3-2b-instruct": 2_533_539_840,
     "ibm-granite/granite-3.3-8b-instruct": 8_170_864_640,
+    "mistralai/Mistral-Large-Instruct-2407": 122_610_069_504,
+    "mistralai/Mistral-7B-Instruct-v0.3": 7_248_023_552,
 }
 
 
@@ -97,6 +99,7 @@ def test_the_pairs_asked_for_are_there_smallest_first() -> None:
         "llama-3.1-8b-eagle3", "qwen3-8b-eagle3", "llama-2-13b", "vicuna-33b",
         "qwen3-4b", "qwen3-8b", "qwen3-14b", "qwen3-32b", "qwen2.5-7b", "gemma-2-9b",
         "gemma-3-12b", "gemma-3-12b-270m", "granite-3.3-8b", "olmo-2-7b", "llama-3.3-70b",
+        "mistral-large",
     }  # fmt: skip
     targets = [entry.target.parameters for entry in catalogue()]
     assert targets == sorted(targets)
