@@ -1,6 +1,7 @@
 """EAGLE-3 drafts change no token at temperature 0, and above it no token's probability."""
 
 from collections import Counter
+from itertools import product
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from sequoia_core.model.llama import Llama
 from sequoia_core.model.native.library import Pool, find_library
 from sequoia_core.model.native.llama import NativeLlama
 from sequoia_core.speculate.draft import DraftModel
-from sequoia_core.tree.choice import TreeChoice
+from sequoia_core.tree.choice import DynamicTree, TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.decode.test_lossless_greedy import plain
 from tests.core.engines import Every, make_engine, steps_of, tokens_of
@@ -26,6 +27,7 @@ TOKENS, KEPT = 6, [0, 1, 2, 5]
 PROMPT = [3, 1, 4, 1, 5, 0, 2, 4]
 TREES = (GrowMap.chain(4), GrowMap((-1, 0, 0, 0, 1, 1, 3, 4, 7)), GrowMap.k_ary([4, 2]))
 DRAFTING = [mode for mode in Mode if mode is not Mode.AR]
+SAMPLING = (Mode.SEQUOIA, Mode.SPECINFER, Mode.TOPK, Mode.TRAVERSE)
 SHAPES = {
     "EAGLE-3": Eagle3(32),
     "EAGLE 3.1": Eagle3(32, fc_norm=True, norm_output=True),
@@ -89,18 +91,39 @@ def test_greedy_tokens_of_a_native_target_are_those_of_plain_decoding(mode: Mode
     assert sum(step.accepted for step in steps_of(events)) > 5
 
 
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("mode", [Mode.GREEDY, Mode.TOPK])
+def test_greedy_tokens_of_a_dynamic_tree_are_those_of_plain_decoding(mode: Mode, kind: str) -> None:
+    target, draft, accepted = target_of(Llama), draft_of(kind), 0
+    expected = plain(target, PROMPT, 40)
+    for tree, lookup in product((DynamicTree(6, 4, 2), DynamicTree(20, 3, 4)), Lookup):
+        made = make_engine(target, draft)
+        made.tree_choice = TreeChoice(mode, dynamic=tree, lookup=lookup)
+        events = list(made.generate(PROMPT, SamplingParams(temperature=0.0, max_new_tokens=40)))
+        assert tokens_of(events) == expected
+        accepted += sum(step.accepted for step in steps_of(events)) * (lookup is Lookup.OFF)
+    assert accepted > 5
+
+
 RUNS = 1200
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("mode", [Mode.SEQUOIA, Mode.SPECINFER, Mode.TOPK, Mode.TRAVERSE])
+@pytest.mark.parametrize(
+    "choice",
+    [
+        *(TreeChoice(mode, GrowMap.k_ary([2, 2])) for mode in SAMPLING),
+        TreeChoice(Mode.TOPK, dynamic=DynamicTree(6, 2, 3)),
+    ],
+    ids=[*SAMPLING, "dynamic"],
+)
 def test_sampled_tokens_follow_the_targets_distribution(
-    mode: Mode, pytestconfig: pytest.Config
+    choice: TreeChoice, pytestconfig: pytest.Config
 ) -> None:
     """Pearson's test of the first, and of the second after the most frequent first one."""
     target = target_of(Llama)
     engine = make_engine(target, draft_of("EAGLE-3"))
-    engine.tree_choice = TreeChoice(mode, GrowMap.k_ary([2, 2]))
+    engine.tree_choice = choice
     prompt, drawn = [3, 1, 4, 1, 5], []
     for seed in range(max(RUNS, pytestconfig.getoption("--least-runs") // 10)):
         params = SamplingParams(1.5, seed=seed, max_new_tokens=2)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,19 @@ from sequoia_core.config import Lookup, Mode, SamplingParams, WeightFormat
 from sequoia_core.errors import ContextFullError, ParameterError
 from sequoia_core.events import Event
 from sequoia_core.model.conditioned import ConditionedLlama
+from sequoia_core.model.eagle3 import Eagle3Llama
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.loader import open_directory
 from sequoia_core.model.loading.pair import Pair, load_pair
 from sequoia_core.model.parallel.model import LeadLlama, load_shared
 from sequoia_core.model.parallel.ranks import lead_of
 from sequoia_core.model.parallel.shards import check_divisible
-from sequoia_core.tree.choice import TreeChoice
+from sequoia_core.speculate.draft import DraftModel
+from sequoia_core.tree.choice import DynamicTree, TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.checkpoints import save_model, tiny_tokenizer
-from tests.core.engines import make_engine, tokens_of
+from tests.core.eagle3_drafts import STYLES, TARGET, save_draft
+from tests.core.engines import make_engine, steps_of, tokens_of
 from tests.core.families import VARIANTS, save_family
 from tests.core.models import random_weights, tiny_config, tiny_llama
 
@@ -190,6 +194,39 @@ def test_a_draft_reads_the_same_hidden_states(both: Both) -> None:
         texts.append(tokens_of(list(engine.generate(TEXT.tolist(), params))))
     assert len(texts[0]) == 30
     assert texts[0] == texts[1]
+
+
+EAGLE3_CHOICES = {
+    "sequoia": TreeChoice(Mode.SEQUOIA, TREE),
+    "dynamic": TreeChoice(Mode.TOPK, dynamic=DynamicTree(9, 3, 3)),
+    "adaptive": TreeChoice(adaptive=True),
+}
+
+
+@pytest.mark.parametrize("both", [2], indirect=True)
+def test_an_eagle3_draft_reads_the_target_of_all_processes(both: Both) -> None:
+    """Above temperature 0 another draft would draw, and accept, other tokens."""
+    names = str(both.folder / "read"), str(both.folder / "eagle3")
+    save_model(both.folder / "read", tiny_tokenizer(), **TARGET)
+    save_draft(both.folder / "eagle3", STYLES["SafeAILab"])
+    pairs = [
+        load_pair(*names, dtype="float32", device="cpu", **options)
+        for options in ({"weights": WeightFormat.TORCH}, {"tensor_parallel": 2})
+    ]
+    assert isinstance(pairs[1].target, LeadLlama)
+    accepted = 0
+    for choice, temperature in product(EAGLE3_CHOICES.values(), (0.0, 1.0)):
+        found = []
+        for pair in pairs:
+            assert isinstance(pair.draft, Eagle3Llama)
+            engine = make_engine(pair.target, DraftModel(pair.draft, pair.draft_vocab_ids))
+            engine.tree_choice = choice
+            params = SamplingParams(temperature, seed=3, max_new_tokens=24)
+            events = list(engine.generate(TEXT.tolist(), params))
+            found.append([(step.token_ids, step.accepted) for step in steps_of(events)])
+        assert found[0] == found[1]
+        accepted += sum(count for _, count in found[0])
+    assert accepted > 5
 
 
 def answers(pair: Pair, *, cleared: bool) -> list[tuple[int, ...]]:
