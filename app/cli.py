@@ -18,6 +18,7 @@ from sequoia_core.model.malloc_trim import keep_to_one_arena
 
 from .commands.chat import end_ranks, leave, open_chat
 from .commands.options import ALL_SETTINGS, DEBUG, CommandGroup, flag, with_settings
+from .config.interrupts import INTERRUPTS
 
 HOMES = {
     "demo": "chat", "ask": "ask", "replay": "chat", "models": "listings", "doctor": "doctor",
@@ -50,6 +51,7 @@ class _Commands(CommandGroup):
         try:
             return super().invoke(ctx)
         except Exception as error:
+            INTERRUPTS.check()  # a library may have made another error of it
             # typer ends commands by its own exceptions, and handles a closed pipe
             own = type(error).__module__.startswith(("click", "typer"))
             if own or isinstance(error, BrokenPipeError) or ctx.meta.get(DEBUG):
@@ -65,6 +67,7 @@ class _Commands(CommandGroup):
 
 def _load(name: str) -> Any:
     found = getattr(import_module(f"{__package__}.commands.{HOMES[name]}"), name)
+    INTERRUPTS.check()
     if isinstance(found, typer.Typer):
         return typer.main.get_command(found)
     alone = typer.Typer(add_completion=False)
@@ -105,7 +108,7 @@ def chat(
 
 
 def main() -> None:
-    """Entry point of the `sequoia` command."""
+    """The `sequoia` command, once this module is imported."""
     keep_to_one_arena()
     if "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] != "0":
         from sequoia_core.model.parallel.follower import follow

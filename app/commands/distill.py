@@ -13,6 +13,7 @@ from sequoia_core.distill.options import DistillStatus, options_for
 from sequoia_core.files import expanded
 
 from ..config import model_choice
+from ..config.interrupts import INTERRUPTS
 from ..config.settings import Settings
 from .console import stop
 from .options import flag, option, with_settings
@@ -55,6 +56,7 @@ def distill(
         with _progress() as show:
             from sequoia_core.distill.pipeline import WORK, Distillation
 
+            INTERRUPTS.check()
             for status in Distillation(options_for(out / WORK, values, resume), out).run():
                 show(status)
     except KeyboardInterrupt:

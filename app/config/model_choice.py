@@ -21,6 +21,7 @@ from sequoia_core.tree.choice import ADAPTIVE, DYNAMIC, DynamicTree, TreeChoice
 from sequoia_core.tree.files import find_growmap, largest_packaged
 from sequoia_core.tree.growmap import GrowMap
 
+from .interrupts import INTERRUPTS
 from .settings import Settings
 
 DEFAULT_DRAFT = "default"  # the draft that belongs to the target
@@ -163,11 +164,17 @@ def load_chosen(settings: Settings, progress: Progress) -> "Pair":
     models = chosen_models(settings)
     from sequoia_core import load_pair
 
-    return load_pair(
+    def report(message: str, fraction: float | None) -> None:
+        INTERRUPTS.check()
+        progress(message, fraction)
+
+    pair = load_pair(
         models.target, models.draft, dtype=settings.dtype, device=settings.device,
         weights=settings.weights, offload=settings.offload, graphs=settings.graphs,
-        quantize=settings.quantize, tensor_parallel=settings.tensor_parallel, progress=progress,
+        quantize=settings.quantize, tensor_parallel=settings.tensor_parallel, progress=report,
     )  # fmt: skip
+    INTERRUPTS.check()
+    return pair
 
 
 def load_for_many(

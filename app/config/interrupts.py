@@ -1,0 +1,49 @@
+"""Ctrl+C that a library loses while it is imported or loads a model.
+
+PyTorch imports NumPy in C and drops every error, a KeyboardInterrupt too; other libraries make another
+error of it; one that is raised in a callback of a weak reference or in `__del__` is only printed.
+"""
+
+import os
+import signal
+import sys
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
+
+class Interrupts:
+    """Notes every SIGINT, next to the KeyboardInterrupt that it raises."""
+
+    def __init__(self) -> None:
+        self._noted: int | None = None  # read end of a pipe
+
+    def note(self) -> None:
+        """Begin; in the main thread. The handler of SIGINT stays, since asyncio replaces only that."""
+        self._noted, written = os.pipe()
+        for end in (self._noted, written):
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(written, warn_on_full_buffer=False)
+        sys.unraisablehook = _without_interrupts
+
+    def check(self) -> None:
+        """Raise the KeyboardInterrupt of a SIGINT that came before; of the main thread only.
+
+        To be called where no such interrupt can have been handled already.
+        """
+        if self._noted is None or threading.current_thread() is not threading.main_thread():
+            return
+        with suppress(BlockingIOError):
+            if signal.SIGINT in os.read(self._noted, 4096):
+                raise KeyboardInterrupt
+
+
+def _without_interrupts(unraisable: "UnraisableHookArgs") -> None:
+    if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
+
+
+INTERRUPTS = Interrupts()  # of this process
