@@ -20,6 +20,7 @@ from sequoia_core.model.cpu import cpu_info
 from sequoia_core.model.loading.memory_plan import size_text
 
 from ..config import model_choice, paths
+from ..config.interrupts import INTERRUPTS
 from ..config.settings import Settings
 from .options import flag
 
@@ -121,6 +122,7 @@ def _measure_gpu(device: str, budget: float, folder: Path) -> None:
     from sequoia_core.measure.gpu_day.run import run_day
     from sequoia_core.model.device import choose_device
 
+    INTERRUPTS.check()
     report = run_day(choose_device(device), folder, budget=budget, say=typer.echo)
     typer.echo(f"kept in {report.path}")
     if report.broken:
@@ -178,7 +180,12 @@ def _models(settings: Settings) -> Finding:
 def _forward(settings: Settings, *, models_there: bool) -> Iterator[Finding]:
     """Device, number format, which code computes the models, and the memory for them."""
     from sequoia_core.model.device import choose_placement, dtype_name
-    from sequoia_core.model.loading.backend import choose_backend, no_graphs, uses_graphs
+    from sequoia_core.model.loading.backend import (
+        choose_backend,
+        config_of,
+        no_graphs,
+        uses_graphs,
+    )
     from sequoia_core.model.loading.catalogue import NO_DRAFT
     from sequoia_core.model.loading.device_map import placed
     from sequoia_core.model.loading.loader import BUNDLED_DRAFT, Checkpoint, known_model
@@ -193,14 +200,12 @@ def _forward(settings: Settings, *, models_there: bool) -> Iterator[Finding]:
             draft = models.draft or (str(BUNDLED_DRAFT) if models.target is None else NO_DRAFT)
             drafts = [] if draft == NO_DRAFT else [draft]
             known = [known_model(each) for each in (models.target, *drafts)]
-        opened = [each for each in known if isinstance(each, Checkpoint)]
-        backend = choose_backend(settings.weights, settings.dtype, placement, opened)
+        backend = choose_backend(settings.weights, settings.dtype, placement, known)
         if known[0] is not None and None not in known:
             backend = placed(backend, settings.device, known[0], (*known, None)[1])
             placement = backend.placement
         backend = replace(backend, graphs=uses_graphs(settings.graphs, placement))
-        rounded = opened if isinstance(known[0], Checkpoint) else []  # the target comes first
-        backend = with_quantisation(backend, settings.quantize, settings.dtype, rounded)
+        backend = with_quantisation(backend, settings.quantize, settings.dtype, known)
     except SequoiaError as error:
         yield Finding("device, weights", str(error), BROKEN)
         return
@@ -210,6 +215,8 @@ def _forward(settings: Settings, *, models_there: bool) -> Iterator[Finding]:
     yield Finding("device, weights", f"{placement.name}, {number}")
     words = backend.name() + (f": {backend.fallback}" if backend.fallback else "")
     yield Finding("forward", words, WARN if backend.fallback else OK)
+    if known[0] is not None and (warning := backend.warning(config_of(known[0]))):
+        yield Finding("number format", warning, WARN)
     if backend.chosen:
         yield Finding("fewer bits", backend.chosen)
     if backend.native and library.UNPROVEN in library.instruction_sets():

@@ -33,6 +33,7 @@ class Family:
     read: Sequence[str] = ()
     no_effect: Sequence[str] = ()
     only_values: Mapping[str, list[Any]] = field(default_factory=dict)
+    float16_overflows: bool = False
 
     def check(self, config: Mapping[str, Any]) -> None:
         """Refuse every entry that could change the forward pass and is not computed."""

@@ -15,6 +15,7 @@ from gguf import GGMLQuantizationType
 from sequoia_core.config import GraphChoice, Offload, Quantize, WeightFormat
 from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.model.config import ModelConfig
+from sequoia_core.model.config_entries import families
 from sequoia_core.model.cpu import cpu_threads
 from sequoia_core.model.device import (
     Placement,
@@ -43,6 +44,9 @@ from sequoia_core.model.tensor_names import matrix_shapes, products, weight_valu
 
 if TYPE_CHECKING:
     from sequoia_core.model.loading.loader import Checkpoint
+
+Models = Sequence["Checkpoint | ModelConfig | None"]
+"""A target, and then its draft if there is one."""
 
 WINDOW_STEP = 256  # a context window that has to be cut is a multiple of so many tokens
 
@@ -96,6 +100,14 @@ class Backend:
         offload = self.placement.offload
         return " ".join([*parts, *(["offload", offload.value] if offload != Offload.NONE else [])])
 
+    def warning(self, target: ModelConfig) -> str:
+        """What the number format does to such a target; "" if nothing is known."""
+        if self.native or self.dtype is not torch.float16:
+            return ""
+        if not families()[target.family].float16_overflows:
+            return ""
+        return f"{target.family} can overflow in float16; give --dtype bfloat16 or float32"
+
     def name(self) -> str:
         """The library that computes, its version or instruction set, and its threads."""
         if self.native:
@@ -116,10 +128,10 @@ class Backend:
 
 
 def choose_backend(
-    weights: WeightFormat, dtype: str, placement: Placement, models: Sequence[Checkpoint] = ()
+    weights: WeightFormat, dtype: str, placement: Placement, models: Models = ()
 ) -> Backend:
-    """What computes target and draft (`models`, if they are opened already)."""
-    number = choose_dtype(dtype, placement.devices, models[0].stored_dtype if models else None)
+    """What computes target and draft, opened or known by their shapes; None is unknown."""
+    number = choose_dtype(dtype, placement.devices, _stored_dtype(*models[:1]))
     own_format = dtype == "auto"
     reason = "" if weights is WeightFormat.TORCH else _refusal(placement, models, own_format)
     if weights is WeightFormat.TORCH or (weights is WeightFormat.AUTO and reason):
@@ -169,7 +181,15 @@ def library_digest() -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path else ""
 
 
-def _refusal(placement: Placement, models: Sequence[Checkpoint], own_format: bool) -> str:
+def _stored_dtype(model: Checkpoint | ModelConfig | None = None) -> torch.dtype | None:
+    return None if model is None or isinstance(model, ModelConfig) else model.stored_dtype
+
+
+def opened(models: Models) -> list[Checkpoint]:
+    return [each for each in models if each is not None and not isinstance(each, ModelConfig)]
+
+
+def _refusal(placement: Placement, models: Models, own_format: bool) -> str:
     """Why the native library does not compute the models; "" where it does."""
     if not placement.is_one_cpu:
         return "the native forward computes in one process on one CPU, without offloading"
@@ -179,12 +199,14 @@ def _refusal(placement: Placement, models: Sequence[Checkpoint], own_format: boo
         return str(error)
     if not library.instruction_sets():
         return "the native forward needs a processor with AVX2, or with NEON's dot products"
-    for model in models:
-        if features := sorted({*model.config.beyond_llama} - matrices.FEATURES):
+    for role, model in zip(("target", "draft"), models, strict=False):
+        config = None if model is None else config_of(model)
+        if config and (features := sorted({*config.beyond_llama} - matrices.FEATURES)):
             named = ", ".join(features).replace("_", " ")
-            return f"the native forward computes no {named}, which {model.name} has"
-    for model in models if own_format else ():
-        if model.config.eagle3:  # PyTorch computes it, beside whatever computes the target
+            name = f"the {role}" if isinstance(model, ModelConfig) else model.name
+            return f"the native forward computes no {named}, which {name} has"
+    for model in opened(models) if own_format else ():
+        if model.config.eagle3:  # PyTorch computes it, whatever computes the target
             continue
         try:
             for name in model.weights.matrices():
@@ -194,12 +216,12 @@ def _refusal(placement: Placement, models: Sequence[Checkpoint], own_format: boo
     return ""
 
 
-def _check_int8(own_format: bool, models: Sequence[Checkpoint]) -> None:
+def _check_int8(own_format: bool, models: Models) -> None:
     if not own_format:
         raise ParameterError("weights are int8, which is a number format itself; leave --dtype out")
-    if not models:
+    if not (target := opened(models[:1])):
         return
-    name, weights = models[0].name, models[0].weights
+    name, weights = target[0].name, target[0].weights
     formats = {weights.stored(each).file_format for each in weights.matrices()}
     if formats.isdisjoint(DTYPE_FORMATS.values()):
         raise ParameterError(
@@ -254,7 +276,7 @@ def pair_plans(
 
     Natively, a model that is not opened is assumed to have 16 bits per number, or as it is rounded.
     """
-    shape, draft_shape = _config(target), _config(draft) if draft else None
+    shape, draft_shape = config_of(target), config_of(draft) if draft else None
     if not backend.native:
         assert backend.dtype is not None
         packed = _packed_layer(target), _packed_layer(draft)
@@ -271,9 +293,9 @@ def pair_plans(
     slots = draft_shape.feature_count if draft_shape else 0
     weights, token = _native_held(target, backend.target_format, slots)
     if draft:
-        stored = None if isinstance(draft, ModelConfig) else draft.stored_dtype
-        if _config(draft).eagle3:
-            more = _eagle3_held(_config(draft), backend.eagle3_dtype(stored).itemsize)
+        stored = _stored_dtype(draft)
+        if config_of(draft).eagle3:
+            more = _eagle3_held(config_of(draft), backend.eagle3_dtype(stored).itemsize)
         else:
             form = matrices.draft_format(stored, backend.dtype)
             more = _native_held(draft, form, min(slots, 1))
@@ -346,7 +368,7 @@ def _planned_stages(target: ModelConfig, placement: Placement, others: int) -> t
     return (stage,) * (placement.ranks if placement.device.type == "cpu" else 1)
 
 
-def _config(model: Checkpoint | ModelConfig) -> ModelConfig:
+def config_of(model: Checkpoint | ModelConfig) -> ModelConfig:
     return model if isinstance(model, ModelConfig) else model.config
 
 
@@ -364,7 +386,7 @@ def _native_held(
 
 
 def _eagle3_held(draft: ModelConfig, value_bytes: int) -> tuple[int, int]:
-    """The same of a draft that PyTorch computes beside a native target."""
+    """The same of a draft that PyTorch computes next to a native target."""
     lent = draft.vocab_size * draft.hidden_size if draft.embeddings_from_target else 0
     values = weight_values(draft) + lent  # a native target's embedding is in another form
     return value_bytes * values, kv_token_bytes(draft, value_bytes, feature_slots=1)

@@ -14,7 +14,7 @@ from torch import nn
 from sequoia_core.config import Offload
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import Placement, free_bytes
-from sequoia_core.model.loading.backend import Backend, pair_plans
+from sequoia_core.model.loading.backend import Backend, config_of, pair_plans
 from sequoia_core.model.loading.loader import Checkpoint
 from sequoia_core.model.loading.memory_plan import MemoryPlan
 
@@ -47,14 +47,14 @@ def placed(
         return backend
     others = range(1, torch.cuda.device_count())
     gpus = [now.device, *(torch.device("cuda", index) for index in others)]
-    config = target if isinstance(target, ModelConfig) else target.config
+    layers = config_of(target).num_layers
 
     def plans(placement: Placement) -> Mapping[torch.device, MemoryPlan]:
         # graphs, larger trees and resident layers get what is left
         planned = replace(backend, placement=placement, graphs=False)
         return pair_plans(target, draft, planned, lambda _: 0)
 
-    return replace(backend, placement=auto_placement(plans, config.num_layers, gpus, free))
+    return replace(backend, placement=auto_placement(plans, layers, gpus, free))
 
 
 def auto_placement(
@@ -65,8 +65,8 @@ def auto_placement(
 ) -> Placement:
     """The first GPU if the pair fits there; else several, or one and main memory or the disk.
 
-    Several GPUs are taken for the sake of the whole context window, main memory and the disk only
-    for that of the least. If nothing has room it is the first GPU, which loading then refuses.
+    Several GPUs are taken to keep the whole context window, main memory and the disk only to keep
+    the least. If nothing has room it is the first GPU, which loading then refuses.
     """
     first = Placement((gpus[0],))
     alone, have = plans(first)[gpus[0]], free(gpus[0])

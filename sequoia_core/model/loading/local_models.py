@@ -218,10 +218,9 @@ class RoomFinder:
         free: Callable[[torch.device], int] = free_bytes,
     ) -> dict[torch.device, MemoryPlan]:
         placement = choose_placement(self.device, self.offload, self.tensor_parallel)
-        opened = [each for each in (target, draft) if isinstance(each, Checkpoint)]
-        backend = choose_backend(self.weights, self.dtype, placement, opened)
-        rounded = opened if isinstance(target, Checkpoint) else []  # the target comes first
-        backend = with_quantisation(backend, self.quantize, self.dtype, rounded)
+        models = target, draft
+        backend = choose_backend(self.weights, self.dtype, placement, models)
+        backend = with_quantisation(backend, self.quantize, self.dtype, models)
         backend = placed(backend, self.device, target, draft, free)
         backend = replace(backend, graphs=uses_graphs(self.graphs, backend.placement))
         return pair_plans(target, draft, backend, free)

@@ -82,10 +82,9 @@ class PairSource:
         placement = self.placement or choose_placement(
             self.device, self.offload, self.tensor_parallel
         )
-        opened = list(filter(None, models))
-        backend = choose_backend(self.weights, self.dtype, placement, opened)
+        backend = choose_backend(self.weights, self.dtype, placement, models)
         backend = replace(backend, graphs=uses_graphs(self.graphs, placement))
-        return with_quantisation(backend, self.quantize, self.dtype, opened)
+        return with_quantisation(backend, self.quantize, self.dtype, models)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +209,7 @@ def _load_target(
             context_window=big.config.context_window,
             exact=backend.exact,
             threads=cpu_threads(),
-            remark="; ".join(filter(None, (slower, backend.chosen))),
+            remark="; ".join(filter(None, (slower, backend.chosen, backend.warning(big.config)))),
         ),
         fingerprint="",  # a draft's, or that there is none, belongs to it
         acceptance_rates={},

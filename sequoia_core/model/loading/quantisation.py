@@ -1,6 +1,6 @@
 """To how many bits a target's matrices are rounded while it is loaded, and by which library."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,14 @@ from sequoia_core.config import Offload, Quantize
 from sequoia_core.errors import ParameterError
 from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.device import free_bytes
-from sequoia_core.model.loading.backend import Backend, pair_plans, stored_format
+from sequoia_core.model.loading.backend import (
+    Backend,
+    Models,
+    config_of,
+    opened,
+    pair_plans,
+    stored_format,
+)
 from sequoia_core.model.loading.weights import DTYPE_FORMATS, Weights
 from sequoia_core.model.quantised import AMPERE, COLUMNS, INSTALL, missing_library
 from sequoia_core.model.tensor_names import matrix_shapes
@@ -22,9 +29,9 @@ CHOSEN_CONTEXT = 4096  # tokens that `auto` leaves room for, unless the window i
 
 
 def with_quantisation(
-    backend: Backend, asked: Quantize, dtype: str, models: Sequence["Checkpoint"]
+    backend: Backend, asked: Quantize, dtype: str, models: Models
 ) -> Backend:
-    """The backend with the target's matrices rounded as asked.
+    """The backend with the target's matrices rounded as asked; `models` as of `choose_backend`.
 
     Raises ParameterError if that is not possible there, or would change nothing.
     """
@@ -38,16 +45,20 @@ def with_quantisation(
         return backend
     if asked is Quantize.AUTO:
         return _most_bits(backend, dtype, models)
-    if reason := _refusal(backend, asked, dtype, models[0].weights if models else None):
+    if reason := _refusal(backend, asked, dtype, _target_weights(models)):
         raise ParameterError(f"quantize is {asked.value}, {reason}")
     return _rounding(backend, asked, models)
 
 
-def _rounding(backend: Backend, kind: Quantize, models: Sequence["Checkpoint"]) -> Backend:
+def _target_weights(models: Models) -> Weights | None:
+    return next((each.weights for each in opened(models[:1])), None)
+
+
+def _rounding(backend: Backend, kind: Quantize, models: Models) -> Backend:
     if backend.native:
         return replace(backend, quantize=kind)
     dtype = torch.bfloat16 if kind is Quantize.INT4 else backend.dtype
-    left = _left_out(kind, models[0].config) if models else ""
+    left = _left_out(kind, config_of(models[0])) if models and models[0] else ""
     return replace(backend, quantize=kind, dtype=dtype, chosen=left)
 
 
@@ -100,15 +111,16 @@ def _has_floating_matrices(weights: Weights) -> bool:
     return not formats.isdisjoint(DTYPE_FORMATS.values())
 
 
-def _most_bits(backend: Backend, dtype: str, models: Sequence["Checkpoint"]) -> Backend:
+def _most_bits(backend: Backend, dtype: str, models: Models) -> Backend:
     """That of the most bits which fits, else of the fewest that are possible.
 
     Natively 8 bits at most: they are nearly as exact as 16 and read in half the time.
     """
-    if not models:
+    target, draft = (*models, None, None)[:2]
+    if target is None:
         return backend
     possible = list(_possible(backend, dtype, models))
-    fitting = [each for each in possible if _fits(each, models)]
+    fitting = [each for each in possible if _fits(each, target, draft)]
     taken = (fitting or possible[-1:] or [backend])[0]
     if not possible or taken.quantize is Quantize.NONE:
         stays = "they fit" if fitting else "no format of fewer bits is possible here"
@@ -118,16 +130,18 @@ def _most_bits(backend: Backend, dtype: str, models: Sequence["Checkpoint"]) -> 
     return replace(taken, chosen="; ".join(filter(None, (chosen, taken.chosen))))
 
 
-def _possible(backend: Backend, dtype: str, models: Sequence["Checkpoint"]) -> Iterator[Backend]:
+def _possible(backend: Backend, dtype: str, models: Models) -> Iterator[Backend]:
     if not backend.native:
         yield backend
     for kind in (Quantize.INT8, Quantize.INT4, Quantize.NF4):
-        if not _refusal(backend, kind, dtype, models[0].weights):
+        if not _refusal(backend, kind, dtype, _target_weights(models)):
             yield _rounding(backend, kind, models)
 
 
-def _fits(backend: Backend, models: Sequence["Checkpoint"]) -> bool:
-    plans = pair_plans(models[0], models[1] if len(models) > 1 else None, backend)
+def _fits(
+    backend: Backend, target: "Checkpoint | ModelConfig", draft: "Checkpoint | ModelConfig | None"
+) -> bool:
+    plans = pair_plans(target, draft, backend)
     return all(
         plan.needed(min(plan.window, CHOSEN_CONTEXT)) <= free_bytes(device)
         for device, plan in plans.items()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sequoia_core.config import SamplingParams
+from sequoia_core.config import SamplingParams, WeightFormat
 from sequoia_core.errors import TokenizerMismatchError
 from sequoia_core.model.loading.pair import load_pair
 from sequoia_core.speculate.draft import DraftModel
@@ -52,3 +52,20 @@ def test_other_tokens_are_refused_across_families(tmp_path: Path) -> None:
     tiny_tokenizer(first="B").save_pretrained(tmp_path / "draft")
     with pytest.raises(TokenizerMismatchError, match="the draft has another tokenizer"):
         load_pair(str(tmp_path / "target"), str(tmp_path / "draft"))
+
+
+@pytest.mark.parametrize(
+    ("variant", "dtype", "overflows"),
+    [
+        ("gemma2", "float16", True), ("gemma3", "float16", True), ("gemma2", "bfloat16", False),
+        ("granite", "float16", False), ("llama", "float16", False),
+    ],
+)  # fmt: skip
+def test_a_family_that_can_overflow_in_float16_is_named(
+    variant: str, dtype: str, overflows: bool, tmp_path: Path
+) -> None:
+    save_family(tmp_path, variant)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    pair = load_pair(str(tmp_path), dtype=dtype, device="cpu", weights=WeightFormat.TORCH)
+    line = "can overflow in float16; give --dtype bfloat16 or float32"
+    assert (line in pair.description.remark) == overflows

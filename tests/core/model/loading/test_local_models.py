@@ -9,9 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sequoia_core.config import Quantize
-from sequoia_core.errors import ModelLoadError, TokenizerMismatchError
+from sequoia_core.config import Quantize, WeightFormat
+from sequoia_core.errors import ModelLoadError, ParameterError, TokenizerMismatchError
+from sequoia_core.model import device
+from sequoia_core.model.config import ModelConfig
+from sequoia_core.model.device import choose_placement
 from sequoia_core.model.loading import loader, local_models
+from sequoia_core.model.loading.backend import choose_backend
+from sequoia_core.model.loading.catalogue import find_pair
 from sequoia_core.model.loading.loader import Checkpoint, embedded_target_path
 from sequoia_core.model.loading.local_models import (
     LocalModel,
@@ -221,3 +226,52 @@ def test_a_target_that_is_not_opened_is_rounded_whatever_its_draft_is_stored_in(
         for kind in (Quantize.NONE, Quantize.INT4)
     )
     assert rounded.needed < whole.needed
+
+
+@pytest.mark.parametrize("target", [None, tiny_config()], ids=["unknown", "its shape is known"])
+def test_a_target_that_is_not_opened_has_not_the_format_of_its_draft(
+    target: ModelConfig | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "cpu_multiplies_bfloat16", lambda: True)
+    save_model(tmp_path, tiny_tokenizer())
+    draft = loader.open_checkpoint(str(tmp_path))
+    assert draft.stored_dtype is torch.float32
+    cpu = choose_placement("cpu")
+    chosen = choose_backend(WeightFormat.TORCH, "auto", cpu, (target, draft))
+    assert chosen.dtype is torch.bfloat16
+    assert choose_backend(WeightFormat.TORCH, "auto", cpu, (draft, None)).dtype is torch.float32
+
+
+def test_a_draft_in_blocks_is_no_target_that_int8_would_not_change(tmp_path: Path) -> None:
+    save_gguf(tmp_path / "draft.gguf", tiny_llama(), gguf.GGMLQuantizationType.F32)
+    save_gguf(
+        tmp_path / "blocks.gguf",
+        tiny_llama(hidden_size=64, intermediate_size=96),
+        gguf.GGMLQuantizationType.Q8_0,
+    )
+    cpu = choose_placement("cpu")
+    blocks = loader.open_checkpoint(str(tmp_path / "blocks.gguf"))
+    for target in (None, tiny_config(), loader.open_checkpoint(str(tmp_path / "draft.gguf"))):
+        assert choose_backend(WeightFormat.INT8, "auto", cpu, (target, blocks)).native
+    with pytest.raises(ParameterError, match="blocks is stored as Q8_0, which stays as it is"):
+        choose_backend(WeightFormat.INT8, "auto", cpu, (blocks, None))
+
+
+def test_which_forward_computes_a_target_that_is_not_opened_follows_from_its_shape() -> None:
+    cpu, gemma = choose_placement("cpu"), find_pair("gemma-2-9b")
+    chosen = choose_backend(WeightFormat.AUTO, "auto", cpu, (gemma.target.config, None))
+    assert not chosen.native
+    assert "which the target has" in chosen.fallback
+    llama = find_pair("llama-2-7b")
+    models = llama.target.config, llama.draft.config
+    assert choose_backend(WeightFormat.AUTO, "auto", cpu, models).native
+
+
+def test_auto_rounds_a_target_that_is_not_opened_as_it_is_loaded() -> None:
+    shape = find_pair("llama-2-7b").target.config
+    rooms = {
+        kind: RoomFinder(device="cpu", quantize=kind).room(shape, None).needed
+        for kind in (Quantize.AUTO, Quantize.INT8, Quantize.INT4, Quantize.NONE)
+    }
+    assert rooms[Quantize.AUTO] in (rooms[Quantize.INT8], rooms[Quantize.INT4])
+    assert rooms[Quantize.AUTO] < rooms[Quantize.NONE]
