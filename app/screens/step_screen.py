@@ -282,7 +282,7 @@ class PromptedScreen(StepScreen):
         return printable and unbound
 
     def open_prompt(self) -> None:
-        """Pass on what was typed before the screen could answer; from now on all is at once."""
+        """Pass on what was typed before the screen could answer; later input is taken at once."""
         self.set_focus(self.prompt)
         early, self._early = self._early or [], None
         for event in early:

@@ -223,7 +223,7 @@ class Engine:
         yield PrefillDone(len(prompt_ids), cached, perf_counter() - began)
 
     def _read(self, unread: Callable[[], Iterator[int]]) -> Iterator[int]:
-        """Read what is unread; where memory ends, what is left of it with fewer recordings."""
+        """Read what is unread; where memory ends, the rest with fewer recordings."""
         while True:
             try:
                 with memory_errors(self._speculator.memory_full):

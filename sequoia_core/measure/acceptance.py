@@ -3,7 +3,7 @@
 At each of `n` positions of a text, `W` children are drawn from the draft without replacement and
 verified by Algorithm 2 (Sequoia, section 3.1). Acceptance probabilities are summed instead of
 random decisions counted: the mean is the same, as of decoding with a star, the variance smaller.
-Below the first level, where a draft goes by its own guesses, only decoding with a tree counts.
+Below the first level, where a draft follows its own guesses, only decoding with a tree counts.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def choose_devices(name: str = "auto") -> tuple[torch.device, ...]:
     if len({device.type for device in devices}) > 1:
         raise ParameterError(
             f"device is {name!r}, but a model lies on GPUs or on the CPU; for layers in main "
-            "memory beside a GPU give one device and --offload cpu"
+            "memory next to a GPU give one device and --offload cpu"
         )
     twice = [part for at, part in enumerate(parts) if devices[at] in devices[:at]]
     if twice and devices[0].type == "cuda":

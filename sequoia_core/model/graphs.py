@@ -251,7 +251,7 @@ class Graphs:
         return sum(made) // len(made) if made else RECORDING_BYTES
 
     def shrink(self) -> None:
-        """Forget all recordings where memory is full, and keep half as many from now on.
+        """Forget all recordings where memory is full, and keep half as many afterwards.
 
         All, as they share their memory. Where so few would be kept that steps record all the time,
         nothing is recorded any more.
@@ -268,7 +268,7 @@ class Graphs:
         self._met.clear()
 
     def step_down(self, rung: Rung, why: str) -> None:
-        """Record no more than this from now on; a notice says why."""
+        """Record at most so many; a notice says why."""
         if self.rung <= rung:
             return
         self.rung = rung

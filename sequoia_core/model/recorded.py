@@ -68,7 +68,7 @@ class _Rows:
         self._mask: _Mask | None = None
 
     def idle(self, scratch: int) -> None:
-        """From now on, until they are filled, all rows go to the scratch row."""
+        """Until they are filled, all rows go to the scratch row."""
         self.bounds.fill_(scratch)
 
     def fill(

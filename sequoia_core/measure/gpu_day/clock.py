@@ -86,7 +86,7 @@ class DeviceClock:
         }
 
     def forget_peak(self) -> None:
-        """Count the most that tensors take from now on, and return what none of them holds."""
+        """Count the most that tensors take after this, and return what none of them holds."""
         if self.on_gpu:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)

@@ -231,7 +231,7 @@ def pair_tokenizer(target: Checkpoint, draft: Checkpoint | None) -> PreTrainedTo
     elif not borrows:
         raise TokenizerMismatchError(
             f"{draft.name}: the draft brings no tokenizer, so its tokens cannot be compared with "
-            "the target's; put its tokenizer.json beside its weights"
+            "the target's; put its tokenizer.json next to its weights"
         )
     return tokenizer
 

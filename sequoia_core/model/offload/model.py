@@ -82,7 +82,7 @@ class LayerLoader(Protocol):
         """Fill a buffer, or begin to; called in a thread of its own, one call at a time."""
 
     def acquire(self, slot: int) -> None:
-        """What the caller issues from now on reads the buffer, once it is filled."""
+        """What the caller issues after this reads the buffer once it is filled."""
 
     def release(self, slot: int) -> None:
         """All reads of the buffer are issued; after them it may be filled again."""

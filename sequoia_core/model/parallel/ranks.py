@@ -194,7 +194,7 @@ class Lead(Ranks):
         return super().joined(part, width)
 
     def _check_active(self) -> None:
-        if not self._active:  # the others would be waited for in vain
+        if not self._active:  # the others would never answer
             raise SequoiaError(
                 "this is not computed by several processes; leave --tensor-parallel out"
             )

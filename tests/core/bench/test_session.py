@@ -41,7 +41,7 @@ FEW_PEERS = (*BASELINES, *(peer for peer in PEERS if peer.name == names.LLAMA_CP
 
 
 class StillTuner:
-    """Comes by its figures without measuring anything."""
+    """Has figures without measuring anything."""
 
     def __init__(self, _pair: object) -> None:
         self.calibration: Calibration | None = None

@@ -1,4 +1,4 @@
-"""A chat's ledger only grows, reads like the template's rendering, and forgets whole turns only."""
+"""A chat's token ids only grow, read like the template's rendering, and lose whole turns only."""
 
 import gc
 import weakref
