@@ -1,7 +1,7 @@
 """Ctrl+C that a library loses while it is imported or loads a model.
 
-PyTorch imports NumPy in C and drops every error, a KeyboardInterrupt too; other libraries make another
-error of it; one that is raised in a callback of a weak reference or in `__del__` is only printed.
+PyTorch imports NumPy in C and drops every error of that, a KeyboardInterrupt too. Other libraries
+make another error of it. In `__del__` or a callback of a weak reference it is only printed.
 """
 
 import os
@@ -22,7 +22,7 @@ class Interrupts:
         self._noted: int | None = None  # read end of a pipe
 
     def note(self) -> None:
-        """Begin; in the main thread. The handler of SIGINT stays, since asyncio replaces only that."""
+        """Begin; in the main thread. SIGINT keeps Python's handler, which asyncio replaces."""
         self._noted, written = os.pipe()
         for end in (self._noted, written):
             os.set_blocking(end, False)

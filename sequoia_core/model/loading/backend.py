@@ -200,8 +200,9 @@ def _refusal(placement: Placement, models: Models, own_format: bool) -> str:
     if not library.instruction_sets():
         return "the native forward needs a processor with AVX2, or with NEON's dot products"
     for role, model in zip(("target", "draft"), models, strict=False):
-        config = None if model is None else config_of(model)
-        if config and (features := sorted({*config.beyond_llama} - matrices.FEATURES)):
+        if model is None:
+            continue
+        if features := sorted({*config_of(model).beyond_llama} - matrices.FEATURES):
             named = ", ".join(features).replace("_", " ")
             name = f"the {role}" if isinstance(model, ModelConfig) else model.name
             return f"the native forward computes no {named}, which {name} has"

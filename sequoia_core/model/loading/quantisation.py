@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 CHOSEN_CONTEXT = 4096  # tokens that `auto` leaves room for, unless the window is shorter
 
 
-def with_quantisation(
-    backend: Backend, asked: Quantize, dtype: str, models: Models
-) -> Backend:
+def with_quantisation(backend: Backend, asked: Quantize, dtype: str, models: Models) -> Backend:
     """The backend with the target's matrices rounded as asked; `models` as of `choose_backend`.
 
     Raises ParameterError if that is not possible there, or would change nothing.

@@ -11,6 +11,7 @@ from app.config.model_choice import Models, build_chat, chosen_models, tree_choi
 from app.config.settings import Settings
 from sequoia_core.config import GraphChoice, Lookup, Mode, Offload, Quantize, WeightFormat
 from sequoia_core.errors import GrowMapError, ParameterError
+from sequoia_core.events import Progress
 from sequoia_core.tree.choice import DynamicTree, TreeChoice
 from sequoia_core.tree.files import find_growmap
 
@@ -216,7 +217,8 @@ def test_the_engine_is_built_from_the_settings(monkeypatch: pytest.MonkeyPatch) 
 
     calls: list[Any] = []
 
-    def load_pair(*models: str | None, **options: object) -> str:
+    def load_pair(*models: str | None, progress: Progress, **options: object) -> str:
+        progress("Loading", 0.5)
         calls.append((models, options))
         return "the pair"
 
@@ -228,10 +230,11 @@ def test_the_engine_is_built_from_the_settings(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(vars(sequoia_core), "Conversation", conversation)
     flags = {"target": "a", "draft": "b", "dtype": "float32", "system": "Brief"}
     settings = load_settings({**flags, "device": "cpu", "growmap": "chain/2"})
-    progress = calls.append
-    assert build_chat(settings, progress) == "the chat"  # type: ignore[arg-type, comparison-overlap]
+    chat = build_chat(settings, lambda *said: calls.append(said))
+    assert chat == "the chat"  # type: ignore[comparison-overlap]
     choice = TreeChoice(Mode.SEQUOIA, find_growmap("chain/2"), lookup=Lookup.AUTO)
     assert calls == [
+        ("Loading", 0.5),
         (
             ("a", "b"),
             {
@@ -242,7 +245,6 @@ def test_the_engine_is_built_from_the_settings(monkeypatch: pytest.MonkeyPatch) 
                 "graphs": GraphChoice.AUTO,
                 "tensor_parallel": 1,
                 "quantize": Quantize.NONE,
-                "progress": progress,
             },
         ),
         ("the pair", {"system_prompt": "Brief", "tree_choice": choice, "insight": False}),
