@@ -76,6 +76,7 @@ def bench(
         graphs=settings.graphs,
         tensor_parallel=settings.tensor_parallel,
         quantize=settings.quantize,
+        context_window=settings.context_window,
         temperatures=tuple(temperature or TEMPERATURES),
         tree_sizes=_sizes(tree_sizes),
         **given,

@@ -66,7 +66,7 @@ _SETTINGS["preset"] = option(
 ALL_SETTINGS = tuple(_SETTINGS)
 MODEL_OPTIONS = (
     "pair", "target", "draft", "dtype", "weights", "quantize", "device", "offload", "graphs",
-    "tensor_parallel",
+    "tensor_parallel", "context_window",
 )  # fmt: skip
 """Those that say what is loaded."""
 _DEBUG = option(bool, "Show a traceback on errors.", default=False, names="--debug")

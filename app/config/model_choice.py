@@ -171,7 +171,8 @@ def load_chosen(settings: Settings, progress: Progress) -> "Pair":
     pair = load_pair(
         models.target, models.draft, dtype=settings.dtype, device=settings.device,
         weights=settings.weights, offload=settings.offload, graphs=settings.graphs,
-        quantize=settings.quantize, tensor_parallel=settings.tensor_parallel, progress=report,
+        quantize=settings.quantize, tensor_parallel=settings.tensor_parallel,
+        context_window=settings.context_window, progress=report,
     )  # fmt: skip
     INTERRUPTS.check()
     return pair

@@ -113,6 +113,11 @@ class Settings:
     tensor_parallel: int = _models(
         1, "processes, each with a device, that divide every layer of the target", "NUMBER"
     )
+    context_window: int | None = _models(
+        None,
+        "most tokens of context; above longrope's original window its long factors hold",
+        "NUMBER",
+    )
     insight: bool = _models(
         True, "keep why each token was accepted or rejected; costs some time and memory"
     )

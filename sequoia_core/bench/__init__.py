@@ -30,6 +30,7 @@ class BenchPlan:
     graphs: GraphChoice = GraphChoice.AUTO
     tensor_parallel: int = 1
     quantize: Quantize = Quantize.NONE
+    context_window: int | None = None
     peer_draft: str | None = None  # for other projects' decoders; None is the pair's own
     prompts: str | None = None  # a file, see `data.prompts`; None is the built-in set
     count: int = COUNT

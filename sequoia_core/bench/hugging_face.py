@@ -103,6 +103,15 @@ def llama_config(config: Any) -> Any:
         }
     elif config.rope_factor != 1.0:
         rope |= {"rope_type": "linear", "factor": config.rope_factor}
+    elif config.rope_divisors:  # whatever they are made of
+        factors = list(config.rope_divisors)
+        rope |= {
+            "rope_type": "longrope",
+            "short_factor": factors,
+            "long_factor": factors,
+            "attention_factor": config.rope_magnitude,
+            "original_max_position_embeddings": config.context_window,
+        }
     same = ("vocab_size", "hidden_size", "intermediate_size", "head_dim", "rms_norm_eps",
             "tie_word_embeddings", "attention_bias", "mlp_bias")  # fmt: skip
     return LlamaConfig(

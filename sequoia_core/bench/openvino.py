@@ -72,7 +72,7 @@ def export_draft(draft: OpenedDraft, target_gguf: str, directory: Path) -> None:
     import openvino_genai as genai
 
     config = draft.config
-    if config.rope_scaling is not None or config.rope_factor != 1.0:
+    if config.rope_scaling is not None or config.rope_factor != 1.0 or config.rope_divisors:
         raise PeerError("the draft's rotary embedding is scaled, which its GGUF reader leaves out")
     if config.attention_bias or config.mlp_bias:
         raise PeerError("the draft has biases, which its GGUF reader leaves out")

@@ -75,6 +75,7 @@ class ModelFactory:
             graphs=plan.graphs,
             tensor_parallel=plan.tensor_parallel,
             quantize=plan.quantize,
+            context_window=plan.context_window,
         )
 
     @cached_property

@@ -246,7 +246,8 @@ def student_config(
     plain: dict[str, Any] = {}
     if target.family != "llama":
         fields = ModelConfig.__dataclass_fields__
-        names = (*target.beyond_llama, "family", "rope_scaling", "rope_factor")
+        rope = ("rope_scaling", "rope_factor", "rope_divisors", "rope_magnitude")
+        names = (*target.beyond_llama, "family", *rope)
         plain = {name: fields[name].default for name in names}
     return replace(
         replace(target, **plain),

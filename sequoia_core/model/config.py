@@ -2,13 +2,14 @@
 
 import math
 import reprlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from sequoia_core.errors import ModelLoadError
+from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.model.config_entries import Family, families, family_names, flag, number, whole
-from sequoia_core.model.rope import LAYER_KINDS, RopeScaling, read_rope, unnested
+from sequoia_core.model.rope import LAYER_KINDS, LongRope, RopeScaling, read_rope, unnested
 
 NULL_IS_STATED = {
     "attn_logit_softcapping", "final_logit_softcapping", "head_dim", "num_key_value_heads",
@@ -47,6 +48,8 @@ class ModelConfig:
     tie_word_embeddings: bool  # the output head is the embedding
     rope_scaling: RopeScaling | None = None
     rope_factor: float = 1.0  # linear scaling: positions are divided by it
+    rope_divisors: tuple[float, ...] = ()  # of each frequency
+    rope_magnitude: float = 1.0  # of rotated queries and keys
     embeddings_from_target: bool = False  # the draft has no embedding and reads the target's
     feature_layers: tuple[int, ...] = ()  # the target's, whose outputs a conditioned draft reads
     attention_bias: bool = False  # on all four products
@@ -72,8 +75,7 @@ class ModelConfig:
     unrotated_layers: tuple[int, ...] = ()
     local_rope_theta: float | None = None  # of `sliding_layers`, without any scaling
     rotary_dim: int | None = None  # first dimensions of each head that rotate; None is all
-    rope_divisors: tuple[float, ...] = ()  # of each frequency
-    rope_magnitude: float = 1.0  # of rotated queries and keys
+    long_rope: LongRope | None = None  # what holds in a context longer than the original window
 
     def __post_init__(self) -> None:
         for name, kind in ModelConfig.__annotations__.items():
@@ -132,7 +134,35 @@ class ModelConfig:
         """With the rotary positions of a kind of `rotation` in all layers."""
         if kind == "global" or self.local_rope_theta is None:
             return self
-        return replace(self, rope_theta=self.local_rope_theta, rope_scaling=None, rope_factor=1.0)
+        return replace(
+            self,
+            rope_theta=self.local_rope_theta,
+            rope_scaling=None,
+            rope_factor=1.0,
+            rope_divisors=(),
+            rope_magnitude=1.0,
+        )
+
+    def for_context(self, tokens: int) -> "ModelConfig":
+        """With longrope's long factors, and the window that they have, if it takes them."""
+        long = self.long_rope
+        if long is None or tokens <= long.original_context_window:
+            return self
+        return replace(self, rope_divisors=long.divisors, context_window=long.context_window)
+
+    def limited(self, tokens: int, name: str) -> "ModelConfig":
+        """With a context of so many tokens; raises ParameterError if the named model has none."""
+        most = self.for_context(sys.maxsize).context_window
+        if not 1 <= tokens <= most:
+            raise ParameterError(
+                f"context_window is {tokens}, but {name} has 1 to {most} tokens of context; give "
+                "so many, or leave --context-window out"
+            )
+        return replace(self.for_context(tokens), context_window=tokens)
+
+    @property
+    def takes_long_factors(self) -> bool:
+        return self.long_rope is not None and self.rope_divisors == self.long_rope.divisors
 
     def has_bias(self, module: str) -> bool:
         return (
@@ -171,6 +201,8 @@ def _values(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
     vocab_size, hidden_size = whole(config, "vocab_size"), whole(config, "hidden_size")
     head_dim = whole(config, "head_dim", hidden_size // heads)
     numbers = {name: number(config, entry) for name, entry in family.numbers.items()}
+    stated, rope = whole(config, "max_position_embeddings"), read_rope(family, config, head_dim)
+    longest = max(stated, rope.get("context_window", stated))
     return {
         "vocab_size": vocab_size,
         "head_vocab_size": whole(config, "draft_vocab_size", vocab_size),
@@ -181,14 +213,14 @@ def _values(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
         "num_kv_heads": whole(config, "num_key_value_heads", heads),
         "head_dim": head_dim,
         "rms_norm_eps": float(config["rms_norm_eps"]),
-        "context_window": whole(config, "max_position_embeddings"),
+        "context_window": stated,
         "tie_word_embeddings": flag(config, "tie_word_embeddings"),
         "embeddings_from_target": config.get("embeddings_from") is not None,
         "feature_layers": tuple(map(int, config.get("feature_layers") or ())),
         "attention_bias": flag(config, "attention_bias"),
         "mlp_bias": flag(config, "mlp_bias"),
-        **read_rope(family, config, head_dim),
-        **_sliding(family, config),
+        **rope,
+        **_sliding(family, config, longest),
         "unrotated_layers": _unrotated(family, config),
         "attention_scale": _query_scale(family, config),
         **{name: value for name, value in numbers.items() if value is not None},
@@ -196,8 +228,11 @@ def _values(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _sliding(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The window and the layers that slide; nothing where no layer does."""
+def _sliding(family: Family, config: Mapping[str, Any], longest: int) -> dict[str, Any]:
+    """The window and the layers that slide; nothing where no layer does.
+
+    A window as wide as the `longest` context is none.
+    """
     switched = config.get("use_sliding_window")
     if switched is None:
         switched = family.defaults.get("use_sliding_window", True)
@@ -220,7 +255,6 @@ def _sliding(family: Family, config: Mapping[str, Any]) -> dict[str, Any]:
         raise ModelLoadError(
             "config: sliding_window is missing, and layer_types does not say that no layer slides"
         )
-    longest = whole(config, "max_position_embeddings")
     if window is None or (window >= longest and "local_rope_theta" not in family.numbers):
         return {}
     if not family.sliding:

@@ -23,6 +23,15 @@ class RopeScaling:
     original_context_window: int
 
 
+@dataclass(frozen=True, slots=True)
+class LongRope:
+    """What longrope takes for all positions where a context is longer than the original window."""
+
+    divisors: tuple[float, ...]  # of each frequency
+    context_window: int
+    original_context_window: int
+
+
 def read_rope(family: Family, config: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
     """Values of `ModelConfig`, as transformers reads them.
 
@@ -60,6 +69,10 @@ def read_rope(family: Family, config: Mapping[str, Any], head_dim: int) -> dict[
             found["rope_scaling"] = _llama3(config, rope)
         case "longrope":
             found |= _longrope(config, rope)
+        case "yarn":
+            found |= _yarn(config, rope, found["rope_theta"], head_dim)
+        case "dynamic":  # up to `max_position_embeddings` it changes nothing
+            number(rope, "factor")
     return found
 
 
@@ -94,7 +107,8 @@ def _llama3(config: Mapping[str, Any], rope: Mapping[str, Any]) -> RopeScaling:
 def _longrope(config: Mapping[str, Any], rope: Mapping[str, Any]) -> dict[str, Any]:
     """Of texts up to the original window; longer ones have other factors for all of their keys.
 
-    So a text cannot grow past it without being read again: the window ends there.
+    So a text cannot grow past it without being read again: the window ends there, unless a longer
+    one is asked for (`ModelConfig.for_context`).
     """
     original, longest = _original_window(config, rope), whole(config, "max_position_embeddings")
     short, long = (tuple(map(float, rope[f"{name}_factor"])) for name in ("short", "long"))
@@ -105,8 +119,60 @@ def _longrope(config: Mapping[str, Any], rope: Mapping[str, Any]) -> dict[str, A
         factor = longest / original
     if magnitude is None:
         magnitude = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1.0 else 1.0
-    window = longest if short == long else min(longest, original)
-    return {"rope_divisors": short, "rope_magnitude": magnitude, "context_window": window}
+    found = {"rope_divisors": short, "rope_magnitude": magnitude}
+    if short == long or longest <= original:
+        return {**found, "context_window": longest}
+    return {
+        **found,
+        "context_window": original,
+        "long_rope": LongRope(long, longest, original),
+    }
+
+
+def _yarn(
+    config: Mapping[str, Any], rope: Mapping[str, Any], theta: float, width: int
+) -> dict[str, Any]:
+    """YaRN (arXiv 2309.00071): of a head's `width` dimensions those that turn slowly are stretched.
+
+    The window is the original one times the factor, where `max_position_embeddings` is not more:
+    people are told to add the entry to a file that states the original window.
+    """
+    original, longest = _original_window(config, rope), whole(config, "max_position_embeddings")
+    if (factor := number(rope, "factor")) is None:
+        factor = longest / original
+    fast, slow = number(rope, "beta_fast") or 32.0, number(rope, "beta_slow") or 1.0
+    if type(truncate := rope.get("truncate", True)) is not bool:
+        raise TypeError(f"truncate is {reprlib.repr(truncate)}")
+    if not (0.0 < factor < math.inf and 0.0 < slow <= fast < math.inf):
+        raise ModelLoadError(
+            f"config: rope factor {factor}, beta_fast {fast}, beta_slow {slow} scale nothing; "
+            "all must be positive, and slow not more than fast"
+        )
+    first, last = (  # dimensions that turn so often within the original window
+        width * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
+        for turns in (fast, slow)
+    )
+    if truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, width - 1)
+    span = last - first or 0.001
+    stretched = [min(max((each - first) / span, 0.0), 1.0) for each in range(width // 2)]
+    return {
+        "rope_divisors": tuple(1.0 / (1.0 - part + part / factor) for part in stretched),
+        "rope_magnitude": _yarn_magnitude(rope, factor),
+        "context_window": max(longest, int(original * factor)),
+    }
+
+
+def _yarn_magnitude(rope: Mapping[str, Any], factor: float) -> float:
+    if (stated := number(rope, "attention_factor")) is not None:
+        return stated
+    scale, whole_scale = number(rope, "mscale"), number(rope, "mscale_all_dim")
+
+    def grown(by: float) -> float:
+        return 0.1 * by * math.log(factor) + 1.0 if factor > 1.0 else 1.0
+
+    return grown(scale) / grown(whole_scale) if scale and whole_scale else grown(1.0)
 
 
 def _original_window(config: Mapping[str, Any], rope: Mapping[str, Any]) -> int:

@@ -16,11 +16,32 @@ SLIDING = {"use_sliding_window": True, "sliding_window": WINDOW}
 CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1}  # theirs by default are not in this vocabulary
 
+YARN = {  # as the cards of Qwen2.5 and Qwen3 tell people to add it
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 32,
+    "rope_theta": 100.0,
+}
+
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
+    "llama with yarn": (
+        "llama",
+        {
+            "rope_parameters": {
+                **YARN,
+                "beta_fast": 6,
+                "beta_slow": 0.5,
+                "mscale": 2.0,
+                "mscale_all_dim": 0.5,
+                "truncate": False,
+            },
+        },
+    ),
     "mistral": ("mistral", {"head_dim": 16, "sliding_window": None}),
     "mistral with a window": ("mistral", {"sliding_window": WINDOW, "num_key_value_heads": 4}),
     "qwen2": ("qwen2", {"tie_word_embeddings": True}),
+    "qwen2 with yarn": ("qwen2", {"rope_parameters": YARN}),
     "qwen2 with a window": ("qwen2", {**SLIDING, "max_window_layers": 1}),
     "qwen3": ("qwen3", {"head_dim": 16, "attention_bias": True}),
     "qwen3 with a window": ("qwen3", {**SLIDING, "max_window_layers": 2, "head_dim": 12}),
@@ -144,6 +165,11 @@ def save_family_gguf(file: Path, model: PreTrainedModel, **entries: Any) -> None
     if rope["rope_type"] == "linear":
         add_entry(writer, f"{name}.rope.scaling.type", "linear")
         add_entry(writer, f"{name}.rope.scaling.factor", rope["factor"])
+    if rope["rope_type"] == "yarn":
+        original = rope["original_max_position_embeddings"]
+        add_entry(writer, f"{name}.rope.scaling.type", "yarn")
+        add_entry(writer, f"{name}.rope.scaling.factor", rope["factor"])
+        add_entry(writer, f"{name}.rope.scaling.original_context_length", original)
     if rope["rope_type"] == "longrope":
         original = config.original_max_position_embeddings
         factor = config.max_position_embeddings / original

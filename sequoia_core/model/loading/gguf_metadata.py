@@ -34,6 +34,13 @@ LONG_FACTORS, SHORT_FACTORS = "rope_factors_long.weight", "rope_factors_short.we
 LLAMA3_BANDS = (1.0, 4.0, 8192)
 """Low and high frequency factor and original window that Llama 3.1 and later are published with."""
 
+_YARN_VALUES = {
+    "rope.scaling.yarn_ext_factor": [1.0, -1.0],
+    "rope.scaling.yarn_beta_fast": [32.0],
+    "rope.scaling.yarn_beta_slow": [1.0],
+}
+"""Entries of `yarn` that llama.cpp does not read in these architectures, with its own values."""
+
 
 class StrictReader(gguf.GGUFReader):  # type: ignore[misc]  # the package ships no types
     """Refuses to read past the end of the file, and implausibly large counts.
@@ -219,16 +226,19 @@ def _rope_scaling(
     tables = {ROPE_DIVISORS, SHORT_FACTORS, LONG_FACTORS} & stored.keys()
     long = reader.architecture == "phi3" and bool(tables)
     kind = of_model("rope.scaling.type", "linear")
-    if kind not in ("none", "linear") and not (long and kind == "longrope"):
-        raise ModelLoadError(f"rope scaling {kind!r} is not supported (linear, llama3 are)")
+    own = ["yarn"] if reader.architecture != "phi3" else ["longrope"] if long else []
+    if kind not in (supported := ["none", "linear", *own]):
+        raise ModelLoadError(f"rope scaling {kind!r} is not supported ({', '.join(supported)} are)")
     factor = of_model("rope.scaling.factor", 0.0)
     factor = factor or of_model("rope.scale_linear", 0.0) or 1.0
     scaled = kind != "none" and factor != 1.0
-    if scaled and tables:
+    if (scaled or kind == "yarn") and tables:
         raise ModelLoadError(
             f"rope scaling by {factor} and {min(tables)}; only one of them is supported"
         )
     magnitude = of_model("rope.scaling.attn_factor", None)
+    if kind == "yarn":
+        return _yarn(reader, factor)
     if long:
         short_factors, long_factors = (
             stored[name].data.tolist() for name in (SHORT_FACTORS, LONG_FACTORS)
@@ -244,6 +254,30 @@ def _rope_scaling(
     if ROPE_DIVISORS in stored:
         return _llama3(stored[ROPE_DIVISORS].data, theta, rotated)
     return {"rope_type": "linear", "factor": factor} if scaled else {"rope_type": "default"}
+
+
+def _yarn(reader: StrictReader, factor: float) -> dict[str, Any]:
+    """As llama.cpp computes it: its own magnitude for the factor, times the one that is stated.
+
+    Where its converter writes what it does not read, only values that mean the same are taken.
+    """
+    of_model = reader.of_model
+    own = 0.1 * math.log(factor) + 1.0 if factor > 1.0 else 1.0
+    for name, same in {**_YARN_VALUES, "rope.scaling.yarn_attn_factor": [own]}.items():
+        value = of_model(name, same[0])
+        if not any(math.isclose(value, each, rel_tol=1e-6) for each in same):
+            raise ModelLoadError(
+                f"{reader.architecture}.{name} is {value}, which llama.cpp does not read, but the "
+                f"model that was converted may have; with rope scaling 'yarn' only {same[0]:g} is "
+                "supported"
+            )
+    return {
+        "rope_type": "yarn",
+        "factor": factor,
+        "attention_factor": own * of_model("rope.scaling.attn_factor", 1.0),
+        "original_max_position_embeddings": of_model("rope.scaling.original_context_length", 0)
+        or of_model("context_length"),
+    }
 
 
 def _llama3(stored: Any, theta: float, rotated: int) -> dict[str, Any]:
@@ -269,8 +303,11 @@ def _llama3(stored: Any, theta: float, rotated: int) -> dict[str, Any]:
 def _check_entries(reader: StrictReader, known: Mapping[str, Any]) -> None:
     """Refuse every entry about the model that is not read and could change it."""
     own, read = reader.architecture, {*_READ, *known.get("entries", {}).values()}
-    if own == "phi3":
+    yarn = reader.of_model("rope.scaling.type", "") == "yarn"
+    if own == "phi3" or yarn:
         read.add("rope.scaling.attn_factor")
+    if yarn:
+        read |= {"rope.scaling.yarn_attn_factor", *_YARN_VALUES}
     for key, field in reader.fields.items():
         prefix, _, name = key.partition(".")
         if prefix in PREFIXES - {own}:

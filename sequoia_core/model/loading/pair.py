@@ -62,6 +62,7 @@ class PairSource:
     graphs: GraphChoice = GraphChoice.AUTO
     tensor_parallel: int = 1
     quantize: Quantize = Quantize.NONE
+    context_window: int | None = None
     placement: Placement | None = None  # of a loaded pair: what the devices stand for
 
     def placed(
@@ -76,6 +77,15 @@ class PairSource:
             place = "in main memory" if found.offload is Offload.CPU else "on disk"
             report(f"Layers that do not fit into {found.name} stay {place} until used", None)
         return replace(self, placement=found)
+
+    def opened(self, draft: str | None, report: Progress) -> tuple[Checkpoint, Checkpoint | None]:
+        """Target and draft, of which each takes the factors for the context that is asked for."""
+        big, small = open_pair(self.target, draft, report)
+        if (tokens := self.context_window) is None:
+            return big, small
+        if small is not None:
+            small = replace(small, config=small.config.for_context(tokens))
+        return replace(big, config=big.config.limited(tokens, big.name)), small
 
     def backend(self, *models: Checkpoint | None) -> Backend:
         """What computes target and draft, if they are opened already; None is no draft."""
@@ -125,6 +135,7 @@ def load_pair(
     graphs: GraphChoice = GraphChoice.AUTO,
     tensor_parallel: int = 1,
     quantize: Quantize = Quantize.NONE,
+    context_window: int | None = None,
     progress: Progress | None = None,
 ) -> Pair:
     """Load a target and a draft.
@@ -142,23 +153,27 @@ def load_pair(
         tensor_parallel: processes, with a device each, that divide every layer of the target; they
             are started unless torchrun has. The draft is on the first one's device.
         quantize: to how many bits the matrices of the target's layers are rounded.
+        context_window: most tokens of context; None is the target's own. One with longrope has
+            more than its own by other factors, which then hold for short texts as well.
         progress: receives what is being done and, where known, the fraction done.
 
     Raises:
         ModelLoadError: a model is missing, damaged, of an unknown kind, or too large.
         TokenizerMismatchError: the draft's tokens are not the target's.
         ParameterError: an unknown device or dtype, weights, an offloading, graphs or fewer bits
-            that are not possible there, more devices than the target has layers, or a target that
-            cannot be divided among so many processes.
+            that are not possible there, more devices than the target has layers, a target that
+            cannot be divided among so many processes, or a context that it does not have.
         RankLostError: one of several processes does not start, or has ended.
     """
     report = progress or no_progress
     RENDERER.start()
-    source = PairSource(target, dtype, device, weights, offload, graphs, tensor_parallel, quantize)
+    source = PairSource(
+        target, dtype, device, weights, offload, graphs, tensor_parallel, quantize, context_window
+    )
     prepare(source.backend().placement.devices)  # refuses what it can before files are read
     if is_fetched_first(target) or is_fetched_first(draft):
         check_tokenizers(target, draft, report)
-    opened, small = open_pair(target, draft, report)
+    opened, small = source.opened(draft, report)
     source = source.placed(opened, small, report)
     backend = source.backend(opened, small)
     if quantize is Quantize.AUTO:  # another draft does not change the choice
@@ -193,8 +208,9 @@ def _load_target(
     with _full_memory_named(big):
         model = _target_model(source, big, draft, backend)
     return_freed_memory()
-    why = backend.fallback
-    slower = f"PyTorch computes, which is slower: {why}" if why else ""
+    remarks = [backend.chosen, backend.warning(big.config), _long_factors(target)]
+    if why := backend.fallback:
+        remarks.insert(0, f"PyTorch computes, which is slower: {why}")
     return Pair(
         target=model,
         draft=None,
@@ -209,11 +225,22 @@ def _load_target(
             context_window=big.config.context_window,
             exact=backend.exact,
             threads=cpu_threads(),
-            remark="; ".join(filter(None, (slower, backend.chosen, backend.warning(big.config)))),
+            remark="; ".join(filter(None, remarks)),
         ),
         fingerprint="",  # a draft's, or that there is none, belongs to it
         acceptance_rates={},
         source=source,
+    )
+
+
+def _long_factors(target: Checkpoint) -> str:
+    """What a person should know where they are taken; "" where not."""
+    if target.config.long_rope is None or not target.config.takes_long_factors:
+        return ""
+    original = target.config.long_rope.original_context_window
+    return (
+        f"{target.name} computes short texts otherwise than usual: a context window of more than "
+        f"{original:,} tokens takes longrope's long factors"
     )
 
 
@@ -303,7 +330,7 @@ def with_other_draft(pair: Pair, draft: str | None, progress: Progress | None = 
         raise ModelLoadError(f"{draft}: no other draft can be loaded for this target")
     if is_fetched_first(draft):
         check_tokenizers(source.target, draft, report)
-    opened, small = open_pair(source.target, draft, report)
+    opened, small = source.opened(draft, report)
     if not pair.native:
         source = replace(source, weights=WeightFormat.TORCH)
     backend = source.backend(opened, small)

@@ -80,11 +80,14 @@ class Follower:
         device = rank_device(command.device, ranks.rank, ranks.size, local_rank())
         prepare((device,))
         target = open_target(command.source)
-        if shape_of(target) != command.shape:
+        # with longrope's long factors, if process 0 has them
+        alike = (target, replace(target, config=target.config.for_context(sys.maxsize)))
+        same = next((each for each in alike if shape_of(each) == command.shape), None)
+        if same is None:
             raise ModelLoadError(f"{target.name}: another model than the one of process 0")
-        window = replace(target.config, context_window=command.context_window)
+        window = replace(same.config, context_window=command.context_window)
         dtype = DTYPES[command.dtype]
-        return ShardedLlama(replace(target, config=window), ranks, device, dtype)
+        return ShardedLlama(replace(same, config=window), ranks, device, dtype)
 
     def _forward(self, number: int, rows: int, columns: int | None) -> None:
         model, cache = self._caches[number]

@@ -38,7 +38,7 @@ _KNOWN = {
     "qkv_bias", "norm_inputs", "norm_outputs", "norms_add_one", "activation", "scaled_embedding",
     "embedding_multiplier", "residual_multiplier", "attention_scale", "attention_softcap",
     "logit_softcap", "logits_divisor", "sliding_window", "sliding_layers", "unrotated_layers",
-    "fused", "local_rope_theta", "rotary_dim", "rope_divisors", "rope_magnitude",
+    "fused", "local_rope_theta", "rotary_dim", "rope_divisors", "rope_magnitude", "long_rope",
 }  # fmt: skip
 """Entries of a config that do not matter to the division; others must have their default."""
 

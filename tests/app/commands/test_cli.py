@@ -252,6 +252,7 @@ def test_doctor_exits_1_and_says_how_to_get_the_embedded_target(
         ("exact = true", "exact is no setting any more: at temperature 0 the text is plain"),
         ('weights = "full"', "weights: should be auto, native, int8 or torch"),
         ('weights = "int8"\ndtype = "float32"', "a number format itself; leave --dtype out"),
+        ("context_window = 65", "context_window is 65, but model has 1 to 64 tokens of context"),
     ],
 )
 def test_doctor_finds_a_broken_setting(
@@ -271,6 +272,12 @@ def test_doctor_needs_no_embedded_target_for_another_model(
     result = sequoia("doctor")
     assert result.exit_code == 0, result.stdout
     assert "TinyLlama-1.1B-Chat-v1.0 <- JackFram/llama-68m" in result.stdout
+
+
+def test_doctor_plans_memory_for_the_context_that_is_asked_for(embedded_target: Path) -> None:
+    for options, tokens in (({}, 64), ({"context_window": 20}, 20)):
+        (row,) = (each for each in findings(**options) if each.subject == "memory")
+        assert f"KV cache and masks of {tokens} tokens" in row.detail
 
 
 def test_doctor_takes_none_for_the_name_of_a_target() -> None:
@@ -329,7 +336,7 @@ def not_built() -> None:
     raise ModelLoadError("the native forward was not built; run: make native")
 
 
-def findings(**flags: str) -> list[doctor.Finding]:
+def findings(**flags: Any) -> list[doctor.Finding]:
     return list(doctor.examine({"device": "cpu", **flags}))
 
 

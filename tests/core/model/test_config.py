@@ -34,6 +34,9 @@ LLAMA3 = {
 }
 
 
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+
+
 def test_absent_entries_take_llamas_defaults() -> None:
     config = ModelConfig.from_hf(PLAIN)
     assert config.num_kv_heads == 4
@@ -126,7 +129,17 @@ def test_a_missing_entry_is_named(entry: str) -> None:
         ({"vocab_size": "many"}, "wrong kind"),
         ({"hidden_size": None}, "'hidden_size' is missing"),
         ({"rope_scaling": "linear"}, "wrong kind"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope type 'yarn'"),
+        ({"rope_scaling": {"rope_type": "proportional"}}, "rope type 'proportional'"),
+        ({"rope_scaling": {**YARN, "attn_factor": 0.5}}, "states attn_factor 0.5, which"),
+        ({"rope_scaling": {**YARN, "extrapolation_factor": 1.0}}, "states extrapolation_factor"),
+        ({"rope_scaling": {**YARN, "low_freq_factor": 1.0}}, "states low_freq_factor 1.0"),
+        ({"rope_scaling": {**YARN, "truncate": None}}, "wrong kind"),
+        ({"rope_scaling": {**YARN, "factor": 0.0}}, "factor 0.0, .* scale nothing"),
+        ({"rope_scaling": {**YARN, "beta_fast": 0.5}}, "slow not more than fast"),
+        ({"rope_scaling": {**YARN, "attention_factor": 0.0}}, "rope_magnitude is 0.0"),
+        ({"rope_scaling": {**YARN, "original_max_position_embeddings": 0}}, "wrong kind"),
+        ({"rope_scaling": {"type": "dynamic", "alpha": 1e3}}, "states alpha 1000.0"),
+        ({"rope_scaling": {"type": "dynamic", "factor": "x"}}, "wrong kind"),
         ({"rope_scaling": {"rope_type": "linear"}}, "'factor' is missing"),
         ({"rope_scaling": {"rope_type": "linear", "factor": -1.0}}, "rope_factor is -1.0"),
         (
@@ -170,6 +183,13 @@ def test_entries_of_any_kind_give_a_config_or_one_line(name: str) -> None:
         for stated in ({name: value}, {"rope_scaling": {"rope_type": "llama3", name: value}}):
             with contextlib.suppress(ModelLoadError):  # anything else would be a traceback
                 ModelConfig.from_hf({**PLAIN, **stated})
+
+
+@pytest.mark.parametrize("name", [*known_entries()["rope_types"]["yarn"], *YARN])
+def test_entries_of_yarn_of_any_kind_give_a_config_or_one_line(name: str) -> None:
+    for value in ODD:
+        with contextlib.suppress(ModelLoadError):
+            ModelConfig.from_hf({**PLAIN, "rope_scaling": {**YARN, name: value}})
 
 
 TRANSFORMERS = {"_name_or_path": "x", "architectures": ["LlamaForCausalLM"], "use_cache": True}
@@ -221,6 +241,17 @@ ROPES: list[dict[str, Any]] = [
     {"rope_parameters": {"rope_type": "llama3", **LLAMA3}, "original_max_position_embeddings": 32},
     {"rope_parameters": {key: LLAMA3[key] for key in list(LLAMA3)[:3]} | {"rope_type": "llama3"}},
     {"rope_scaling": {"type": "linear", "rope_type": "default", "factor": 1.0}},
+    {"rope_scaling": {"type": "yarn", "factor": 4.0}},
+    {"rope_scaling": YARN, "rope_theta": 100.0},
+    {"rope_parameters": {**YARN, "rope_theta": 100.0}, "original_max_position_embeddings": 32},
+    {"rope_scaling": {**YARN, "beta_fast": 8, "beta_slow": 0.5}, "rope_theta": 50.0},
+    {"rope_scaling": {**YARN, "truncate": False}, "rope_theta": 50.0},
+    {"rope_scaling": {**YARN, "attention_factor": 0.8}, "rope_theta": 50.0},
+    {"rope_scaling": {**YARN, "mscale": 0.7, "mscale_all_dim": 1.2}, "rope_theta": 50.0},
+    {"rope_scaling": {**YARN, "mscale": 0.7, "beta_fast": 0, "beta_slow": None}},
+    {"rope_scaling": {**YARN, "factor": None}, "rope_theta": 50.0},
+    {"rope_scaling": {**YARN, "factor": 0.5}, "rope_theta": 50.0},
+    {"rope_scaling": {"type": "dynamic", "factor": 4.0}},
 ]
 
 
@@ -237,3 +268,32 @@ def test_frequencies_are_those_that_transformers_makes_of_both_spellings(
     their_cos, their_sin = theirs(torch.zeros(1), position[None])
     torch.testing.assert_close(cos[0], their_cos[0])
     torch.testing.assert_close(sin[0, :, 6:], their_sin[0, :, 6:])
+
+
+def test_the_window_of_yarn_is_that_of_the_longer_text() -> None:
+    """Qwen2.5's card adds the entry to a file that states the original window, Qwen3's to more."""
+
+    def window(stated: int, **entry: Any) -> int:
+        settings = {**PLAIN, "max_position_embeddings": stated, "rope_scaling": {**YARN, **entry}}
+        return ModelConfig.from_hf(settings).context_window
+
+    original = {"original_max_position_embeddings": 32768}
+    assert window(32768, **original) == 131072
+    assert window(40960, **original) == 131072
+    assert window(40960, factor=1.0, **original) == 40960
+    assert window(131072, factor=None, **original) == 131072
+    assert window(163840, original_max_position_embeddings=4096, factor=40.0) == 163840
+
+
+def test_a_window_that_slides_is_compared_with_the_longer_one() -> None:
+    """What is as wide as the original window is narrower than the one that yarn makes of it."""
+    settings = {**PLAIN, "model_type": "qwen2", "use_sliding_window": True, "sliding_window": 128}
+    settings |= {"max_window_layers": 1, "num_key_value_heads": 4}
+    assert ModelConfig.from_hf(settings).sliding_layers == ()
+    with_yarn = ModelConfig.from_hf({**settings, "rope_scaling": YARN})
+    assert (with_yarn.context_window, with_yarn.sliding_layers) == (256, (1,))
+
+
+def test_dynamic_changes_nothing_in_its_window() -> None:
+    dynamic = {"rope_scaling": {"type": "dynamic", "factor": 4.0}}
+    assert ModelConfig.from_hf({**PLAIN, **dynamic}) == ModelConfig.from_hf(PLAIN)

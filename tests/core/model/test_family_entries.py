@@ -2,13 +2,14 @@
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import AutoConfig
 
-from sequoia_core.errors import ModelLoadError
+from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.model.config import NULL_IS_STATED, ModelConfig
 from sequoia_core.model.config_entries import families
 from tests.core.families import VARIANTS, save_family
@@ -170,8 +171,8 @@ def test_an_entry_of_another_family_is_refused(kind: str) -> None:
         ),
         (
             "gemma3_text",
-            {"rope_parameters": {"full_attention": {"rope_type": "yarn", "factor": 2.0}}},
-            "rope type 'yarn' is not supported",
+            {"rope_parameters": {"full_attention": {"rope_type": "su", "factor": 2.0}}},
+            "rope type 'su' is not supported",
         ),
         ("gemma3", {}, "model_type is 'gemma3'; only these"),
         ("phi3", {"partial_rotary_factor": 0.4}, "of which 3 rotate"),
@@ -245,8 +246,22 @@ def test_a_null_that_has_a_meaning_is_read() -> None:
 
 
 def test_longrope_ends_where_its_factors_change() -> None:
-    """Both factors equal change nothing there."""
+    """Unless a longer context is asked for; both factors equal change nothing there."""
     stated = {"original_max_position_embeddings": 32, "rope_scaling": LONG}
-    assert read("phi3", **stated).context_window == 32
+    config = read("phi3", **stated)
+    assert (config.context_window, config.rope_divisors) == (32, (1.0,) * 4)
+    assert config.for_context(32) == config
+    assert not config.takes_long_factors
+    long = config.for_context(33)
+    assert (long.context_window, long.rope_divisors) == (64, (2.0,) * 4)
+    assert long.takes_long_factors
+    assert long.for_context(64) == long
+    assert config.limited(20, "it").context_window == 20
+    assert config.limited(33, "it") == replace(long, context_window=33)
+    for tokens in (0, 65):
+        with pytest.raises(ParameterError, match=f"context_window is {tokens}, but it has 1 to "):
+            config.limited(tokens, "it")
     same = {**LONG, "long_factor": LONG["short_factor"]}
     assert read("phi3", **{**stated, "rope_scaling": same}).context_window == 64
+    short = read("phi3", **{**stated, "original_max_position_embeddings": 64})
+    assert (short.context_window, short.long_rope) == (64, None)

@@ -209,7 +209,7 @@ def test_every_stated_end_is_kept_and_sorted(tmp_path: Path) -> None:
         ({"general__architecture": "mamba"}, "architecture is 'mamba'"),
         ({"llama__expert_count": 8}, "only dense ones of these"),
         ({"llama__rope__dimension_count": 4}, "a part of each head"),
-        ({"llama__rope__scaling__type": "yarn"}, "rope scaling 'yarn'"),
+        ({"llama__rope__scaling__type": "dynamic"}, "rope scaling 'dynamic'"),
         ({"split__count": 3}, "llama-gguf-split --merge"),
         ({"llama__block_count": None}, r"llama\.block_count is missing"),
         ({"llama__embedding_length": "wide"}, "damaged|missing|wrong"),

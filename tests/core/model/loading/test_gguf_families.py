@@ -1,5 +1,6 @@
 """A GGUF file as llama.cpp's converter writes one of each family is read as transformers would."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.gguf import open_gguf
 from sequoia_core.model.loading.gguf_metadata import ARCHITECTURES
 from tests.core.checkpoints import reference_logits
-from tests.core.families import save_family_gguf, tiny_model
+from tests.core.families import YARN, save_family_gguf, tiny_model
 from tests.core.models import fresh_logits
 
 IDS = (torch.arange(40) * 31 + 3) % 96
@@ -20,6 +21,8 @@ WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
     "llama, Mistral's": ("mistral", {}),
     "qwen2": ("qwen2", {}),
+    "qwen2, yarn": ("qwen2 with yarn", {}),
+    "llama, yarn": ("llama with yarn", {"rope_parameters": YARN}),
     "qwen3": ("qwen3", {"attention_bias": False, "tie_word_embeddings": True}),
     "gemma2": ("gemma2", GEMMA),
     "gemma2, 27B by its layers": (
@@ -75,6 +78,16 @@ def test_logits_equal_transformers(name: str, tmp_path: Path) -> None:
         ("phi3", {"rope__scaling__type": "longrope"}, "rope scaling 'longrope' is not supported"),
         ("phi3", {"rope__scaling__attn_factor": 1.2}, "attn_factor is 1.2.* without rope_factors"),
         ("phi3 with longrope", {"rope__scaling__factor": 2.0}, "by 2.0 and rope_factors_long"),
+        *(
+            ("qwen2 with yarn", {f"rope__scaling__yarn_{name}": value}, f"yarn_{name} is {value}")
+            for name, value in (
+                ("beta_fast", 16.0),
+                ("beta_slow", 2.0),
+                ("ext_factor", 0.0),
+                ("attn_factor", 1.0),
+                ("log_multiplier", 1.0),
+            )
+        ),
         ("smollm3", {"rope__dimension_count": 4}, "a part of each head is not supported"),
     ],
 )
@@ -85,6 +98,29 @@ def test_what_is_not_computed_is_refused(
     with pytest.raises(ModelLoadError, match=message) as caught:
         open_gguf(tmp_path / "model.gguf")
     assert "\n" not in str(caught.value)
+
+
+def test_a_factor_of_yarn_that_is_stated_comes_on_top(tmp_path: Path) -> None:
+    """llama.cpp multiplies its own with it; the converter states the product under another name."""
+    own = 0.1 * math.log(4.0) + 1.0
+    stated = {"attn_factor": 1.5, "yarn_attn_factor": own, "yarn_beta_fast": 32.0}
+    entries = {f"rope__scaling__{name}": value for name, value in stated.items()}
+    save_family_gguf(tmp_path / "model.gguf", tiny_model("qwen2 with yarn"), **entries)
+    config = open_gguf(tmp_path / "model.gguf").config
+    assert config.rope_magnitude == pytest.approx(1.5 * own)
+    assert config.context_window == 128
+
+
+def test_yarn_without_an_original_window_starts_from_the_context(tmp_path: Path) -> None:
+    """And without a factor it changes nothing."""
+    model = tiny_model("qwen2")
+    save_family_gguf(tmp_path / "model.gguf", model, rope__scaling__type="yarn")
+    config = open_gguf(tmp_path / "model.gguf").config
+    assert set(config.rope_divisors) == {1.0}
+    assert (config.rope_magnitude, config.context_window) == (1.0, 64)
+    entries = {"rope__scaling__type": "yarn", "rope__scaling__factor": 2.0}
+    save_family_gguf(tmp_path / "model.gguf", model, **entries)
+    assert open_gguf(tmp_path / "model.gguf").config.context_window == 128
 
 
 def test_a_gemma_2_that_states_no_window_has_the_published_one(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Several processes compute what one does: logits up to rounding, and the same tokens."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,19 @@ def test_every_family_is_divided_or_refused(both: Both, variant: str) -> None:
             check_divisible(target.config, lead.size)
         return
     check_divisible(target.config, lead.size)
+    whole = Llama(target.config, target.weights, CPU, torch.float32)
+    divided = load_shared(lead, str(folder), target, ("cpu", CPU), torch.float32)
+    for one, several in zip(passes(whole), passes(divided), strict=True):
+        torch.testing.assert_close(one, several, rtol=1e-4, atol=3e-4)
+
+
+@pytest.mark.parametrize("both", [2], indirect=True)
+def test_all_processes_take_the_factors_of_a_long_context(both: Both) -> None:
+    folder, lead = both.folder / "long", both.lead._lead
+    save_family(folder, "phi3 with longrope", vocab_size=97, max_position_embeddings=600)
+    target = open_directory(folder)
+    target = replace(target, config=target.config.limited(500, "it"))
+    assert target.config.takes_long_factors
     whole = Llama(target.config, target.weights, CPU, torch.float32)
     divided = load_shared(lead, str(folder), target, ("cpu", CPU), torch.float32)
     for one, several in zip(passes(whole), passes(divided), strict=True):
