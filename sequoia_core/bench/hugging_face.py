@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from sequoia_core.bench.runs import Decode, Run, RunClock, peer_code
+from sequoia_core.bench.runs import Decode, PeerError, Run, RunClock, peer_code
 from sequoia_core.config import SamplingParams
 
 if TYPE_CHECKING:
@@ -54,8 +54,14 @@ def hugging_face(model: Any, **speculation: Any) -> Decode:
 def rebuilt(
     config: Any, weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
 ) -> Any:
-    """A model as `transformers` would load it; a trimmed head is left to `rebuilt_draft`."""
+    """A model as `transformers` would load it; a trimmed head is left to `rebuilt_draft`.
+
+    Raises PeerError if it is not a Llama.
+    """
     import transformers
+
+    if beyond := ", ".join(config.beyond_llama).replace("_", " "):
+        raise PeerError(f"it gets Llamas only, and a {config.family} model has {beyond}")
 
     transformers.logging.set_verbosity_error()  # warnings would appear within the report
     model = transformers.LlamaForCausalLM(llama_config(config)).to(dtype)

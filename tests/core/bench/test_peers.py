@@ -24,12 +24,13 @@ from sequoia_core.bench.llama_cpp import (
     llama_server,
     requantise,
 )
-from sequoia_core.bench.openvino import DRAFTED, openvino_genai, write_gguf
+from sequoia_core.bench.openvino import DRAFTED, export_draft, openvino_genai, write_gguf
 from sequoia_core.bench.runs import NoSpeedError, PeerError
 from sequoia_core.config import SamplingParams
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.fitted_draft import OpenedDraft
 from sequoia_core.model.loading.gguf import open_gguf
+from sequoia_core.model.rope import RopeScaling
 from tests.core.checkpoints import save_gguf
 from tests.core.checkpoints import tiny_llama as tiny_checkpoint
 from tests.core.models import random_weights, tiny_config, tiny_llama
@@ -58,10 +59,38 @@ def logits_of(model: Llama, ids: Tensor) -> Tensor:
     return model.forward(ids, torch.arange(len(ids)), None, model.new_cache())
 
 
-def test_a_rebuilt_model_computes_this_engines_logits(target: Any) -> None:
-    ids = torch.tensor(PROMPT)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"rope_factor": 4.0},
+        {"rope_scaling": RopeScaling(8.0, 1.0, 4.0, 16)},
+        {"rope_divisors": (1.0, 2.0, 3.0, 4.0), "rope_magnitude": 1.3},  # as yarn's
+    ],
+    ids=str,
+)
+def test_a_rebuilt_model_computes_this_engines_logits(changes: dict[str, Any]) -> None:
+    ids, config = torch.tensor(PROMPT), tiny_config(**changes)
+    model = rebuilt(config, random_weights(config, seed=0), CPU, torch.float32)
+    own = tiny_llama(**changes)
     with torch.inference_mode():
-        torch.testing.assert_close(target(ids[None]).logits[0], logits_of(tiny_llama(), ids))
+        torch.testing.assert_close(model(ids[None]).logits[0], logits_of(own, ids))
+
+
+def test_a_model_of_another_family_is_not_rebuilt() -> None:
+    config = tiny_config(family="qwen2", qkv_bias=True)
+    with pytest.raises(PeerError, match="it gets Llamas only, and a qwen2 model has qkv bias"):
+        rebuilt(config, random_weights(config, seed=0), CPU, torch.float32)
+
+
+def test_a_draft_whose_rotation_is_scaled_is_not_written_for_a_peer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino_genai", MagicMock())
+    changes: dict[str, Any]
+    for changes in ({"rope_factor": 2.0}, {"rope_divisors": (1.0, 2.0, 3.0, 4.0)}):
+        with pytest.raises(PeerError, match="rotary embedding is scaled"):
+            export_draft(trimmed_draft(**changes), "", tmp_path)
 
 
 def test_a_trimmed_draft_has_its_own_logits_on_its_tokens_and_no_chance_elsewhere() -> None:
