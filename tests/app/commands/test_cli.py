@@ -298,6 +298,12 @@ def test_doctor_says_why_pytorch_computes(
     assert "native" not in row.detail
 
 
+@pytest.mark.parametrize(("dtype", "marks"), [("float16", [WARN]), ("bfloat16", [])])
+def test_doctor_names_a_number_format_that_can_overflow(dtype: str, marks: list[str]) -> None:
+    found = findings(target="google/gemma-2-9b-it", draft="none", dtype=dtype, weights="torch")
+    assert [each.mark for each in found if each.subject == "number format"] == marks
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_doctor_names_the_instruction_set_that_is_not_chosen_by_itself(
     there: bool, embedded_target: Path, monkeypatch: pytest.MonkeyPatch

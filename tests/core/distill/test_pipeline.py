@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.decode.engine import Engine
+from sequoia_core.distill import target as target_module
 from sequoia_core.distill.options import Options, options_for
 from sequoia_core.distill.pipeline import WORK, Distillation
 from sequoia_core.distill.student import Student
@@ -439,3 +440,15 @@ def test_only_a_draft_of_this_target_is_gone_on_with(
     with pytest.raises(ParameterError, match="leave out --kind, --layers and --head-vocab"):
         options_for(out / WORK, {"begin_with": str(first), "head_vocab": 64}, False)
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("variant", "dtype"), [("gemma2", torch.float32), ("granite", torch.float16)]
+)
+def test_a_target_that_can_overflow_in_float16_writes_in_float32(
+    variant: str, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(target_module, "choose_dtype", lambda *_, **__: torch.float16)
+    save_family(tmp_path, variant)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    assert DistillTarget.of(Options(target=str(tmp_path))).dtype is dtype
