@@ -200,6 +200,8 @@ def _load_target(
     if window < target.config.context_window:
         report(f"The context window is {window:,} tokens: more do not fit into the memory", None)
         big = replace(target, config=replace(target.config, context_window=window))
+    if long := _long_factors(target):
+        report(long, None)
     report("Loading the tokenizer", None)
     tokenizer = pair_tokenizer(big, draft)
     ends = turn_ends(tokenizer, big.eos_token_ids)
@@ -208,7 +210,7 @@ def _load_target(
     with _full_memory_named(big):
         model = _target_model(source, big, draft, backend)
     return_freed_memory()
-    remarks = [backend.chosen, backend.warning(big.config), _long_factors(target)]
+    remarks = [backend.chosen, backend.warning(big.config), long]
     if why := backend.fallback:
         remarks.insert(0, f"PyTorch computes, which is slower: {why}")
     return Pair(

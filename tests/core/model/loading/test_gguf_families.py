@@ -100,6 +100,17 @@ def test_what_is_not_computed_is_refused(
     assert "\n" not in str(caught.value)
 
 
+def test_a_context_longer_than_the_original_window_takes_the_long_factors(tmp_path: Path) -> None:
+    """Which llama.cpp's converter stores beside the short ones."""
+    theirs, ids = tiny_model("phi3 with longrope"), (torch.arange(60) * 31 + 3) % 96
+    save_family_gguf(tmp_path / "model.gguf", theirs)
+    model = open_gguf(tmp_path / "model.gguf")
+    config = model.config.limited(60, "it")
+    llama = Llama(config, model.weights, torch.device("cpu"), torch.float32)
+    found, expected = fresh_logits(llama, ids), reference_logits(theirs, ids)
+    torch.testing.assert_close(found, expected, atol=5e-4, rtol=2e-4)
+
+
 def test_a_factor_of_yarn_that_is_stated_comes_on_top(tmp_path: Path) -> None:
     """llama.cpp multiplies its own with it; the converter states the product under another name."""
     own = 0.1 * math.log(4.0) + 1.0
