@@ -47,7 +47,7 @@ def test_help_loads_nothing_heavy(arguments: str) -> None:
         "import atexit, os, sys\n"
         "heavy = {'torch', 'transformers', 'textual', 'numpy', 'app.config.load'}\n"
         "atexit.register(lambda: heavy & set(sys.modules) and os._exit(9))\n"
-        "from app.cli import main\n"
+        "from app import main\n"
         "main()\n"
     )
     command = [sys.executable, "-c", code, *arguments.split()]

@@ -10,7 +10,7 @@ import pytest
 from tests.core.checkpoints import save_model, tiny_tokenizer
 
 ROOT = Path(__file__).parents[3]
-SEQUOIA = (sys.executable, "-W", "ignore", "-c", "from app.cli import main; main()")
+SEQUOIA = (sys.executable, "-W", "ignore", "-c", "from app import main; main()")
 TORCHRUN = (
     sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone",
     "--no-python",
@@ -45,7 +45,7 @@ def test_the_answer_is_that_of_one_process_and_is_written_once(folder: Path) -> 
 
 
 CHAT_THAT_ENDS = """
-import os; from app.cli import main; from app.commands.chat import leave
+import os; from app import main; from app.commands.chat import leave
 from sequoia_core.model.loading.pair import load_pair
 if os.environ["RANK"] != "0":
     main()
@@ -54,7 +54,7 @@ leave(0)
 """
 
 
-@pytest.mark.parametrize("code", ["from app.cli import main; main()", CHAT_THAT_ENDS])
+@pytest.mark.parametrize("code", ["from app import main; main()", CHAT_THAT_ENDS])
 def test_an_end_without_an_error_is_none_of_the_others(folder: Path, code: str) -> None:
     command = [*TORCHRUN, *SEQUOIA[:3], "-c", code.format(str(folder)), "growmap", "list"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

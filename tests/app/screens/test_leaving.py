@@ -151,7 +151,7 @@ def test_the_interpreter_is_not_unwound_after_a_chat(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_the_terminal_as_it_was(tmp_path: Path, number: signal.Signals) -> None:
     ours, theirs = pty.openpty()
-    command = "from app.cli import main; main()"
+    command = "from app import main; main()"
     child = subprocess.Popen(
         [sys.executable, "-c", command, "replay", "docs/img/answer.jsonl"],
         cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,

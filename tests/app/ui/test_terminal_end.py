@@ -21,8 +21,8 @@ RESUMED = "\x1b[?2026$p"  # written once the terminal is read again
 CHAT = """
 import sys
 import threading
+from app import main
 from app.config import model_choice
-from app.cli import main
 from app.widgets.prompt import Prompt
 from tests.fakes import replay
 
