@@ -192,6 +192,15 @@ def fresh_logits(model: LanguageModel | None, token_ids: Tensor) -> Tensor:
     return model.forward(token_ids, torch.arange(len(token_ids)), None, model.new_cache())
 
 
+def one_by_one(model: LanguageModel, token_ids: Sequence[int], cache: KVCache) -> Tensor:
+    """Logits of tokens that are read in a pass each."""
+    rows = []
+    for token in token_ids:
+        place = torch.tensor([cache.length])
+        rows.append(model.forward(torch.tensor([token]), place, None, cache))
+    return torch.cat(rows)
+
+
 def path_to(parents: Sequence[int], node: int) -> list[int]:
     """Nodes of a tree from the root to a node."""
     path = [node]

@@ -202,11 +202,8 @@ def _refusal(placement: Placement, models: Models, own_format: bool) -> str:
     for role, model in zip(("target", "draft"), models, strict=False):
         if model is None:
             continue
-        features = {*config_of(model).beyond_llama} - matrices.FEATURES
-        if config_of(model).rope_magnitude != 1.0:
-            features.add("rope_magnitude")
-        if features:
-            named = ", ".join(sorted(features)).replace("_", " ")
+        if features := sorted({*config_of(model).beyond_llama} - matrices.FEATURES):
+            named = ", ".join(features).replace("_", " ")
             name = f"the {role}" if isinstance(model, ModelConfig) else model.name
             return f"the native forward computes no {named}, which {name} has"
     for model in opened(models) if own_format else ():

@@ -11,7 +11,7 @@ from typing import Any
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.model.cpu import cpu_threads
 
-ABI_VERSION = 6  # `SEQUOIA_ABI_VERSION` of abi.h
+ABI_VERSION = 13  # `SEQUOIA_ABI_VERSION` of abi.h
 
 LIBRARY_NAME = "libsequoia_native.so"
 SOURCES = Path(__file__).parent / "cpp"
@@ -41,7 +41,11 @@ class SizedStruct(Structure):
 class ModelShapeStruct(SizedStruct):
     _fields_ = _fields(
         "u size; i layers hidden heads kv_heads head_dim inner vocab head_rows; f norm_epsilon;"
-        "i half_cache feature_count; I feature_layers; i target_features; F inverse_frequencies"
+        "i half_cache feature_count; I feature_layers; i target_features;"
+        "i gelu rotary_dim rotations; F inverse_frequencies rotary_magnitudes;"
+        "I layer_rotations layer_windows;"
+        "f attention_scale embedding_multiplier residual_multiplier logits_divisor;"
+        "f attention_softcap logit_softcap"
     )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from ctypes import c_float, c_int32
+from dataclasses import replace
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gguf
 import numpy as np
@@ -37,13 +38,18 @@ LAYER_PARTS = tuple(chain.from_iterable(names.PRODUCTS.values()))
 EMBEDDING_PART, HEAD_PART, TARGET_INPUT_PART, OWN_INPUT_PART = 7, 8, 9, 10
 PADDED_PARTS = range(3)  # queries, keys and values: rows of each head are padded to whole blocks
 
-FEATURES = frozenset({"qkv_bias"})
+FEATURES = frozenset({
+    "qkv_bias", "qk_norm", "norm_inputs", "norm_outputs", "unrotated_layers", "attention_scale",
+    "embedding_multiplier", "residual_multiplier", "logits_divisor", "sliding_window",
+    "sliding_layers", "norms_add_one", "activation", "scaled_embedding", "local_rope_theta",
+    "attention_softcap", "logit_softcap", "fused", "rotary_dim", "long_rope",
+})  # fmt: skip
 """Of `ModelConfig.beyond_llama`, those that the library computes."""
 
-VECTORS = (
-    names.ATTENTION_NORM, names.MLP_NORM, names.FINAL_NORM, names.INPUT_SHIFT, names.INPUT_SCALE,
-)  # fmt: skip
-"""In the order of `Vector` in model.hpp."""
+LAYER_VECTORS = ("attention", "mlp", "query", "key", "attention_out", "mlp_out")
+"""Norms of a layer, as named by `layer_norms`, in the order of `Vector` in model.hpp."""
+MODEL_VECTORS = (names.FINAL_NORM, names.INPUT_SHIFT, names.INPUT_SCALE)
+"""Those that follow there."""
 
 GROUP = 32  # columns of a group in the library's layout, and of a block of Q8_0
 ROWS_TOGETHER = 16  # rows of a block in the library's layout
@@ -71,20 +77,36 @@ def model_matrices(
     config: ModelConfig, weights: Mapping[str, Tensor], wanted: int | None = None
 ) -> Matrices:
     places = {
-        names.layer_name(layer, f"{name}.weight"): (layer, part)
+        (layer, part): (names.layer_name(layer, f"{module}.weight"), rows)
         for layer in range(config.num_layers)
-        for part, name in enumerate(LAYER_PARTS)
+        for part, (module, rows) in enumerate(_layer_parts(config))
     }
-    if not config.embeddings_from_target:
-        places[names.EMBEDDING] = (0, EMBEDDING_PART)
-    if not config.tie_word_embeddings:
-        places[names.HEAD] = (0, HEAD_PART)
+    others = {EMBEDDING_PART: names.EMBEDDING, HEAD_PART: names.HEAD}
+    if config.embeddings_from_target:
+        del others[EMBEDDING_PART]
+    if config.tie_word_embeddings:
+        del others[HEAD_PART]
     if config.feature_layers:
-        places |= {names.TARGET_INPUT: (0, TARGET_INPUT_PART), names.OWN_INPUT: (0, OWN_INPUT_PART)}
+        others |= {TARGET_INPUT_PART: names.TARGET_INPUT, OWN_INPUT_PART: names.OWN_INPUT}
+    places |= {(0, part): (name, slice(None)) for part, name in others.items()}
     return {
-        place: stored_matrix(weights, name, _format_at(place[1], wanted))
-        for name, place in places.items()
+        place: stored_matrix(weights, name, _format_at(place[1], wanted), rows)
+        for place, (name, rows) in places.items()
     }
+
+
+def _layer_parts(config: ModelConfig) -> Iterator[tuple[str, slice]]:
+    """Of `LAYER_PARTS`: the module whose matrix has each, and its rows there."""
+    if not config.fused:
+        yield from ((part, slice(None)) for part in LAYER_PARTS)
+        return
+    shapes = names.matrix_shapes(replace(config, fused=False))
+    for kind, parts in names.PRODUCTS.items():
+        (module,), first = names.FUSED_PRODUCTS[kind], 0
+        for part in parts:
+            stop = first + shapes[part][0]
+            yield module, slice(first, stop)
+            first = stop
 
 
 def _format_at(part: int, wanted: int | None) -> int | None:
@@ -94,9 +116,9 @@ def _format_at(part: int, wanted: int | None) -> int | None:
 
 
 def stored_matrix(
-    weights: Mapping[str, Tensor], name: str, wanted: int | None = None
+    weights: Mapping[str, Tensor], name: str, wanted: int | None = None, rows: slice = slice(None)
 ) -> StoredMatrix:
-    """The matrix called `name`, held in the `ggml_type` `wanted`.
+    """Rows of the matrix called `name`, held in the `ggml_type` `wanted`.
 
     To a floating-point format every matrix is converted; to one of `QUANTIZED` those of
     floating-point numbers whose columns fill its blocks. None leaves all as they are stored.
@@ -104,15 +126,17 @@ def stored_matrix(
     if isinstance(weights, ChainMap):
         weights = next(each for each in weights.maps if name in each)
     source = weights if isinstance(weights, Weights) else Weights(weights)
+    height, columns = source.shape(name)
+    shape = (len(range(height)[rows]), columns)
     if wanted in FORMAT_DTYPES:
         dtype = FORMAT_DTYPES[wanted]
-        return StoredMatrix(wanted, source.shape(name), lambda: bytes_of(source[name].to(dtype)))
+        return StoredMatrix(wanted, shape, lambda: bytes_of(source[name][rows].to(dtype)))
     stored = source.stored(name)
     if stored.file_format not in GROUP_BYTES:
         raise unread_format(name, GGMLQuantizationType(stored.file_format).name)
-    if wanted is None or stored.file_format not in FORMAT_DTYPES or stored.shape[1] % GROUP:
-        return stored
-    return StoredMatrix(wanted, stored.shape, lambda: _quantised(source[name], wanted))
+    if wanted is None or stored.file_format not in FORMAT_DTYPES or columns % GROUP:
+        return replace(stored, shape=shape, data=lambda: stored.data()[rows])
+    return StoredMatrix(wanted, shape, lambda: _quantised(source[name][rows], wanted))
 
 
 def _quantised(matrix: Tensor, wanted: int) -> Bytes:
@@ -165,7 +189,9 @@ def shape_struct(
     config: ModelConfig, kept_layers: Sequence[int], *, half_cache: bool
 ) -> ModelShapeStruct:
     """A model's shape for the library; the outputs of `kept_layers` are kept in its caches."""
-    frequencies = inverse_frequencies(config) / config.rope_factor
+    window = min(config.sliding_window or 0, config.context_window)
+    windows = [window * (layer in config.sliding_layers) for layer in range(config.num_layers)]
+    scale = config.hidden_size**0.5 if config.scaled_embedding else 1.0
     return ModelShapeStruct(
         layers=config.num_layers,
         hidden=config.hidden_size,
@@ -180,8 +206,33 @@ def shape_struct(
         feature_count=len(kept_layers),
         feature_layers=(c_int32 * len(kept_layers))(*kept_layers),
         target_features=len(config.feature_layers),
-        inverse_frequencies=(c_float * len(frequencies))(*frequencies.tolist()),
+        gelu=int(config.activation == "gelu_tanh"),
+        **_rotations(config),
+        layer_windows=(c_int32 * len(windows))(*windows),
+        attention_scale=config.attention_scale or 0.0,
+        embedding_multiplier=scale * config.embedding_multiplier,
+        residual_multiplier=config.residual_multiplier,
+        logits_divisor=config.logits_divisor,
+        attention_softcap=config.attention_softcap or 0.0,
+        logit_softcap=config.logit_softcap or 0.0,
     )
+
+
+def _rotations(config: ModelConfig) -> dict[str, Any]:
+    """Fields of a model's shape: a table of each kind of rotation, and which layer has which."""
+    of_layers = [config.rotation(layer) for layer in range(config.num_layers)]
+    kinds = sorted({*of_layers} - {""})
+    rotating = [config.rotating(kind) for kind in kinds]
+    tables = [inverse_frequencies(each) / each.rope_factor for each in rotating]
+    frequencies = [value for table in tables for value in table.tolist()]
+    indices = [kinds.index(kind) if kind else -1 for kind in of_layers]
+    return {
+        "rotary_dim": config.rotary_dim or config.head_dim,
+        "rotations": len(kinds),
+        "inverse_frequencies": (c_float * len(frequencies))(*frequencies),
+        "rotary_magnitudes": (c_float * len(kinds))(*(each.rope_magnitude for each in rotating)),
+        "layer_rotations": (c_int32 * len(indices))(*indices),
+    }
 
 
 def fill_matrices(model: int, matrices: Matrices) -> None:
@@ -203,15 +254,19 @@ def fill_vectors(model: int, config: ModelConfig, weights: Mapping[str, Tensor])
 
     def fill(kind: str, layer: int, number: int, name: str, *more: int) -> None:
         flat = weights[name].float().contiguous()
+        if config.norms_add_one and name.endswith("norm.weight"):
+            flat = flat + 1.0
         call(f"model_set_{kind}", model, layer, number, flat.data_ptr(), flat.numel(), *more)
 
+    norms = names.layer_norms(config)
     for layer in range(config.num_layers):
         for part, module in enumerate(LAYER_PARTS):
             if config.has_bias(module):
                 name = names.layer_name(layer, f"{module}.bias")
                 fill("bias", layer, part, name, 0)
-        for number, name in enumerate(VECTORS[:2]):
-            fill("vector", layer, number, names.layer_name(layer, name))
-    for number, name in enumerate(VECTORS[2:], 2):
+        for number, role in enumerate(LAYER_VECTORS):
+            if role in norms:
+                fill("vector", layer, number, names.layer_name(layer, norms[role][0]))
+    for number, name in enumerate(MODEL_VECTORS, len(LAYER_VECTORS)):
         if name in weights:
             fill("vector", 0, number, name)

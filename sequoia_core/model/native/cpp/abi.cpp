@@ -1,12 +1,14 @@
 #include "abi.h"
 
 #include <algorithm>
+#include <cmath>
 #include <exception>
 #include <limits>
 #include <memory>
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "model.hpp"
@@ -138,10 +140,33 @@ ModelShape shape_of(const sequoia_model_shape& given) {
                 given.target_features <= 64,
             "hidden states that no draft reads");
     require(given.heads % given.kv_heads == 0, "heads must share KV heads evenly");
+    require(given.rotary_dim > 0 && given.rotary_dim <= given.head_dim && given.rotary_dim % 2 == 0,
+            "an even number of a head's dimensions rotates");
+    require(given.rotations >= 0 && given.rotations <= given.layers, "more rotations than layers");
+    require(given.attention_scale >= 0.f && given.embedding_multiplier > 0.f && given.residual_multiplier > 0.f &&
+                given.logits_divisor > 0.f && given.attention_softcap >= 0.f && given.logit_softcap >= 0.f,
+            "scales, multipliers and caps must be positive");
+    for (int32_t layer = 0; layer < given.layers; ++layer) {
+        require(given.layer_rotations[layer] >= -1 && given.layer_rotations[layer] < given.rotations,
+                "a layer's rotation is out of range");
+        require(given.layer_windows[layer] >= 0, "a layer's window is negative");
+    }
     ModelShape shape{given.layers,       given.hidden,          given.heads, given.kv_heads,
                      given.head_dim,     given.inner,           given.vocab, given.head_rows,
                      given.norm_epsilon, given.half_cache != 0, {},          given.target_features};
     shape.feature_layers.assign(given.feature_layers, given.feature_layers + given.feature_count);
+    shape.gelu = given.gelu != 0;
+    shape.rotary_dim = given.rotary_dim;
+    shape.rotary_magnitudes.assign(given.rotary_magnitudes, given.rotary_magnitudes + given.rotations);
+    shape.layer_rotations.assign(given.layer_rotations, given.layer_rotations + given.layers);
+    shape.layer_windows.assign(given.layer_windows, given.layer_windows + given.layers);
+    shape.attention_scale =
+        given.attention_scale > 0.f ? given.attention_scale : 1.f / std::sqrt(static_cast<float>(given.head_dim));
+    shape.embedding_multiplier = given.embedding_multiplier;
+    shape.residual_multiplier = given.residual_multiplier;
+    shape.logits_divisor = given.logits_divisor;
+    shape.attention_softcap = given.attention_softcap;
+    shape.logit_softcap = given.logit_softcap;
     return shape;
 }
 
@@ -167,8 +192,10 @@ sequoia_model* sequoia_model_new(const sequoia_model_shape* shape, sequoia_pool*
     guarded([&] {
         const Kernels* kernels = find_kernels(instruction_set);
         require(kernels != nullptr, "the processor does not run these instructions, or the system refuses them");
-        std::vector<float> frequencies(shape->inverse_frequencies, shape->inverse_frequencies + shape->head_dim / 2);
-        made = new sequoia_model{std::make_shared<Model>(shape_of(*shape), pool->value, *kernels,
+        ModelShape checked = shape_of(*shape);
+        const float* first = shape->inverse_frequencies;
+        std::vector<float> frequencies(first, first + checked.rotations() * (checked.rotary_dim / 2));
+        made = new sequoia_model{std::make_shared<Model>(std::move(checked), pool->value, *kernels,
                                                          embedding_of ? embedding_of->value : nullptr,
                                                          std::move(frequencies))};
     });

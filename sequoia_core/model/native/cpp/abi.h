@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SEQUOIA_ABI_VERSION 6
+#define SEQUOIA_ABI_VERSION 13
 #define SEQUOIA_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -26,7 +26,16 @@ typedef struct {
     int32_t feature_count;
     const int32_t* feature_layers;
     int32_t target_features;
-    const float* inverse_frequencies; /* [head_dim / 2] */
+    int32_t gelu;                     /* of gates, by tanh; else SiLU */
+    int32_t rotary_dim;               /* the first dimensions of each head, which rotate */
+    int32_t rotations;                /* tables of frequencies */
+    const float* inverse_frequencies; /* [rotations, rotary_dim / 2] */
+    const float* rotary_magnitudes;   /* [rotations], of rotated queries and keys */
+    const int32_t* layer_rotations;   /* [layers], a layer's table, or -1 where positions do not rotate */
+    const int32_t* layer_windows;     /* [layers], the visible keys that a row attends to, the last ones; 0 is all */
+    float attention_scale;            /* of scores; 0 is 1 / sqrt(head_dim) */
+    float embedding_multiplier, residual_multiplier, logits_divisor; /* 1 changes nothing */
+    float attention_softcap, logit_softcap; /* x is softcap * tanh(x / softcap), of scores and logits; 0 for none */
 } sequoia_model_shape;
 
 typedef struct {

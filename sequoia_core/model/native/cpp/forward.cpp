@@ -89,14 +89,18 @@ void Forward::list_stages() {
     if (model_.shape().target_features) stages_.push_back({StageKind::INPUT, 0});
     for (int layer = 0; layer < model_.shape().layers; ++layer) {
         const Layer& at = model_.layers_[static_cast<std::size_t>(layer)];
-        add_norm(at.attention_norm);
+        add_norm(at.vector(Vector::ATTENTION_NORM));
         stages_.push_back({StageKind::PROJECT, layer});
+        if (model_.norms_whole()) stages_.push_back({StageKind::NORM_HEADS, layer});
         stages_.push_back({StageKind::ATTEND, layer});
         if (gathers) stages_.push_back({StageKind::COLLECT, layer});
         stages_.push_back({StageKind::ATTENTION_OUT, layer});
-        add_norm(at.mlp_norm);
+        add_output_norm(layer, at.vector(Vector::ATTENTION_OUT_NORM));
+        add_norm(at.vector(Vector::MLP_NORM));
         stages_.push_back({StageKind::GATE_UP, layer});
         stages_.push_back({StageKind::DOWN, layer});
+        add_output_norm(layer, at.vector(Vector::MLP_OUT_NORM));
+        stages_.back().kept = kept_slot(layer);
     }
     if (!head_rows_.empty()) {
         add_norm(model_.final_norm_, true);
@@ -116,6 +120,12 @@ void Forward::add_norm(const std::vector<float>& weight, bool final_norm) {
     stages_.back().final_norm = final_norm;
 }
 
+void Forward::add_output_norm(int layer, const std::vector<float>& weight) {
+    if (weight.empty()) return;
+    if (tiles_.rows() > ROWS_NORMED_ALONE) stages_.push_back({StageKind::NORM_OUTPUT, layer});
+    stages_.back().output_norm = &weight;
+}
+
 int Forward::chunks_of(const Stage& stage) const {
     const ModelShape& shape = model_.shape();
     switch (stage.kind) {
@@ -133,22 +143,29 @@ int Forward::chunks_of(const Stage& stage) const {
 }
 
 void Forward::prepare() {
-    const auto half = static_cast<std::size_t>(model_.shape().head_dim / 2);
+    const ModelShape& shape = model_.shape();
+    const int half = shape.rotary_dim / 2;
     for (int row = 0; row < tiles_.rows(); ++row) {
         const std::int64_t position = request_.position_ids ? request_.position_ids[row]
                                                             : rows_[static_cast<std::size_t>(row)].visible.count() - 1;
-        for (std::size_t i = 0; i < half; ++i) {
-            const float angle = static_cast<float>(position) * model_.inverse_frequencies_[i];
-            model_.cosines_[static_cast<std::size_t>(row) * half + i] =
-                static_cast<float>(std::cos(static_cast<double>(angle)));
-            model_.sines_[static_cast<std::size_t>(row) * half + i] =
-                static_cast<float>(std::sin(static_cast<double>(angle)));
+        for (int rotation = 0; rotation < shape.rotations(); ++rotation) {
+            const float magnitude = shape.rotary_magnitudes[static_cast<std::size_t>(rotation)];
+            const float* frequencies = model_.inverse_frequencies_.data() + rotation * half;
+            float* cosines = model_.cosines_.get() + angles_at(rotation, row);
+            float* sines = model_.sines_.get() + angles_at(rotation, row);
+            for (int i = 0; i < half; ++i) {
+                const float angle = static_cast<float>(position) * frequencies[i];
+                cosines[i] = magnitude * static_cast<float>(std::cos(static_cast<double>(angle)));
+                sines[i] = magnitude * static_cast<float>(std::sin(static_cast<double>(angle)));
+            }
         }
     }
 }
 
 void Forward::end(int stage, int thread) noexcept {
     const Stage& at = stages_[static_cast<std::size_t>(stage)];
+    if (at.output_norm && at.kind != StageKind::NORM_OUTPUT)
+        for (int row = 0; row < tiles_.rows(); ++row) norm_output(at, row, thread);
     if (!at.norm || at.kind == StageKind::NORM) return;
     for (int row = 0; row < normed_rows(at); ++row) norm(at, row, thread);
 }
@@ -176,6 +193,8 @@ void Forward::prefetch_next(int stage, int thread) noexcept {
             case StageKind::DOWN: return fetch(layer.part(Part::DOWN), chunk);
             case StageKind::HEAD: return fetch(model_.head(), chunk * HEAD_BLOCKS);
             case StageKind::NORM:
+            case StageKind::NORM_HEADS:
+            case StageKind::NORM_OUTPUT:
             case StageKind::COLLECT: continue;
             default: return;
         }
@@ -194,7 +213,9 @@ void Forward::compute(int stage, int chunk, int thread) noexcept {
                            model_.states_.get() + chunk * BLOCK, stride);
         }
         case StageKind::NORM: return norm(at, chunk, thread);
+        case StageKind::NORM_OUTPUT: return norm_output(at, chunk, thread);
         case StageKind::PROJECT: return project(at.layer, chunk, thread);
+        case StageKind::NORM_HEADS: return norm_heads(at.layer, chunk);
         case StageKind::ATTEND: return attend(at.layer, chunk, thread);
         case StageKind::COLLECT: return collect(chunk);
         case StageKind::ATTENTION_OUT:
@@ -202,25 +223,27 @@ void Forward::compute(int stage, int chunk, int thread) noexcept {
         case StageKind::GATE_UP: return gate_up(at.layer, chunk, thread);
         case StageKind::DOWN: {
             add_product(layer.part(Part::DOWN), model_.inner_, chunk, thread);
-            const auto& kept = model_.shape().feature_layers;
-            const auto found = std::find(kept.begin(), kept.end(), at.layer);
-            if (found == kept.end()) return;
-            const int slot = static_cast<int>(found - kept.begin()), first = chunk * BLOCK;
-            const int width = std::min(BLOCK, model_.shape().hidden - first);
-            for (int row = 0; row < tiles_.rows(); ++row) {
-                const Row& of = rows_[static_cast<std::size_t>(row)];
-                const KvCache& cache = *request_.segments[static_cast<std::size_t>(of.segment)].cache;
-                std::memcpy(cache.feature(of.slot, slot) + first,
-                            model_.states_.get() +
-                                static_cast<std::size_t>(row) * static_cast<std::size_t>(model_.padded_hidden()) +
-                                first,
-                            static_cast<std::size_t>(width) * sizeof(float));
-            }
+            if (at.kept < 0 || at.output_norm) return;
+            const int first = chunk * BLOCK, width = std::min(BLOCK, model_.shape().hidden - first);
+            for (int row = 0; row < tiles_.rows(); ++row) keep(at.kept, row, first, width);
             return;
         }
         case StageKind::READ: return read(chunk);
         case StageKind::HEAD: return head(chunk, thread);
     }
+}
+
+int Forward::kept_slot(int layer) const {
+    const auto& kept = model_.shape().feature_layers;
+    const auto found = std::find(kept.begin(), kept.end(), layer);
+    return found == kept.end() ? -1 : static_cast<int>(found - kept.begin());
+}
+
+void Forward::keep(int slot, int row, int first, int width) const {
+    const Row& at = rows_[static_cast<std::size_t>(row)];
+    const KvCache& cache = *request_.segments[static_cast<std::size_t>(at.segment)].cache;
+    std::memcpy(cache.feature(at.slot, slot) + first, state(row) + first,
+                static_cast<std::size_t>(width) * sizeof(float));
 }
 
 void Forward::head(int chunk, int thread) {
@@ -237,6 +260,17 @@ void Forward::head(int chunk, int thread) {
         for (int row = 0; row < head_tiles_.rows(); ++row)
             std::copy_n(own + row * BLOCK, width - first,
                         request_.logits + static_cast<std::size_t>(row) * static_cast<std::size_t>(width) + first);
+    }
+    const float divisor = model_.shape().logits_divisor, cap = model_.shape().logit_softcap;
+    if (divisor == 1.f && cap == 0.f) return;
+    const int begin = chunk * HEAD_BLOCKS * BLOCK, count = std::min(last * BLOCK, width) - begin;
+    for (int row = 0; row < head_tiles_.rows(); ++row) {
+        float* logits = request_.logits + static_cast<std::size_t>(row) * static_cast<std::size_t>(width) + begin;
+        for (int i = 0; i < count; ++i) logits[i] /= divisor;
+        if (cap == 0.f) continue;
+        const int whole = count / BLOCK * BLOCK;
+        kernels_.softcap(logits, whole, cap);
+        for (int i = whole; i < count; ++i) logits[i] = cap * std::tanh(logits[i] / cap);
     }
 }
 
@@ -281,21 +315,23 @@ void Forward::product(const Linear& linear, const Activations& inputs, const Row
 }
 
 void Forward::add_product(const Linear& linear, const Activations& inputs, int block, int thread) {
+    if (model_.norms_outputs())
+        return product(linear, inputs, block, model_.outputs_.get() + block * BLOCK, model_.padded_hidden());
     float* own = model_.scratch_[static_cast<std::size_t>(thread)].get();
     product(linear, inputs, block, own, BLOCK);
-    for (int row = 0; row < tiles_.rows(); ++row)
-        kernels_.add(model_.states_.get() +
-                         static_cast<std::size_t>(row) * static_cast<std::size_t>(model_.padded_hidden()) +
-                         block * BLOCK,
-                     own + row * BLOCK, BLOCK);
+    if (const float factor = model_.shape().residual_multiplier; factor != 1.f)
+        kernels_.multiply(own, factor, tiles_.rows() * BLOCK);
+    for (int row = 0; row < tiles_.rows(); ++row) kernels_.add(state(row) + block * BLOCK, own + row * BLOCK, BLOCK);
 }
 
 void Forward::embed(int row, int thread) {
-    float* to = model_.states_.get() + static_cast<std::size_t>(row) * static_cast<std::size_t>(model_.padded_hidden());
+    float* to = state(row);
     const auto token = static_cast<int>(request_.token_ids[row]);
     const bool conditioned = model_.shape().target_features > 0;
     if (conditioned) to = model_.scratch_[static_cast<std::size_t>(thread)].get();
     model_.embedding().matrix.get(token, to);
+    if (const float factor = model_.shape().embedding_multiplier; factor != 1.f)
+        kernels_.multiply(to, factor, model_.padded_hidden());
     if (conditioned) condition(row, to);
 }
 
@@ -339,19 +375,32 @@ void Forward::condition(int row, float* inputs) {
     model_.inputs_.put(kernels_, tiles_, row, 0, groups, inputs);
 }
 
+void Forward::norm_output(const Stage& stage, int row, int thread) {
+    const ModelShape& shape = model_.shape();
+    const int padded = model_.padded_hidden();
+    float* normed = model_.scratch_[static_cast<std::size_t>(thread)].get();
+    const float* output = model_.outputs_.get() + static_cast<std::size_t>(row) * static_cast<std::size_t>(padded);
+    kernels_.rms_norm(output, stage.output_norm->data(), shape.hidden, padded, shape.norm_epsilon, normed);
+    if (shape.residual_multiplier != 1.f) kernels_.multiply(normed, shape.residual_multiplier, padded);
+    kernels_.add(state(row), normed, padded);
+    if (stage.kept >= 0) keep(stage.kept, row, 0, shape.hidden);
+}
+
 void Forward::norm(const Stage& stage, int index, int thread) {
     float* normed = model_.scratch_[static_cast<std::size_t>(thread)].get();
     const int padded = model_.padded_hidden(),
               row = stage.final_norm ? head_rows_[static_cast<std::size_t>(index)] : index;
-    const float* states = model_.states_.get() + static_cast<std::size_t>(row) * static_cast<std::size_t>(padded);
-    kernels_.rms_norm(states, stage.norm->data(), model_.shape().hidden, padded, model_.shape().norm_epsilon, normed);
-    model_.hidden_.put(kernels_, stage.final_norm ? head_tiles_ : tiles_, index, 0, padded / GROUP, normed);
+    const RowTiles& tiles = stage.final_norm ? head_tiles_ : tiles_;
+    if (stage.norm->empty()) return model_.hidden_.put(kernels_, tiles, index, 0, padded / GROUP, state(row));
+    kernels_.rms_norm(state(row), stage.norm->data(), model_.shape().hidden, padded, model_.shape().norm_epsilon,
+                      normed);
+    model_.hidden_.put(kernels_, tiles, index, 0, padded / GROUP, normed);
 }
 
-void Forward::rotate(float* values, int row) const {
-    const int half = model_.shape().head_dim / 2;
-    const float* cosines = model_.cosines_.get() + static_cast<std::size_t>(row * half);
-    const float* sines = model_.sines_.get() + static_cast<std::size_t>(row * half);
+void Forward::rotate(float* values, int row, int rotation) const {
+    const int half = model_.shape().rotary_dim / 2;
+    const float* cosines = model_.cosines_.get() + angles_at(rotation, row);
+    const float* sines = model_.sines_.get() + angles_at(rotation, row);
     for (int i = 0; i < half; ++i) {
         const float first = values[i], second = values[i + half];
         values[i] = first * cosines[i] - second * sines[i];
@@ -366,60 +415,102 @@ Forward::HeadOf Forward::head_of(int index) const {
     return index < shape.kv_heads ? HeadOf{Part::KEY, index} : HeadOf{Part::VALUE, index - shape.kv_heads};
 }
 
-// A head of all rows: rotated queries stay in working memory, keys and values go to the cache.
+// A head of all rows; of queries and keys that have one norm, until that.
 void Forward::project(int layer, int index, int thread) {
-    const ModelShape& shape = model_.shape();
     const int dim = model_.padded_dim();
-    const auto [part, head] = head_of(index);
-    const bool is_query = part == Part::QUERY, is_key = part == Part::KEY;
-    const Linear& linear = model_.layers_[static_cast<std::size_t>(layer)].part(part);
+    const HeadOf head = head_of(index);
+    const Layer& at = model_.layers_[static_cast<std::size_t>(layer)];
     float* own = model_.scratch_[static_cast<std::size_t>(thread)].get();
     for (int block = 0; block < dim / BLOCK; ++block)
-        product(linear, model_.hidden_, head * (dim / BLOCK) + block, own + block * BLOCK, dim);
-    const float scale = 1.f / std::sqrt(static_cast<float>(shape.head_dim));
+        product(at.part(head.part), model_.hidden_, head.index * (dim / BLOCK) + block, own + block * BLOCK, dim);
+    const std::vector<float>* norm = head_norm(at, head.part);
+    const bool whole = norm && model_.norms_whole();
     for (int row = 0; row < tiles_.rows(); ++row) {
         float* values = own + static_cast<std::size_t>(row) * static_cast<std::size_t>(dim);
-        if (part != Part::VALUE) rotate(values, row);
-        const Row& at = rows_[static_cast<std::size_t>(row)];
-        const KvCache& cache = *request_.segments[static_cast<std::size_t>(at.segment)].cache;
-        if (is_query) {
-            kernels_.multiply(values, scale, dim);
-            std::copy_n(values, dim,
-                        model_.queries_.get() + (static_cast<std::size_t>(row) * static_cast<std::size_t>(shape.heads) +
-                                                 static_cast<std::size_t>(head)) *
-                                                    static_cast<std::size_t>(dim));
-        } else if (!cache.shape().halves) {
-            if (is_key) {
-                auto* to = reinterpret_cast<float*>(cache.key(layer, head, at.slot));
-                for (int d = 0; d < shape.head_dim; ++d) to[d * BLOCK] = values[d];
-            } else {
-                std::copy_n(values, dim, reinterpret_cast<float*>(cache.value(layer, head, at.slot)));
-            }
-        } else if (is_key) {
-            std::uint16_t halves[BLOCK];
-            auto* to = reinterpret_cast<std::uint16_t*>(cache.key(layer, head, at.slot));
-            for (int first = 0; first < shape.head_dim; first += BLOCK) {
-                kernels_.to_halves(values + first, BLOCK, halves);
-                for (int d = first; d < std::min(first + BLOCK, shape.head_dim); ++d) to[d * BLOCK] = halves[d - first];
-            }
-        } else {
-            kernels_.to_halves(values, dim, reinterpret_cast<std::uint16_t*>(cache.value(layer, head, at.slot)));
+        if (whole) {
+            std::copy_n(values, dim, unnormed(row, index));
+            continue;
         }
+        if (norm)
+            kernels_.rms_norm(values, norm->data(), model_.shape().head_dim, dim, model_.shape().norm_epsilon, values);
+        place(layer, head, row, values);
     }
 }
 
-// Sums run over the visible keys in ascending order, so hidden keys between them leave no trace.
+float* Forward::unnormed(int row, int index) const {
+    const int heads = model_.shape().heads + model_.shape().kv_heads, dim = model_.padded_dim();
+    return model_.unnormed_.get() + static_cast<std::size_t>(row * heads + index) * static_cast<std::size_t>(dim);
+}
+
+// All queries of a row, and all of its keys.
+void Forward::norm_heads(int layer, int row) {
+    const ModelShape& shape = model_.shape();
+    const Layer& at = model_.layers_[static_cast<std::size_t>(layer)];
+    const auto place_normed = [&](Vector weight, int first, int count) {
+        float* values = unnormed(row, first);
+        kernels_.rms_norm(values, at.vector(weight).data(), count * shape.head_dim, count * model_.padded_dim(),
+                          shape.norm_epsilon, values);
+        for (int index = first; index < first + count; ++index) place(layer, head_of(index), row, unnormed(row, index));
+    };
+    place_normed(Vector::QUERY_NORM, 0, shape.heads);
+    place_normed(Vector::KEY_NORM, shape.heads, shape.kv_heads);
+}
+
+// Of queries or keys; null for none.
+const std::vector<float>* Forward::head_norm(const Layer& layer, Part part) {
+    if (part == Part::VALUE) return nullptr;
+    const auto& norm = layer.vector(part == Part::QUERY ? Vector::QUERY_NORM : Vector::KEY_NORM);
+    return norm.empty() ? nullptr : &norm;
+}
+
+// A head of a row: rotated queries stay in working memory, keys and values go to the cache.
+void Forward::place(int layer, HeadOf head, int row, float* values) {
+    const ModelShape& shape = model_.shape();
+    const int dim = model_.padded_dim();
+    const bool is_key = head.part == Part::KEY;
+    const int rotation = shape.layer_rotations[static_cast<std::size_t>(layer)];
+    if (head.part != Part::VALUE && rotation >= 0) rotate(values, row, rotation);
+    const Row& at = rows_[static_cast<std::size_t>(row)];
+    const KvCache& cache = *request_.segments[static_cast<std::size_t>(at.segment)].cache;
+    if (head.part == Part::QUERY) {
+        kernels_.multiply(values, shape.attention_scale, dim);
+        std::copy_n(values, dim,
+                    model_.queries_.get() + (static_cast<std::size_t>(row) * static_cast<std::size_t>(shape.heads) +
+                                             static_cast<std::size_t>(head.index)) *
+                                                static_cast<std::size_t>(dim));
+    } else if (!cache.shape().halves) {
+        if (is_key) {
+            auto* to = reinterpret_cast<float*>(cache.key(layer, head.index, at.slot));
+            for (int d = 0; d < shape.head_dim; ++d) to[d * BLOCK] = values[d];
+        } else {
+            std::copy_n(values, dim, reinterpret_cast<float*>(cache.value(layer, head.index, at.slot)));
+        }
+    } else if (is_key) {
+        std::uint16_t halves[BLOCK];
+        auto* to = reinterpret_cast<std::uint16_t*>(cache.key(layer, head.index, at.slot));
+        for (int first = 0; first < shape.head_dim; first += BLOCK) {
+            kernels_.to_halves(values + first, BLOCK, halves);
+            for (int d = first; d < std::min(first + BLOCK, shape.head_dim); ++d) to[d * BLOCK] = halves[d - first];
+        }
+    } else {
+        kernels_.to_halves(values, dim, reinterpret_cast<std::uint16_t*>(cache.value(layer, head.index, at.slot)));
+    }
+}
+
+// Sums run over the visible keys in ascending order, so hidden keys between them leave no trace. Those outside of a
+// window have weights of zero, which leave none either, and whole pages of them are not read.
 void Forward::attend(int layer, int chunk, int thread) {
     const ModelShape& shape = model_.shape();
     const QueryTile& tile = query_tiles_[static_cast<std::size_t>(chunk)];
     const Segment& segment = request_.segments[static_cast<std::size_t>(tile.segment)];
     const HeadMemory memory = segment.cache->head(layer, tile.kv_head);
     const int each = shape.heads / shape.kv_heads, count = tile.last - tile.first, dim = model_.padded_dim();
+    const int window = shape.layer_windows[static_cast<std::size_t>(layer)];
     const auto stride = static_cast<std::size_t>(model_.key_capacity_);
     float* scores = model_.scores_[static_cast<std::size_t>(thread)].get();
     float* mixed = scores + MOST_QUERIES * stride;
     const float* queries[MOST_QUERIES];
-    int rows[MOST_QUERIES], heads[MOST_QUERIES], common = longest_, last_slot = 0;
+    int rows[MOST_QUERIES], heads[MOST_QUERIES], common = longest_, outside = longest_, last_slot = 0;
     for (int i = 0; i < count; ++i) {
         rows[i] = first_rows_[static_cast<std::size_t>(tile.segment)] + (tile.first + i) / each;
         heads[i] = tile.kv_head * each + (tile.first + i) % each;
@@ -429,19 +520,27 @@ void Forward::attend(int layer, int chunk, int thread) {
                                         static_cast<std::size_t>(dim);
         const Row& row = rows_[static_cast<std::size_t>(rows[i])];
         common = std::min(common, row.visible.leading);
+        outside = std::min(outside, row.visible.outside(window));
         last_slot = std::max(last_slot, std::max(row.slot, row.visible.leading - 1));
     }
-    kernels_.scores(memory, queries, count, last_slot / BLOCK + 1, scores, stride);
+    const int start = std::min(outside, common) / PAGE_KEYS * PAGE_KEYS;
+    HeadMemory near = memory;
+    near.pages += start / PAGE_KEYS;
+    kernels_.scores(near, queries, count, (last_slot - start) / BLOCK + 1, scores + start, stride);
     float inverse[MOST_QUERIES];
     for (int i = 0; i < count; ++i) {
         const VisibleKeys& visible = rows_[static_cast<std::size_t>(rows[i])].visible;
         float* own = scores + static_cast<std::size_t>(i) * stride;
         for (int j = 0; j < static_cast<int>(visible.listed.size()); ++j)
             own[visible.leading + j] = own[visible.listed[static_cast<std::size_t>(j)]];
-        inverse[i] = kernels_.softmax(own, visible.count());
+        const int first = visible.outside(window);
+        if (shape.attention_softcap > 0.f)
+            kernels_.softcap(own + first, visible.count() - first, shape.attention_softcap);
+        inverse[i] = kernels_.softmax(own + first, visible.count() - first);
+        std::fill(own + start, own + first, 0.f);
     }
     std::fill_n(mixed, count * dim, 0.f);
-    kernels_.values(memory, scores, stride, count, common, mixed);
+    kernels_.values(near, scores + start, stride, count, common - start, mixed);
     std::vector<std::int32_t>& rest = unshared_keys_[static_cast<std::size_t>(thread)];
     for (int i = 0; i < count; ++i) {
         const VisibleKeys& visible = rows_[static_cast<std::size_t>(rows[i])].visible;
@@ -488,7 +587,7 @@ void Forward::gate_up(int layer, int group, int thread) {
     }
     for (int row = 0; row < tiles_.rows(); ++row) {
         float* gate = own + row * stride;
-        kernels_.swiglu(gate, gate + GROUP, GROUP);
+        (model_.shape().gelu ? kernels_.geglu : kernels_.swiglu)(gate, gate + GROUP, GROUP);
         model_.inner_.put(kernels_, tiles_, row, group, 1, gate);
     }
 }

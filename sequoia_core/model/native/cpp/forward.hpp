@@ -1,19 +1,37 @@
 // One forward pass: its stages, how each is divided into chunks, and what a chunk computes.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "model.hpp"
 
 namespace sequoia {
 
-enum class StageKind { EMBED, INPUT, NORM, PROJECT, ATTEND, COLLECT, ATTENTION_OUT, GATE_UP, DOWN, HEAD, READ };
+enum class StageKind {
+    EMBED,
+    INPUT,
+    NORM,
+    PROJECT,
+    NORM_HEADS,
+    ATTEND,
+    COLLECT,
+    ATTENTION_OUT,
+    GATE_UP,
+    DOWN,
+    NORM_OUTPUT,
+    HEAD,
+    READ
+};
 
 struct Stage {
     StageKind kind;
     int layer;
-    const std::vector<float>* norm = nullptr;  // of stage NORM; of others, done by the thread that ends the stage
+    // of stages NORM_OUTPUT and NORM; of others, done in this order by the thread that ends the stage
+    const std::vector<float>* output_norm = nullptr;
+    const std::vector<float>* norm = nullptr;  // an empty one leaves a product's inputs as they are
     bool final_norm = false;                   // of the rows whose logits are computed
+    int kept = -1;                             // the cache's slot for the states, which then are a layer's output
 };
 
 // Keys that a row sees, ascending: 0 to leading - 1, then those listed.
@@ -21,6 +39,8 @@ struct VisibleKeys {
     int leading = 0;
     std::vector<std::int32_t> listed;
     int count() const { return leading + static_cast<int>(listed.size()); }
+    // how many of the first ones are outside of a window of the last ones
+    int outside(int window) const { return window > 0 ? std::max(count() - window, 0) : 0; }
 };
 
 struct Row {
@@ -48,12 +68,15 @@ class Forward final : public Job {
     void see_paths(const Segment& segment, int first_row);
     void list_stages();
     void add_norm(const std::vector<float>& weight, bool final_norm = false);
+    void add_output_norm(int layer, const std::vector<float>& weight);
     int normed_rows(const Stage& stage) const { return (stage.final_norm ? head_tiles_ : tiles_).rows(); }
     int chunks_of(const Stage& stage) const;
 
     bool in_tree(const Segment& segment) const { return segment.mask || segment.paths.lengths; }
     void embed(int row, int thread);
     void condition(int row, float* inputs);
+    // the normed output of attention or MLP -> states
+    void norm_output(const Stage& stage, int row, int thread);
     // the normed state of the stage's row number `index` -> inputs
     void norm(const Stage& stage, int index, int thread);
     struct HeadOf {
@@ -62,13 +85,28 @@ class Forward final : public Job {
     };
     HeadOf head_of(int index) const;
     void project(int layer, int index, int thread);
-    void rotate(float* values, int row) const;
+    static const std::vector<float>* head_norm(const Layer& layer, Part part);
+    void norm_heads(int layer, int row);
+    float* unnormed(int row, int index) const;
+    void place(int layer, HeadOf head, int row, float* values);
+    void rotate(float* values, int row, int rotation) const;
+    // of cosines and sines
+    std::size_t angles_at(int rotation, int row) const {
+        return static_cast<std::size_t>(rotation * tiles_.rows() + row) *
+               static_cast<std::size_t>(model_.shape().rotary_dim / 2);
+    }
     void attend(int layer, int chunk, int thread);
     void collect(int row);
     void head(int chunk, int thread);
     void read(int index);
     void gate_up(int layer, int group, int thread);
     void add_product(const Linear& linear, const Activations& inputs, int block, int thread);
+    int kept_slot(int layer) const;
+    // columns of a row's state -> a slot of the cache
+    void keep(int slot, int row, int first, int width) const;
+    float* state(int row) const {
+        return model_.states_.get() + static_cast<std::size_t>(row) * static_cast<std::size_t>(model_.padded_hidden());
+    }
     // 16 outputs of all rows, with bias -> out[row * stride]
     void product(const Linear& linear, const Activations& inputs, int block, float* out, int stride) {
         product(linear, inputs, tiles_, block, out, stride);

@@ -320,11 +320,30 @@ inline Floats exponential(Floats x) {
     return scaled_by_power(series, power);
 }
 
-void swiglu(float* gate, const float* up, int count) {
+// gate = gate * sigmoid(slope(gate)) * up
+template <class Slope>
+inline void gated(float* gate, const float* up, int count, Slope slope) {
     for (int i = 0; i < count; i += LANES) {
         const Floats z = load(gate + i);
-        const Floats denominator = exponential(broadcast(0.f) - z) + broadcast(1.f);
+        const Floats denominator = exponential(broadcast(0.f) - slope(z)) + broadcast(1.f);
         store(gate + i, z / denominator * load(up + i));
+    }
+}
+
+void swiglu(float* gate, const float* up, int count) {
+    gated(gate, up, count, [](Floats z) { return z; });
+}
+
+// 0.5 * (1 + tanh(y)) is sigmoid(2 y), and y is sqrt(2 / pi) * (z + 0.044715 * z^3)
+void geglu(float* gate, const float* up, int count) {
+    gated(gate, up, count, [](Floats z) { return z * fused(z * z, broadcast(0.0713548163f), broadcast(1.59576912f)); });
+}
+
+// tanh(y) is 1 - 2 / (exp(2 y) + 1)
+void softcap(float* values, int count, float cap) {
+    for (int i = 0; i < count; i += LANES) {
+        const Floats denominator = exponential(load(values + i) * broadcast(2.f / cap)) + broadcast(1.f);
+        store(values + i, broadcast(cap) - broadcast(2.f * cap) / denominator);
     }
 }
 
@@ -591,9 +610,11 @@ const Kernels KERNELS = {
     .round_pairs = round_pairs,
     .rms_norm = rms_norm,
     .swiglu = swiglu,
+    .geglu = geglu,
     .add = add,
     .to_halves = halve_precision,
     .scores = scores,
+    .softcap = softcap,
     .softmax = softmax,
     .values = values,
     .listed_values = listed_values,

@@ -59,6 +59,8 @@ struct Kernels {
     void (*rms_norm)(const float* x, const float* weight, int count, int padded, float epsilon, float* y);
     // gate = silu(gate) * up
     void (*swiglu)(float* gate, const float* up, int count);
+    // gate = gelu(gate) * up, by tanh
+    void (*geglu)(float* gate, const float* up, int count);
     // to[0, count) += from
     void (*add)(float* to, const float* from, int count);
     // count is a multiple of 16
@@ -66,6 +68,8 @@ struct Kernels {
     // scores[q * stride + key] of `blocks` blocks of 16 keys, for up to MOST_QUERIES queries [D]
     void (*scores)(const HeadMemory& memory, const float* const* queries, int count, int blocks, float* scores,
                    std::size_t stride);
+    // values = cap * tanh(value / cap); writes up to 15 beyond
+    void (*softcap)(float* values, int count, float cap);
     // scores -> exp(score - max) of the first `count`; returns 1 / their sum; writes up to 15 beyond
     float (*softmax)(float* scores, int count);
     // out[q][d] += weights[q * stride + key] * value[key][d] for keys [0, keys), ascending

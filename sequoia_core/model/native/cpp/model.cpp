@@ -140,16 +140,26 @@ void Model::set_bias(int layer, Part part, const float* values, int count, bool 
         to.bias[static_cast<std::size_t>(output_row(part, row, interleaved_rotary))] = values[row];
 }
 
+// A norm of each of the heads, or of all together.
+std::vector<float> Model::padded_heads(const float* values, int count, int heads) const {
+    const int dim = shape_.head_dim;
+    if (count != dim && count != heads * dim)
+        throw std::invalid_argument("a norm of queries or keys has another width than a head or all heads");
+    std::vector<float> copy(static_cast<std::size_t>(count / dim * padded_dim()), 0.f);
+    for (int i = 0; i < count; ++i) copy[static_cast<std::size_t>(i / dim * padded_dim() + i % dim)] = values[i];
+    return copy;
+}
+
 void Model::set_vector(int layer, Vector vector, const float* values, int count) {
-    std::vector<float> copy = padded_copy(values, count, GROUP);
+    std::vector<float> copy;
+    if (vector == Vector::QUERY_NORM) copy = padded_heads(values, count, shape_.heads);
+    else if (vector == Vector::KEY_NORM) copy = padded_heads(values, count, shape_.kv_heads);
+    else copy = padded_copy(values, count, GROUP);
     switch (vector) {
-        case Vector::ATTENTION_NORM:
-            layers_.at(static_cast<std::size_t>(layer)).attention_norm = std::move(copy);
-            break;
-        case Vector::MLP_NORM: layers_.at(static_cast<std::size_t>(layer)).mlp_norm = std::move(copy); break;
         case Vector::FINAL_NORM: final_norm_ = std::move(copy); break;
         case Vector::INPUT_SHIFT: input_shift_ = std::move(copy); break;
         case Vector::INPUT_SCALE: input_scale_ = std::move(copy); break;
+        default: layers_.at(static_cast<std::size_t>(layer)).vector(vector) = std::move(copy);
     }
 }
 
@@ -160,9 +170,13 @@ void Model::reserve(int rows, int longest) {
         for (Activations* each : {&inputs_, &hidden_, &attended_, &inner_}) each->reserve(row_capacity_);
         states_ = allocate<float>(capacity * static_cast<std::size_t>(padded_hidden()));
         queries_ = allocate<float>(capacity * static_cast<std::size_t>(shape_.heads * padded_dim()));
+        outputs_ = allocate<float>(norms_outputs() ? capacity * static_cast<std::size_t>(padded_hidden()) : 0);
+        const int heads = norms_whole() ? shape_.heads + shape_.kv_heads : 0;
+        unnormed_ = allocate<float>(capacity * static_cast<std::size_t>(heads * padded_dim()));
         mixed_ = allocate<float>(capacity * static_cast<std::size_t>(attended_.groups() * GROUP));
-        cosines_ = allocate<float>(capacity * static_cast<std::size_t>(shape_.head_dim / 2));
-        sines_ = allocate<float>(capacity * static_cast<std::size_t>(shape_.head_dim / 2));
+        const std::size_t angles = capacity * static_cast<std::size_t>(shape_.rotations() * (shape_.rotary_dim / 2));
+        cosines_ = allocate<float>(angles);
+        sines_ = allocate<float>(angles);
         // a head, or gate and up of a group, of all rows; and a row of any width
         const std::size_t block = capacity * static_cast<std::size_t>(std::max(padded_dim(), 2 * GROUP));
         const auto row = static_cast<std::size_t>(std::max({padded_hidden(), inputs_.groups() * GROUP, padded_dim()}));

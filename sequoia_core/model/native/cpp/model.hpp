@@ -1,4 +1,4 @@
-// A Llama's weights, its working memory, and the rows that a forward pass computes.
+// A model's weights, its working memory, and the rows that a forward pass computes.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +19,17 @@ struct ModelShape {
     bool half_cache;
     std::vector<int> feature_layers;  // whose outputs a cache keeps
     int target_features = 0;          // hidden states of the target that a conditioned draft reads
+    // what families have of their own
+    bool gelu = false;                          // of gates, by tanh; else SiLU
+    int rotary_dim = 0;                         // the first dimensions of each head, which rotate
+    std::vector<float> rotary_magnitudes = {};  // of rotated queries and keys, of each table of frequencies
+    std::vector<int> layer_rotations = {};      // a layer's table, or -1 where positions do not rotate
+    std::vector<int> layer_windows = {};        // the visible keys that a row attends to, the last ones; 0 for all
+    float attention_scale = 1.f;                // of scores
+    float embedding_multiplier = 1.f, residual_multiplier = 1.f, logits_divisor = 1.f;
+    float attention_softcap = 0.f, logit_softcap = 0.f;  // 0 for none
+
+    int rotations() const { return static_cast<int>(rotary_magnitudes.size()); }  // tables of frequencies
 };
 
 // A matrix and the bias of its products.
@@ -41,13 +52,26 @@ enum class Part : std::int32_t {
     OWN_INPUT
 };
 constexpr int LAYER_PARTS = 7;
-enum class Vector : std::int32_t { ATTENTION_NORM, MLP_NORM, FINAL_NORM, INPUT_SHIFT, INPUT_SCALE };
+enum class Vector : std::int32_t {
+    ATTENTION_NORM,
+    MLP_NORM,
+    QUERY_NORM,
+    KEY_NORM,
+    ATTENTION_OUT_NORM,
+    MLP_OUT_NORM,
+    FINAL_NORM,
+    INPUT_SHIFT,
+    INPUT_SCALE
+};
+constexpr int LAYER_VECTORS = 6;
 
 struct Layer {
     Linear parts[LAYER_PARTS];
-    std::vector<float> attention_norm, mlp_norm;  // padded to groups
+    std::vector<float> vectors[LAYER_VECTORS];  // padded to groups, of queries and keys head by head; empty for none
     Linear& part(Part which) { return parts[static_cast<int>(which)]; }
     const Linear& part(Part which) const { return parts[static_cast<int>(which)]; }
+    std::vector<float>& vector(Vector which) { return vectors[static_cast<int>(which)]; }
+    const std::vector<float>& vector(Vector which) const { return vectors[static_cast<int>(which)]; }
 };
 
 // Rows of a tree: each sees the slots below `prefix`, and the tree's own rows on its path, itself the last.
@@ -120,6 +144,12 @@ class Model {
     void reserve(int rows, int longest);
     const Linear& embedding() const;
     const Linear& head() const { return head_.matrix.empty() ? embedding_ : head_; }
+    std::vector<float> padded_heads(const float* values, int count, int heads) const;
+    // Whether outputs of attention and MLP have norms; whether a row's queries have one norm together, and its keys.
+    bool norms_outputs() const { return !layers_.front().vector(Vector::ATTENTION_OUT_NORM).empty(); }
+    bool norms_whole() const {
+        return layers_.front().vector(Vector::QUERY_NORM).size() > static_cast<std::size_t>(padded_dim());
+    }
     int padded_dim() const { return (shape_.head_dim + BLOCK - 1) / BLOCK * BLOCK; }
     int padded_hidden() const { return (shape_.hidden + GROUP - 1) / GROUP * GROUP; }
 
@@ -127,7 +157,7 @@ class Model {
     std::shared_ptr<Pool> pool_;
     const Kernels& kernels_;
     std::shared_ptr<Model> embedding_of_;
-    std::vector<float> inverse_frequencies_;
+    std::vector<float> inverse_frequencies_;  // [rotations, rotary_dim / 2]
     std::vector<Layer> layers_;
     Linear embedding_, head_, target_input_, own_input_;
     std::vector<float> final_norm_, input_shift_, input_scale_;
@@ -137,10 +167,12 @@ class Model {
     // working memory of a forward, kept between calls; only the thread that has the pool uses it
     int row_capacity_ = 0, key_capacity_ = 0;
     Activations inputs_, hidden_, attended_, inner_;
-    Buffer<float> states_;           // [rows, padded hidden], the residual stream
-    Buffer<float> queries_;          // [rows, heads, padded_dim]
-    Buffer<float> mixed_;            // [rows, heads * head_dim padded to groups], where heads do not fill groups
-    Buffer<float> cosines_, sines_;  // [rows, head_dim / 2]
+    Buffer<float> states_;    // [rows, padded hidden], the residual stream
+    Buffer<float> outputs_;   // the same, of attention or MLP before their norms
+    Buffer<float> unnormed_;  // [rows, heads and KV heads, padded_dim], queries and keys, where one norm is of all
+    Buffer<float> queries_;   // [rows, heads, padded_dim]
+    Buffer<float> mixed_;     // [rows, heads * head_dim padded to groups], where heads do not fill groups
+    Buffer<float> cosines_, sines_;                // [rotations, rows, rotary_dim / 2]
     std::vector<Buffer<float>> scratch_, scores_;  // one per thread
 };
 

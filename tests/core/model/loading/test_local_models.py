@@ -27,6 +27,7 @@ from sequoia_core.model.loading.local_models import (
     folder_models,
 )
 from sequoia_core.model.loading.pair import check_tokenizers
+from sequoia_core.model.native import matrices
 from tests.core.checkpoints import edit_settings, save_gguf, save_model, tiny_llama, tiny_tokenizer
 from tests.core.models import tiny_config
 
@@ -257,11 +258,14 @@ def test_a_draft_in_blocks_is_no_target_that_int8_would_not_change(tmp_path: Pat
         choose_backend(WeightFormat.INT8, "auto", cpu, (blocks, None))
 
 
-def test_which_forward_computes_a_target_that_is_not_opened_follows_from_its_shape() -> None:
+def test_which_forward_computes_a_target_that_is_not_opened_follows_from_its_shape(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(matrices, "FEATURES", matrices.FEATURES - {"norm_outputs"})
     cpu, gemma = choose_placement("cpu"), find_pair("gemma-2-9b")
     chosen = choose_backend(WeightFormat.AUTO, "auto", cpu, (gemma.target.config, None))
     assert not chosen.native
-    assert "which the target has" in chosen.fallback
+    assert chosen.fallback == "the native forward computes no norm outputs, which the target has"
     llama = find_pair("llama-2-7b")
     models = llama.target.config, llama.draft.config
     assert choose_backend(WeightFormat.AUTO, "auto", cpu, models).native

@@ -22,7 +22,6 @@ from sequoia_core.model.quantised import missing_library
 from tests.core.checkpoints import save_gguf, save_model, tiny_llama, tiny_tokenizer
 from tests.core.engines import make_engine, tokens_of
 from tests.core.families import VARIANTS, save_family
-from tests.core.model.native.test_other_families import NATIVE
 from tests.core.packed_checkpoints import Style, save_packed
 
 CPU, GPU = Placement((torch.device("cpu"),)), Placement((torch.device("cuda", 0),))
@@ -65,7 +64,7 @@ def test_the_native_library_rounds_in_its_own_blocks(kind: Quantize, target: str
     assert pair.description.dtype == kind.value
     assert pair.fingerprint != own.fingerprint
     apart = float((logits(pair) - logits(own)).norm() / logits(own).norm())
-    assert 0.0 < apart < {Quantize.INT8: 0.05, Quantize.INT4: 0.5}[kind]
+    assert 0.0 < apart < {Quantize.INT8: 0.1, Quantize.INT4: 0.5}[kind]
 
 
 def test_int8_weights_are_the_same_by_both_names(target: str) -> None:
@@ -101,7 +100,7 @@ def test_a_library_rounds_every_family(variant: str, kind: Quantize, tmp_path: P
 
 
 @pytest.mark.parametrize("kind", [Quantize.INT8, Quantize.INT4])
-@pytest.mark.parametrize("variant", NATIVE)
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_the_native_library_rounds_what_it_computes(
     variant: str, kind: Quantize, tmp_path: Path
 ) -> None:
@@ -110,7 +109,7 @@ def test_the_native_library_rounds_what_it_computes(
     own, pair = (loaded(str(tmp_path), quantize=each) for each in (Quantize.NONE, kind))
     assert pair.native
     apart = float((logits(pair) - logits(own)).norm() / logits(own).norm())
-    assert 0.0 < apart < {Quantize.INT8: 0.05, Quantize.INT4: 0.5}[kind]
+    assert 0.0 < apart < {Quantize.INT8: 0.1, Quantize.INT4: 0.5}[kind]
 
 
 WAYS: dict[str, dict[str, Any]] = {

@@ -76,9 +76,12 @@ sequoia_model* random_model(const Format& format, sequoia_pool* pool, const char
     state = 1;
     std::vector<float> frequencies;
     for (int i = 0; i < DIM / 2; ++i) frequencies.push_back(std::pow(10000.f, -2.f * static_cast<float>(i) / DIM));
+    const std::int32_t rotations[LAYERS] = {0, 0}, windows[LAYERS] = {0, 0};
+    const float magnitude = 1.f;
     const sequoia_model_shape shape{
-        sizeof shape,      LAYERS, HIDDEN, HEADS, KV_HEADS, DIM, INNER, VOCAB, VOCAB, 1e-5f, 1, 0, nullptr, 0,
-        frequencies.data()};
+        sizeof shape, LAYERS,    HIDDEN,  HEADS,   KV_HEADS, DIM, INNER, VOCAB, VOCAB,
+        1e-5f,        1,         0,       nullptr, 0,        0,   DIM,   1,     frequencies.data(),
+        &magnitude,   rotations, windows, 0.f,     1.f,      1.f, 1.f,   0.f,   0.f};
     sequoia_model* model = sequoia_model_new(&shape, pool, instruction_set, nullptr);
     require(model, "a model");
     const Format& plain = FORMATS[1];  // HEADS * DIM does not fill a super-block
@@ -103,7 +106,7 @@ sequoia_model* random_model(const Format& format, sequoia_pool* pool, const char
     const std::vector<float> ones(HIDDEN, 1.f);
     for (int layer = 0; layer < LAYERS; ++layer)
         for (int vector = 0; vector < 2; ++vector) sequoia_model_set_vector(model, layer, vector, ones.data(), HIDDEN);
-    sequoia_model_set_vector(model, 0, 2, ones.data(), HIDDEN);
+    sequoia_model_set_vector(model, 0, 6, ones.data(), HIDDEN);  // the final norm, see Vector in model.hpp
     return model;
 }
 

@@ -1,6 +1,7 @@
 """A row's logits have the same bytes with any other rows and any way of reading its context."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from sequoia_core.model.config import ModelConfig
 from sequoia_core.model.native.library import Pool, instruction_sets
 from sequoia_core.model.native.llama import NativeCache, NativeLlama
 from tests.core.model.native.gguf_blocks import as_stored, gguf_weights, random_blocks
-from tests.core.models import fresh_logits, random_weights, tiny_config
+from tests.core.models import fresh_logits, one_by_one, random_weights, tiny_config
 
 MIXED = ("Q4_1", "Q8_0", "Q6_K", "Q4_0", "Q5_K", "F16", "Q4_K", "BF16")
 """Formats of the matrices in turn, as files called Q4_K_M mix them."""
@@ -61,6 +62,40 @@ MODELS = {
 }
 
 
+OWN: dict[str, dict[str, Any]] = {
+    "norms": {
+        "qk_norm": "whole",
+        "norm_inputs": False,
+        "norm_outputs": True,
+        "norms_add_one": True,
+        "residual_multiplier": 0.5,
+    },
+    "a window": {
+        "sliding_window": 9,
+        "sliding_layers": (1,),
+        "local_rope_theta": 100.0,
+        "qk_norm": "head",
+        "norm_outputs": True,
+        "activation": "gelu_tanh",
+    },
+    "caps": {
+        "attention_softcap": 3.0,
+        "logit_softcap": 20.0,
+        "logits_divisor": 0.7,
+        "rotary_dim": 32,
+        "unrotated_layers": (0,),
+        "sliding_window": 200,
+        "sliding_layers": (0, 1),
+    },
+}
+"""What families have beyond a Llama."""
+FAMILIES = {
+    (name, TWO.threads): mixed_model(TWO, instruction_sets()[0], **changes)
+    for name, changes in OWN.items()
+    if TWO
+}
+
+
 def tree_mask(parents: Sequence[int], length: int) -> Tensor:
     """bool [n, length + n] of nodes whose parents come before them; -1 is the last token read."""
     mask = torch.zeros(len(parents), length + len(parents), dtype=torch.bool)
@@ -81,14 +116,6 @@ def read(model: NativeLlama, ids: Tensor, chunks: Sequence[int]) -> NativeCache:
     return cache
 
 
-def one_by_one(model: NativeLlama, ids: Sequence[int], cache: NativeCache) -> Tensor:
-    rows = []
-    for token in ids:
-        place = torch.tensor([cache.length])
-        rows.append(model.forward(torch.tensor([token]), place, None, cache))
-    return torch.cat(rows)
-
-
 @st.composite
 def trees(draw: st.DrawFn) -> list[int]:
     size = draw(st.integers(1, 40))
@@ -98,7 +125,7 @@ def trees(draw: st.DrawFn) -> list[int]:
     ]
 
 
-@pytest.mark.parametrize("which", MODELS, ids=str)
+@pytest.mark.parametrize("which", MODELS | FAMILIES, ids=str)
 @given(
     parents=trees(),
     length=st.sampled_from([1, 2, 15, 16, 17, 63, 64, 100, 255, 256, 257, 300]),
@@ -115,7 +142,7 @@ def test_nodes_of_a_tree_equal_plain_decoding_bit_for_bit(
     seed: int,
     data: st.DataObject,
 ) -> None:
-    model = MODELS[which]
+    model = (MODELS | FAMILIES)[which]
     generator = torch.Generator().manual_seed(seed)
     text = torch.randint(61, (length,), generator=generator)
     ids = torch.randint(61, (len(parents),), generator=generator)

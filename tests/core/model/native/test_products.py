@@ -27,6 +27,14 @@ def reference_logits(config: ModelConfig, weights: object, ids: Tensor) -> Tenso
     return fresh_logits(model, ids)
 
 
+def uneven_norms(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """With other numbers than ones in the norms."""
+    return {
+        name: torch.linspace(0.5, 1.5, len(each)) if name.endswith("norm.weight") else each
+        for name, each in weights.items()
+    }
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -37,16 +45,47 @@ def reference_logits(config: ModelConfig, weights: object, ids: Tensor) -> Tenso
         {"tie_word_embeddings": True},
         {"attention_bias": True, "mlp_bias": True, "head_dim": 12},
         {"rope_factor": 4.0},
+        {"qk_norm": "head", "head_dim": 12},
+        {"qk_norm": "whole", "head_dim": 12},
+        {"qk_norm": "whole", "num_kv_heads": 1},
+        {"norm_outputs": True, "hidden_size": 40},
+        {"norm_inputs": False, "norm_outputs": True, "residual_multiplier": 0.3},
+        {"sliding_window": 9, "sliding_layers": (1,)},
+        {"sliding_window": 1, "sliding_layers": (0, 1), "num_kv_heads": 4},
+        {"norms_add_one": True, "scaled_embedding": True, "activation": "gelu_tanh"},
+        {
+            "local_rope_theta": 100.0,
+            "sliding_window": 20,
+            "sliding_layers": (1,),
+            "rope_factor": 4.0,
+        },
+        {"attention_softcap": 2.0, "logit_softcap": 3.0, "logits_divisor": 2.0},
+        {"fused": True, "head_dim": 12},
+        {"rotary_dim": 6, "rope_divisors": (1.0, 1.5, 4.0), "rope_magnitude": 1.2},
+        {"unrotated_layers": (1,)},
+        {"unrotated_layers": (0, 1)},
+        {"embedding_multiplier": 3.3, "residual_multiplier": 0.4, "hidden_size": 40},
+        {"attention_scale": 0.2, "logits_divisor": 0.7},
         {"vocab_size": 37, "head_vocab_size": 37, "intermediate_size": 17},
     ],
     ids=lambda changes: " ".join(f"{key}={value}" for key, value in changes.items()) or "plain",
 )
 def test_float32_checkpoints_of_any_shape_give_the_float32_logits(
-    changes: dict[str, int], pool: Pool, instruction_set: str
+    changes: dict[str, object], pool: Pool, instruction_set: str
 ) -> None:
     config = tiny_config(**changes)
-    weights = random_weights(config, seed=3)
+    weights = uneven_norms(random_weights(config, seed=3))
     ids = torch.randint(config.vocab_size, (70,), generator=torch.Generator().manual_seed(1))
+    model = NativeLlama(config, weights, pool, instruction_set=instruction_set)
+    wanted = reference_logits(config, weights, ids)
+    torch.testing.assert_close(fresh_logits(model, ids), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_keys_far_outside_of_a_window_are_not_read(pool: Pool, instruction_set: str) -> None:
+    """Of pages too that some rows of a prompt see, and others do not."""
+    config = tiny_config(sliding_window=40, sliding_layers=(0, 1), context_window=700)
+    weights = random_weights(config, seed=3)
+    ids = torch.arange(600) % config.vocab_size
     model = NativeLlama(config, weights, pool, instruction_set=instruction_set)
     wanted = reference_logits(config, weights, ids)
     torch.testing.assert_close(fresh_logits(model, ids), wanted, rtol=1e-4, atol=1e-4)
