@@ -189,6 +189,7 @@ def _forward(settings: Settings, *, models_there: bool) -> Iterator[Finding]:
     from sequoia_core.model.loading.catalogue import NO_DRAFT
     from sequoia_core.model.loading.device_map import placed
     from sequoia_core.model.loading.loader import BUNDLED_DRAFT, Checkpoint, known_model
+    from sequoia_core.model.loading.local_models import limited
     from sequoia_core.model.loading.quantisation import with_quantisation
     from sequoia_core.model.native import library
 
@@ -200,7 +201,8 @@ def _forward(settings: Settings, *, models_there: bool) -> Iterator[Finding]:
             draft = models.draft or (str(BUNDLED_DRAFT) if models.target is None else NO_DRAFT)
             drafts = [] if draft == NO_DRAFT else [draft]
             known = [known_model(each) for each in (models.target, *drafts)]
-            known[0] = _limited(known[0], settings.context_window)
+            if known[0] is not None:
+                known[0] = limited(known[0], settings.context_window)
         backend = choose_backend(settings.weights, settings.dtype, placement, known)
         if known[0] is not None and None not in known:
             backend = placed(backend, settings.device, known[0], (*known, None)[1])
@@ -231,16 +233,6 @@ def _forward(settings: Settings, *, models_there: bool) -> Iterator[Finding]:
         yield Finding("offload", f"{where}: layers come two at a time, but those that fit on a GPU")
     if models_there:
         yield from _memory(backend, known)
-
-
-def _limited(target: "Known | None", context_window: int | None) -> "Known | None":
-    from sequoia_core.model.loading.loader import Checkpoint
-
-    if target is None or context_window is None:
-        return target
-    if isinstance(target, Checkpoint):
-        return replace(target, config=target.config.limited(context_window, target.name))
-    return target.limited(context_window, "the target")
 
 
 def _memory(backend: "Backend", known: "list[Known | None]") -> Iterator[Finding]:

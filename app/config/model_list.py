@@ -203,6 +203,7 @@ def _room_finder(settings: Settings) -> "RoomFinder":
         settings.graphs,
         settings.tensor_parallel,
         settings.quantize,
+        settings.context_window,
     )
     target, draft = _found(settings)
     if target.model is None:

@@ -185,6 +185,15 @@ class MemoryRoom(NamedTuple):
         return f"needs {size_text(self.needed)}, {size_text(self.free)} are free"
 
 
+def limited(target: Known, context_window: int | None) -> Known:
+    """A target with the context that is asked for; None is its own. See `ModelConfig.limited`."""
+    if context_window is None:
+        return target
+    if isinstance(target, ModelConfig):
+        return target.limited(context_window, "the target")
+    return replace(target, config=target.config.limited(context_window, target.name))
+
+
 @dataclass(frozen=True, slots=True)
 class RoomFinder:
     """Finds the memory for pairs that are loaded with these settings."""
@@ -196,6 +205,7 @@ class RoomFinder:
     graphs: GraphChoice = GraphChoice.AUTO
     tensor_parallel: int = 1
     quantize: Quantize = Quantize.NONE
+    context_window: int | None = None
     held: Mapping[torch.device, int] = field(default_factory=Counter)  # what will be freed
 
     def room(self, target: Known, draft: Known | None) -> MemoryRoom:
@@ -217,6 +227,7 @@ class RoomFinder:
         draft: Known | None,
         free: Callable[[torch.device], int] = free_bytes,
     ) -> dict[torch.device, MemoryPlan]:
+        target = limited(target, self.context_window)
         placement = choose_placement(self.device, self.offload, self.tensor_parallel)
         models = target, draft
         backend = choose_backend(self.weights, self.dtype, placement, models)

@@ -17,7 +17,7 @@ from app.config.model_list import (
     chosen,
 )
 from app.config.settings import Settings
-from sequoia_core.errors import ModelLoadError, TokenizerMismatchError
+from sequoia_core.errors import ModelLoadError, ParameterError, TokenizerMismatchError
 from sequoia_core.model.loading.loader import BUNDLED_DRAFT
 from tests.core.checkpoints import edit_settings, save_model, tiny_tokenizer
 from tests.core.model.loading.test_local_models import cache, cached_folder  # noqa: F401 a fixture
@@ -92,6 +92,14 @@ def test_what_does_not_fit_says_what_it_needs(
     assert found["llama-2-7b"].problem.endswith("MiB are free")
     with pytest.raises(ModelLoadError, match="choose a smaller model, or start with --offload"):
         ModelLoader().check(with_target(CPU, "llama-2-7b"), now)
+
+
+def test_a_model_without_the_context_that_is_asked_for_cannot_be_chosen(folder: Path) -> None:
+    now = replace(with_target(CPU, "llama-2-7b"), context_window=1000)
+    words = "context_window is 1000, but small has 1 to 64 tokens of context"
+    assert rows(ModelKind.TARGET, now)["small"].problem.startswith(words)
+    with pytest.raises(ParameterError, match=words):
+        ModelLoader().check(with_target(now, str(folder / "small")), now)
 
 
 def test_both_pairs_stay_only_where_memory_holds_both(

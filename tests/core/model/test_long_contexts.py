@@ -1,5 +1,7 @@
 """Texts longer than the window that a model was first trained for: yarn and longrope."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from sequoia_core.config import SamplingParams, WeightFormat
 from sequoia_core.errors import ContextFullError, ParameterError
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.loader import open_directory
-from sequoia_core.model.loading.pair import load_pair, with_other_draft
+from sequoia_core.model.loading.pair import Pair, load_pair, with_other_draft
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.checkpoints import reference_logits, save_model, tiny_tokenizer
 from tests.core.engines import make_engine, tokens_of
@@ -108,11 +110,14 @@ def phi(tmp_path: Path) -> str:
     return str(tmp_path / "phi")
 
 
-def load(*models: str, **options: Any) -> Any:
-    return load_pair(*models, dtype="float32", weights=WeightFormat.TORCH, **options)
+@pytest.fixture(params=[WeightFormat.TORCH, WeightFormat.NATIVE], ids=str)
+def load(request: pytest.FixtureRequest) -> Callable[..., Pair]:
+    return partial(load_pair, dtype="float32", weights=request.param)
 
 
-def test_the_context_that_is_asked_for_chooses_the_factors(phi: str) -> None:
+def test_the_context_that_is_asked_for_chooses_the_factors(
+    phi: str, load: Callable[..., Pair]
+) -> None:
     """Once, from the first token on; transformers goes by each text's own length."""
     theirs = save_family(Path(phi), LONG)
     usual, long = load(phi), load(phi, context_window=64)
@@ -126,7 +131,9 @@ def test_the_context_that_is_asked_for_chooses_the_factors(phi: str) -> None:
     assert (whole[:48] - reference_logits(theirs, TEXT[:48])).abs().max() > 1
 
 
-def test_what_was_measured_belongs_to_the_factors_and_not_to_the_window(phi: str) -> None:
+def test_what_was_measured_belongs_to_the_factors_and_not_to_the_window(
+    phi: str, load: Callable[..., Pair]
+) -> None:
     usual, short, longer, longest = (
         load(phi, context_window=tokens).fingerprint for tokens in (None, 20, 49, 64)
     )
@@ -139,11 +146,11 @@ def test_what_was_measured_belongs_to_the_factors_and_not_to_the_window(phi: str
 def test_a_context_that_a_model_does_not_have_is_refused(tokens: int, phi: str) -> None:
     words = f"context_window is {tokens}, but phi has 1 to 64 tokens of context; give so many"
     with pytest.raises(ParameterError, match=words) as caught:
-        load(phi, context_window=tokens)
+        load_pair(phi, context_window=tokens)
     assert "\n" not in str(caught.value)
 
 
-def test_any_model_may_have_a_shorter_context(tmp_path: Path) -> None:
+def test_any_model_may_have_a_shorter_context(tmp_path: Path, load: Callable[..., Pair]) -> None:
     save_model(tmp_path / "llama", tiny_tokenizer())
     pair = load(str(tmp_path / "llama"), context_window=16)
     assert pair.description.context_window == pair.target.context_window == 16
@@ -153,7 +160,9 @@ def test_any_model_may_have_a_shorter_context(tmp_path: Path) -> None:
         load(str(tmp_path / "llama"), context_window=65)
 
 
-def test_a_draft_takes_the_factors_of_the_same_context(phi: str, tmp_path: Path) -> None:
+def test_a_draft_takes_the_factors_of_the_same_context(
+    phi: str, tmp_path: Path, load: Callable[..., Pair]
+) -> None:
     """Also one that is loaded later, and one whose own window is shorter."""
     pair = load(phi, phi, context_window=60)
     assert pair.draft is not None

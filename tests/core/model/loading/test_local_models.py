@@ -200,6 +200,19 @@ def test_memory_counts_what_the_pair_in_use_will_free(
     assert not RoomFinder(device="cpu", held=held).room(model, model).shortage
 
 
+def test_memory_is_that_of_the_context_that_is_asked_for(tmp_path: Path) -> None:
+    save_model(tmp_path / "target", tiny_tokenizer())
+    model = find_model(str(tmp_path / "target")).model
+    assert model is not None
+    whole, part = (
+        RoomFinder(device="cpu", context_window=tokens).room(model, None) for tokens in (64, 16)
+    )
+    assert RoomFinder(device="cpu").room(model, None).needed == whole.needed > part.needed
+    for each, name in ((model, "target"), (tiny_config(), "the target")):
+        with pytest.raises(ParameterError, match=f"context_window is 999, but {name} has 1 to "):
+            RoomFinder(device="cpu", context_window=999).room(each, None)
+
+
 def test_looking_for_models_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(6):
         save_model(tmp_path / str(number))
