@@ -133,6 +133,22 @@ GGUF_ENTRIES: dict[str, dict[str, str]] = {
 """Of llama.cpp's converter, beside what it writes of every model; by architecture."""
 
 
+def _rope_entries(config: Any, rope: dict[str, Any]) -> dict[str, Any]:
+    match rope["rope_type"]:
+        case "linear":
+            return {"type": "linear", "factor": rope["factor"]}
+        case "yarn":
+            original = rope["original_max_position_embeddings"]
+            factor = rope["factor"]
+            return {"type": "yarn", "factor": factor, "original_context_length": original}
+        case "longrope":
+            original = config.original_max_position_embeddings
+            factor = config.max_position_embeddings / original
+            magnitude = math.sqrt(1 + math.log(factor) / math.log(original))
+            return {"original_context_length": original, "attn_factor": magnitude}
+    return {}
+
+
 def save_family_gguf(file: Path, model: PreTrainedModel, **entries: Any) -> None:
     """Write a model as llama.cpp's converter would; `entries` are further metadata."""
     config = model.config
@@ -154,6 +170,7 @@ def save_family_gguf(file: Path, model: PreTrainedModel, **entries: Any) -> None
         "rope.dimension_count": int(dim * rope.get("partial_rotary_factor", 1.0)),
         "rope.freq_base": float(rope["rope_theta"]),
         **{key: getattr(config, entry) for entry, key in stated},
+        **{f"rope.scaling.{key}": value for key, value in _rope_entries(config, rope).items()},
         **{key.replace("__", "."): value for key, value in entries.items()},
     }
     tensors = {each: tensor.clone() for each, tensor in model.state_dict().items()}
@@ -162,20 +179,7 @@ def save_family_gguf(file: Path, model: PreTrainedModel, **entries: Any) -> None
     writer = gguf.GGUFWriter(file, name)
     for key, value in metadata.items():
         add_entry(writer, f"{name}.{key}", value)
-    if rope["rope_type"] == "linear":
-        add_entry(writer, f"{name}.rope.scaling.type", "linear")
-        add_entry(writer, f"{name}.rope.scaling.factor", rope["factor"])
-    if rope["rope_type"] == "yarn":
-        original = rope["original_max_position_embeddings"]
-        add_entry(writer, f"{name}.rope.scaling.type", "yarn")
-        add_entry(writer, f"{name}.rope.scaling.factor", rope["factor"])
-        add_entry(writer, f"{name}.rope.scaling.original_context_length", original)
     if rope["rope_type"] == "longrope":
-        original = config.original_max_position_embeddings
-        factor = config.max_position_embeddings / original
-        magnitude = math.sqrt(1 + math.log(factor) / math.log(original))
-        add_entry(writer, f"{name}.rope.scaling.original_context_length", original)
-        add_entry(writer, f"{name}.rope.scaling.attn_factor", magnitude)
         for kind in ("long", "short"):
             writer.add_tensor(f"rope_factors_{kind}.weight", np.float32(rope[f"{kind}_factor"]))
     kinds = {each: kind for kind, each in gguf.MODEL_ARCH_NAMES.items()}

@@ -226,8 +226,10 @@ def _rope_scaling(
     tables = {ROPE_DIVISORS, SHORT_FACTORS, LONG_FACTORS} & stored.keys()
     long = reader.architecture == "phi3" and bool(tables)
     kind = of_model("rope.scaling.type", "linear")
-    own = ["yarn"] if reader.architecture != "phi3" else ["longrope"] if long else []
-    if kind not in (supported := ["none", "linear", *own]):
+    supported = ["none", "linear", *(["longrope"] if long else [])]
+    if reader.architecture not in ("phi3", "gemma3"):  # of sliding layers too, in llama.cpp
+        supported.append("yarn")
+    if kind not in supported:
         raise ModelLoadError(f"rope scaling {kind!r} is not supported ({', '.join(supported)} are)")
     factor = of_model("rope.scaling.factor", 0.0)
     factor = factor or of_model("rope.scale_linear", 0.0) or 1.0

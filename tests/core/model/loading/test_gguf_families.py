@@ -75,6 +75,7 @@ def test_logits_equal_transformers(name: str, tmp_path: Path) -> None:
         ("olmo2", {"attention__clamp_kqv": 8.0}, "olmo2.attention.clamp_kqv is 8.0"),
         ("gemma3", {"attention__sliding_window": 0}, "sliding_window is missing"),
         ("phi3", {"rope__scaling__type": "yarn"}, "rope scaling 'yarn' is not supported"),
+        ("gemma3", {"rope__scaling__type": "yarn"}, "rope scaling 'yarn' is not supported"),
         ("phi3", {"rope__scaling__type": "longrope"}, "rope scaling 'longrope' is not supported"),
         ("phi3", {"rope__scaling__attn_factor": 1.2}, "attn_factor is 1.2.* without rope_factors"),
         ("phi3 with longrope", {"rope__scaling__factor": 2.0}, "by 2.0 and rope_factors_long"),
