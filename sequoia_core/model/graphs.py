@@ -268,7 +268,7 @@ class Graphs:
         self._met.clear()
 
     def step_down(self, rung: Rung, why: str) -> None:
-        """Record at most so many; a notice says why."""
+        """Take this rung, if it is a lower one; a notice says why."""
         if self.rung <= rung:
             return
         self.rung = rung

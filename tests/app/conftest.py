@@ -29,6 +29,13 @@ def nobody_waits_for_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.screens.chat.redraw.KEY_SECONDS", 0)
 
 
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pilot goes on when the process was idle for 10 ms, not 20: half of the time is waiting."""
+    monkeypatch.setattr("textual._wait.SLEEP_GRANULARITY", 0.01)
+    monkeypatch.setattr("textual._wait.SLEEP_IDLE", 0.0005)
+
+
 @pytest.fixture(params=SIZES, ids=lambda size: "x".join(map(str, size)))
 def stage(
     request: pytest.FixtureRequest, snapshot: SnapshotAssertion, monkeypatch: pytest.MonkeyPatch
