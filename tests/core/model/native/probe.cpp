@@ -72,16 +72,25 @@ std::vector<std::uint8_t> random_matrix(const Format& format, int rows, int colu
     return data;
 }
 
-sequoia_model* random_model(const Format& format, sequoia_pool* pool, const char* instruction_set) {
+// `own`: with what families have beyond a Llama.
+sequoia_model* random_model(const Format& format, sequoia_pool* pool, const char* instruction_set, bool own) {
     state = 1;
     std::vector<float> frequencies;
     for (int i = 0; i < DIM / 2; ++i) frequencies.push_back(std::pow(10000.f, -2.f * static_cast<float>(i) / DIM));
-    const std::int32_t rotations[LAYERS] = {0, 0}, windows[LAYERS] = {0, 0};
-    const float magnitude = 1.f;
-    const sequoia_model_shape shape{
+    const std::int32_t rotations[LAYERS] = {0, own ? -1 : 0}, windows[LAYERS] = {0, own ? 9 : 0};
+    const float magnitude = own ? 1.2f : 1.f;
+    sequoia_model_shape shape{
         sizeof shape, LAYERS,    HIDDEN,  HEADS,   KV_HEADS, DIM, INNER, VOCAB, VOCAB,
         1e-5f,        1,         0,       nullptr, 0,        0,   DIM,   1,     frequencies.data(),
         &magnitude,   rotations, windows, 0.f,     1.f,      1.f, 1.f,   0.f,   0.f};
+    if (own) {
+        shape.gelu = 1;
+        shape.rotary_dim = DIM / 2;
+        shape.embedding_multiplier = 3.f;
+        shape.residual_multiplier = shape.logits_divisor = shape.attention_scale = 0.5f;
+        shape.attention_softcap = 20.f;
+        shape.logit_softcap = 200.f;
+    }
     sequoia_model* model = sequoia_model_new(&shape, pool, instruction_set, nullptr);
     require(model, "a model");
     const Format& plain = FORMATS[1];  // HEADS * DIM does not fill a super-block
@@ -103,10 +112,12 @@ sequoia_model* random_model(const Format& format, sequoia_pool* pool, const char
                                     data.size() / static_cast<std::size_t>(rows[part]), 1),
                 "rows");
     });
-    const std::vector<float> ones(HIDDEN, 1.f);
+    const int widths[] = {HIDDEN, HIDDEN, HEADS * DIM, KV_HEADS * DIM, HIDDEN, HIDDEN};  // as Vector in model.hpp
+    const std::vector<float> ones(HEADS * DIM, 1.f);
     for (int layer = 0; layer < LAYERS; ++layer)
-        for (int vector = 0; vector < 2; ++vector) sequoia_model_set_vector(model, layer, vector, ones.data(), HIDDEN);
-    sequoia_model_set_vector(model, 0, 6, ones.data(), HIDDEN);  // the final norm, see Vector in model.hpp
+        for (int vector = 0; vector < (own ? 6 : 2); ++vector)
+            require(!sequoia_model_set_vector(model, layer, vector, ones.data(), widths[vector]), "a norm");
+    require(!sequoia_model_set_vector(model, 0, 6, ones.data(), HIDDEN), "the final norm");
     return model;
 }
 
@@ -130,8 +141,8 @@ void read_text(sequoia_model* model, sequoia_cache* cache, int chunk) {
     }
 }
 
-void check(const Format& format, sequoia_pool* pool, const char* instruction_set) {
-    sequoia_model* model = random_model(format, pool, instruction_set);
+void check(const Format& format, sequoia_pool* pool, const char* instruction_set, bool own = false) {
+    sequoia_model* model = random_model(format, pool, instruction_set, own);
     constexpr int nodes = 21;
     int parents[nodes];
     std::vector<std::int64_t> ids, places;
@@ -162,7 +173,8 @@ void check(const Format& format, sequoia_pool* pool, const char* instruction_set
     }
     double total = 0;
     for (const float logit : logits) total += std::fabs(static_cast<double>(logit));
-    std::printf("%s %s %.2f\n", instruction_set, format.name, total / static_cast<double>(logits.size()));
+    std::printf("%s %s%s %.2f\n", instruction_set, format.name, own ? " with all features" : "",
+                total / static_cast<double>(logits.size()));
     sequoia_cache_free(tree);
     sequoia_model_free(model);
 }
@@ -181,6 +193,7 @@ int main(int count, char** arguments) {
         for (const Format& format : FORMATS) {
             if (count > 2 && std::strcmp(arguments[2], format.name)) continue;
             check(format, pool, name);
+            if (!std::strcmp(format.name, "Q4_1")) check(format, pool, name, true);
             found = true;
         }
     require(found, "a format of that name");
