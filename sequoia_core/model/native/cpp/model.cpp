@@ -135,26 +135,35 @@ void Model::fill(int layer, Part part, int first, int count, const std::uint8_t*
 
 void Model::set_bias(int layer, Part part, const float* values, int count, bool interleaved_rotary) {
     Linear& to = linear(layer, part);
+    if (count != stored_rows(layer, part)) throw std::invalid_argument("a bias has another size than its matrix");
     to.bias.assign(static_cast<std::size_t>(to.matrix.blocks() * BLOCK), 0.f);
     for (int row = 0; row < count; ++row)
         to.bias[static_cast<std::size_t>(output_row(part, row, interleaved_rotary))] = values[row];
 }
 
-// A norm of each of the heads, or of all together.
-std::vector<float> Model::padded_heads(const float* values, int count, int heads) const {
+// Of queries and keys a head's width, or that of all heads.
+bool Model::fits(Vector vector, int count) const {
     const int dim = shape_.head_dim;
-    if (count != dim && count != heads * dim)
-        throw std::invalid_argument("a norm of queries or keys has another width than a head or all heads");
+    switch (vector) {
+        case Vector::QUERY_NORM: return count == dim || count == shape_.heads * dim;
+        case Vector::KEY_NORM: return count == dim || count == shape_.kv_heads * dim;
+        case Vector::INPUT_SHIFT:
+        case Vector::INPUT_SCALE: return count == (shape_.target_features + 1) * shape_.hidden;
+        default: return count == shape_.hidden;
+    }
+}
+
+std::vector<float> Model::padded_heads(const float* values, int count) const {
+    const int dim = shape_.head_dim;
     std::vector<float> copy(static_cast<std::size_t>(count / dim * padded_dim()), 0.f);
     for (int i = 0; i < count; ++i) copy[static_cast<std::size_t>(i / dim * padded_dim() + i % dim)] = values[i];
     return copy;
 }
 
 void Model::set_vector(int layer, Vector vector, const float* values, int count) {
-    std::vector<float> copy;
-    if (vector == Vector::QUERY_NORM) copy = padded_heads(values, count, shape_.heads);
-    else if (vector == Vector::KEY_NORM) copy = padded_heads(values, count, shape_.kv_heads);
-    else copy = padded_copy(values, count, GROUP);
+    if (!fits(vector, count)) throw std::invalid_argument("a vector has another size than the model says");
+    const bool of_heads = vector == Vector::QUERY_NORM || vector == Vector::KEY_NORM;
+    std::vector<float> copy = of_heads ? padded_heads(values, count) : padded_copy(values, count, GROUP);
     switch (vector) {
         case Vector::FINAL_NORM: final_norm_ = std::move(copy); break;
         case Vector::INPUT_SHIFT: input_shift_ = std::move(copy); break;

@@ -144,7 +144,8 @@ class Model {
     void reserve(int rows, int longest);
     const Linear& embedding() const;
     const Linear& head() const { return head_.matrix.empty() ? embedding_ : head_; }
-    std::vector<float> padded_heads(const float* values, int count, int heads) const;
+    bool fits(Vector vector, int count) const;
+    std::vector<float> padded_heads(const float* values, int count) const;
     // Whether outputs of attention and MLP have norms; whether a row's queries have one norm together, and its keys.
     bool norms_outputs() const { return !layers_.front().vector(Vector::ATTENTION_OUT_NORM).empty(); }
     bool norms_whole() const {

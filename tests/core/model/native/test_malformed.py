@@ -112,6 +112,25 @@ def test_a_matrix_of_another_shape_than_the_model_says_is_refused(
         NativeLlama(config, weights, POOL)
 
 
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("model.norm.weight", 64),
+        ("model.layers.1.post_attention_layernorm.weight", 31),
+        ("model.layers.0.self_attn.q_norm.weight", 16),
+        ("model.layers.0.self_attn.k_norm.weight", 32),
+        ("model.layers.1.self_attn.q_proj.bias", 40),
+    ],
+)
+def test_a_vector_of_another_size_than_the_model_says_is_refused(name: str, size: int) -> None:
+    config = tiny_config(qk_norm="head", attention_bias=True)
+    weights = random_weights(config, seed=1)
+    assert len(weights[name]) != size
+    weights[name] = torch.ones(size)
+    with pytest.raises(ModelLoadError, match=r"another size than (the model says|its matrix)"):
+        NativeLlama(config, weights, POOL)
+
+
 @pytest.mark.parametrize("special", [np.inf, -np.inf, np.nan])
 def test_numbers_that_are_none_stay_in_the_rows_that_read_them(special: float) -> None:
     config = tiny_config()

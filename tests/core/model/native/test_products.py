@@ -141,9 +141,13 @@ def test_inputs_of_bfloat16_matrices_are_rounded_to_nearest_even(
     )
 
 
-def blocks_model(name: str, **changes: int) -> tuple[ModelConfig, GgufWeights]:
+def blocks_model(name: str, **changes: object) -> tuple[ModelConfig, GgufWeights]:
     """A model of one layer whose matrices are all stored in one format."""
-    sizes = {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64} | changes
+    sizes: dict[str, object] = {
+        "hidden_size": 256,
+        "intermediate_size": 256,
+        "head_dim": 64,
+    } | changes
     config = tiny_config(num_heads=4, num_kv_heads=2, num_layers=1, **sizes)
     exact = random_weights(config, seed=5)
     stored = {}
@@ -163,6 +167,28 @@ def test_blocks_of_a_gguf_file_give_nearly_the_float32_logits(
     wanted = reference_logits(config, weights, ids)
     error = (fresh_logits(model, ids) - wanted).norm() / wanted.norm()
     # inputs have 8 bits, also those of bfloat16; a scale misread gives an error near one
+    assert error < (2e-2 if name in QUANTIZED else 1e-2 if name == "BF16" else 2e-3)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_families_have_is_computed_with_blocks_too(name: str, instruction_set: str) -> None:
+    config, weights = blocks_model(
+        name,
+        qk_norm="head",
+        norm_outputs=True,
+        norms_add_one=True,
+        activation="gelu_tanh",
+        scaled_embedding=True,
+        attention_softcap=20.0,
+        logit_softcap=30.0,
+        sliding_window=9,
+        sliding_layers=(0,),
+        rotary_dim=32,
+    )
+    ids = torch.arange(25) % config.vocab_size
+    model = NativeLlama(config, weights, Pool(2), instruction_set=instruction_set)
+    wanted = reference_logits(config, weights, ids)
+    error = (fresh_logits(model, ids) - wanted).norm() / wanted.norm()
     assert error < (2e-2 if name in QUANTIZED else 1e-2 if name == "BF16" else 2e-3)
 
 
