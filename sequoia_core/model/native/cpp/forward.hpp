@@ -1,4 +1,4 @@
-// One forward pass: its stages, how each is divided into chunks, and what a chunk computes.
+// One forward pass: its stages, how each is divided into chunks (forward.cpp), and what a chunk computes (chunks.cpp).
 #pragma once
 
 #include <algorithm>
@@ -7,6 +7,10 @@
 #include "model.hpp"
 
 namespace sequoia {
+
+constexpr int HEAD_BLOCKS = 4;  // of outputs that a chunk of the head computes
+
+constexpr int parts(int count, int size) { return (count + size - 1) / size; }
 
 enum class StageKind {
     EMBED,
