@@ -11,7 +11,6 @@ void InputForms::add(const Matrix& reader) {
 
 void Activations::reserve(int rows) {
     if (rows <= capacity_ || groups_ == 0) return;
-    capacity_ = rows;
     const auto groups = static_cast<std::size_t>(rows) * static_cast<std::size_t>(groups_);
     if (forms_.codes) {
         codes_ = allocate<std::int8_t>(groups * GROUP);
@@ -19,6 +18,7 @@ void Activations::reserve(int rows) {
     }
     if (forms_.bfloats) bfloats_ = allocate<std::uint32_t>(groups * GROUP);
     if (forms_.floats) floats_ = allocate<float>(groups * GROUP);
+    capacity_ = rows;
 }
 
 void Activations::put(const Kernels& kernels, const RowTiles& tiles, int row, int group, int count,

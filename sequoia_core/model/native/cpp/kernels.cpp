@@ -339,11 +339,15 @@ void geglu(float* gate, const float* up, int count) {
     gated(gate, up, count, [](Floats z) { return z * fused(z * z, broadcast(0.0713548163f), broadcast(1.59576912f)); });
 }
 
-// tanh(y) is 1 - 2 / (exp(2 y) + 1)
+// tanh(y) is 1 - 2 / (exp(2 y) + 1); what is no number stays none, although its exponential is a number
 void softcap(float* values, int count, float cap) {
+    const Floats most = broadcast(std::numeric_limits<float>::max());
     for (int i = 0; i < count; i += LANES) {
-        const Floats denominator = exponential(load(values + i) * broadcast(2.f / cap)) + broadcast(1.f);
-        store(values + i, broadcast(cap) - broadcast(2.f * cap) / denominator);
+        const Floats value = load(values + i);
+        const Floats denominator = exponential(value * broadcast(2.f / cap)) + broadcast(1.f);
+        const Floats capped = broadcast(cap) - broadcast(2.f * cap) / denominator;
+        const Floats finite = minimum(most, maximum(broadcast(0.f) - most, value));  // the second where that is none
+        store(values + i, fused(finite, broadcast(0.f), capped));
     }
 }
 

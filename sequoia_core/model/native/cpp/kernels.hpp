@@ -68,7 +68,7 @@ struct Kernels {
     // scores[q * stride + key] of `blocks` blocks of 16 keys, for up to MOST_QUERIES queries [D]
     void (*scores)(const HeadMemory& memory, const float* const* queries, int count, int blocks, float* scores,
                    std::size_t stride);
-    // values = cap * tanh(value / cap); writes up to 15 beyond
+    // values = cap * tanh(value / cap), or no number where that is none; writes up to 15 beyond
     void (*softcap)(float* values, int count, float cap);
     // scores -> exp(score - max) of the first `count`; returns 1 / their sum; writes up to 15 beyond
     float (*softmax)(float* scores, int count);

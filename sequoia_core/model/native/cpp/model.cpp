@@ -173,10 +173,11 @@ void Model::set_vector(int layer, Vector vector, const float* values, int count)
 }
 
 void Model::reserve(int rows, int longest) {
+    // what has room is noted last: if memory is full, the next call tries again
     if (rows > row_capacity_) {
-        row_capacity_ = std::max(rows, 16);
-        const auto capacity = static_cast<std::size_t>(row_capacity_);
-        for (Activations* each : {&inputs_, &hidden_, &attended_, &inner_}) each->reserve(row_capacity_);
+        const int wanted = std::max(rows, 16);
+        const auto capacity = static_cast<std::size_t>(wanted);
+        for (Activations* each : {&inputs_, &hidden_, &attended_, &inner_}) each->reserve(wanted);
         states_ = allocate<float>(capacity * static_cast<std::size_t>(padded_hidden()));
         queries_ = allocate<float>(capacity * static_cast<std::size_t>(shape_.heads * padded_dim()));
         outputs_ = allocate<float>(norms_outputs() ? capacity * static_cast<std::size_t>(padded_hidden()) : 0);
@@ -190,13 +191,14 @@ void Model::reserve(int rows, int longest) {
         const std::size_t block = capacity * static_cast<std::size_t>(std::max(padded_dim(), 2 * GROUP));
         const auto row = static_cast<std::size_t>(std::max({padded_hidden(), inputs_.groups() * GROUP, padded_dim()}));
         for (auto& each : scratch_) each = allocate<float>(std::max(block, 2 * row));
+        row_capacity_ = wanted;
     }
     if (longest > key_capacity_) {
-        key_capacity_ = padded(longest + 4 * BLOCK, PAGE_KEYS);
+        const int wanted = padded(longest + 4 * BLOCK, PAGE_KEYS);
         const auto mixed = static_cast<std::size_t>(MOST_QUERIES * padded_dim());
         for (auto& each : scores_)
-            each = allocate<float>(static_cast<std::size_t>(MOST_QUERIES) * static_cast<std::size_t>(key_capacity_) +
-                                   mixed);
+            each = allocate<float>(static_cast<std::size_t>(MOST_QUERIES) * static_cast<std::size_t>(wanted) + mixed);
+        key_capacity_ = wanted;
     }
 }
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -140,3 +141,32 @@ def test_numbers_that_are_none_stay_in_the_rows_that_read_them(special: float) -
     damaged = NativeLlama(config, weights, POOL)
     wanted, found = (fresh_logits(each, torch.tensor([1, 2, 3, 7])) for each in (clean, damaged))
     assert torch.equal(found[:3], wanted[:3])
+
+
+@pytest.mark.parametrize("name", instruction_sets())
+def test_soft_caps_leave_what_is_no_number(name: str) -> None:
+    """Else a damaged model would write any text, where PyTorch's logits are refused."""
+    config = tiny_config(attention_softcap=3.0, logit_softcap=2.0, vocab_size=90)
+    weights = random_weights(config, seed=1)
+    weights["model.embed_tokens.weight"][7] = np.nan
+    model = NativeLlama(config, weights, POOL, instruction_set=name)
+    found = fresh_logits(model, torch.tensor([1, 7, 2]))
+    assert found[0].isfinite().all()
+    assert found[1:].isnan().all()
+
+
+def test_after_memory_was_full_the_next_call_has_room() -> None:
+    config = tiny_config(hidden_size=4096, num_layers=1, context_window=4096)
+    weights, ids = random_weights(config, seed=1), torch.arange(2048) % config.vocab_size
+    expected = fresh_logits(NativeLlama(config, weights, POOL), ids)
+    model = NativeLlama(config, weights, POOL)
+    fresh_logits(model, ids[:4])
+    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (held + (16 << 20), hard))  # the rows take twice that
+    try:
+        with pytest.raises(ModelLoadError, match="not enough memory"):
+            fresh_logits(model, ids)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert torch.equal(fresh_logits(model, ids), expected)
