@@ -208,7 +208,11 @@ def _room_finder(settings: Settings) -> "RoomFinder":
     target, draft = _found(settings)
     if target.model is None:
         return finder
-    return replace(finder, held=finder.weights_of(target.model, draft.model if draft else None))
+    try:
+        held = finder.weights_of(target.model, draft.model if draft else None)
+    except SequoiaError:  # such a pair is not loaded, and another may be
+        return finder
+    return replace(finder, held=held)
 
 
 def _local_models() -> "Iterator[tuple[str, str, LocalModel]]":

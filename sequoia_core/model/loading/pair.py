@@ -176,6 +176,10 @@ def load_pair(
     opened, small = source.opened(draft, report)
     source = source.placed(opened, small, report)
     backend = source.backend(opened, small)
+    if (window := _short_after_all(opened, small, backend)) is not None:
+        report(_reduced(window), None)
+        source = replace(source, context_window=window)
+        opened, small = source.opened(draft, report)
     if quantize is Quantize.AUTO:  # another draft does not change the choice
         source = replace(source, quantize=backend.quantize)
     alone = _load_target(source, opened, small, backend, report)
@@ -198,7 +202,7 @@ def _load_target(
         )
     window, big = fitting_window(target, draft, backend), target
     if window < target.config.context_window:
-        report(f"The context window is {window:,} tokens: more do not fit into the memory", None)
+        report(_reduced(window), None)
         big = replace(target, config=replace(target.config, context_window=window))
     if long := _long_factors(target):
         report(long, None)
@@ -233,6 +237,19 @@ def _load_target(
         acceptance_rates={},
         source=source,
     )
+
+
+def _short_after_all(target: Checkpoint, draft: Checkpoint | None, backend: Backend) -> int | None:
+    """The fitting window, if long factors are taken and memory has none that needs them."""
+    long = target.config.long_rope
+    if long is None or not target.config.takes_long_factors:
+        return None
+    window = fitting_window(target, draft, backend)
+    return window if window <= long.original_context_window else None
+
+
+def _reduced(window: int) -> str:
+    return f"The context window is {window:,} tokens: more do not fit into the memory"
 
 
 def _long_factors(target: Checkpoint) -> str:

@@ -102,6 +102,14 @@ def test_a_model_without_the_context_that_is_asked_for_cannot_be_chosen(folder: 
         ModelLoader().check(with_target(now, str(folder / "small")), now)
 
 
+def test_others_can_be_chosen_where_the_settings_own_pair_cannot_be_loaded(folder: Path) -> None:
+    now = replace(with_target(CPU, str(folder / "small")), context_window=1000)
+    found = rows(ModelKind.TARGET, now)
+    assert found["small"].problem.startswith("context_window is 1000")
+    assert found["llama-2-7b"].problem == ""
+    assert ModelLoader().check(with_target(now, "llama-2-7b"), now)
+
+
 def test_both_pairs_stay_only_where_memory_holds_both(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

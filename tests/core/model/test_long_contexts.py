@@ -131,6 +131,31 @@ def test_the_context_that_is_asked_for_chooses_the_factors(
     assert (whole[:48] - reference_logits(theirs, TEXT[:48])).abs().max() > 1
 
 
+def test_the_usual_factors_hold_where_memory_ends_the_window_before_the_long_ones(
+    phi: str, load: Callable[..., Pair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = load(phi, phi, context_window=40)
+    for fitting, factors_of in ((40, usual), (50, load(phi, phi, context_window=64))):
+        monkeypatch.setattr(
+            "sequoia_core.model.loading.pair.fitting_window",
+            lambda target, *_, most=fitting: min(most, target.config.context_window),
+        )
+        said: list[str] = []
+        pair = load(
+            phi, phi, context_window=64, progress=lambda text, _, said=said: said.append(text)
+        )
+        assert pair.description.context_window == pair.target.context_window == fitting
+        assert (
+            said.count(f"The context window is {fitting} tokens: more do not fit into the memory")
+            == 1
+        )
+        assert bool(pair.description.remark) == (fitting > 48)
+        assert pair.fingerprint == factors_of.fingerprint
+        for model, other in ((pair.target, factors_of.target), (pair.draft, factors_of.draft)):
+            assert torch.equal(fresh_logits(model, TEXT[:30]), fresh_logits(other, TEXT[:30]))
+        assert with_other_draft(pair, phi).fingerprint == pair.fingerprint
+
+
 def test_what_was_measured_belongs_to_the_factors_and_not_to_the_window(
     phi: str, load: Callable[..., Pair]
 ) -> None:
