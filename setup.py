@@ -94,7 +94,9 @@ class BuildLibrary(build_ext):
         log_run([cmake, "-G", "Ninja", "-S", os.fspath(SOURCES), "-B", os.fspath(built), *own])
         log_run([cmake, "--build", os.fspath(built)])
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(built / target.name, target)
+        fresh = target.with_name(f"{target.name}.new")
+        shutil.copyfile(built / target.name, fresh)
+        fresh.replace(target)  # a chat that is open has the old file mapped, and runs on in it
 
     def get_ext_filename(self, fullname: str) -> str:
         """Of a plain shared library: the same for every version of Python."""

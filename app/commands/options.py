@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import re
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from ..config.settings import SETTINGS, Group
 _FLAGS, DEBUG = "sequoia.flags", "sequoia.debug"
 """In the context's `meta`: settings that were given, and whether tracebacks are shown."""
 _LONGEST_SYSTEM = 10_000_000  # bytes of a file for the system prompt; no model reads more
+_PYTHONS = re.compile("Value error, |, unable to parse string .*")
+"""What the library adds to the error for a wrong value, and nobody needs who types it."""
 
 Command = Callable[..., None]
 
@@ -160,6 +163,15 @@ class CommandGroup(TyperGroup):
             ctx.fail(f"No such command {name!r}; {hint}")
         return super().resolve_command(ctx, args)
 
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            _untyped(command.get_params(ctx))
+        return command
+
+    def get_params(self, ctx: Any) -> Any:
+        return _untyped(super().get_params(ctx))
+
     def make_context(self, *args: Any, **extra: Any) -> Any:
         with _option_hints():
             return super().make_context(*args, **extra)
@@ -167,6 +179,14 @@ class CommandGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         with _option_hints():
             return super().invoke(ctx)
+
+
+def _untyped(params: list[Any]) -> list[Any]:
+    """Those of an option or argument; help says no `<bool>` of what takes no value."""
+    for each in params:
+        if getattr(each, "is_flag", False):
+            each.metavar = ""
+    return params
 
 
 def command_group(name: str, text: str) -> typer.Typer:
@@ -182,6 +202,7 @@ def _option_hints() -> Iterator[None]:
         yield
     except TyperException as found:
         error: Any = found
+        error.message = _PYTHONS.sub("", error.message)
         if getattr(error, "possibilities", None) is not None:
             name, command = error.option_name, error.ctx.command
             names = (n for each in command.params for n in (*each.opts, *each.secondary_opts))

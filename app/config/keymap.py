@@ -48,13 +48,13 @@ class Keys:
         """Which of these actions each key does."""
         return {key: action for action in actions for key in self.of(action)}
 
-    def shown(self, text: str, *, every: bool = False) -> str:
-        """A text with the name of its first key, or of `every` one, for each id of an action."""
+    def shown(self, text: str, *, most: int | None = 1) -> str:
+        """A text with at most so many keys, None for all, in place of each id of an action."""
 
         def named(found: re.Match[str]) -> str:
             keys = self.of(found.group())
             names = [key_name(key) for key in keys if key not in _UNNAMED] or keys
-            return ", ".join(names if every else names[:1]) or found.group()
+            return ", ".join(names[:most]) or found.group()
 
         return _ID.sub(named, text)
 

@@ -115,7 +115,7 @@ class Settings:
     )
     context_window: int | None = _models(
         None,
-        "most tokens of context; above longrope's original window its long factors hold",
+        "most tokens of context; fewer take less memory (of longrope the guide says more)",
         "NUMBER",
     )
     insight: bool = _models(
@@ -159,10 +159,12 @@ class Settings:
     )
     lookup: Lookup = _tree(Lookup.AUTO, "also guess what the conversation repeats")
     theme: str = _looks(
-        "sequoia", "colours; your own go into themes/ beside config.toml", "NAME", has_option=False
+        "sequoia", "colours; your own go into themes/ next to config.toml", "NAME", has_option=False
     )
     accessible: bool = _looks(False, "no frames, no motion, linear text, verdicts in words")
-    vim_keys: bool = _looks(False, "h j k l g G move in lists, in the tree and in the chat's text")
+    vim_keys: bool = _looks(
+        False, "move by h j k l g G in lists, in the tree and in the chat's text"
+    )
     record: bool = _record(True, "keep chats; off: they are gone with the window")
     keys: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """By the id of an action, where a person changed them."""

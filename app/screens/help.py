@@ -76,8 +76,8 @@ class HelpScreen(ModalScreen[None]):
             if each.keys and each.help and not each.listed_with:
                 also = [other.id for other in actions(context) if other.listed_with == each.id]
                 names = ", ".join([each.id, *also])
-                every = each.id == "chat.step_before"
-                yield self.app.keys.shown(names, every=every), each.help
+                most = 2 if each.id in ("chat.step_before", "prompt.new_line") else 1
+                yield self.app.keys.shown(names, most=most), each.help
 
 
 class ReplayHelp(HelpScreen):

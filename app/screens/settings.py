@@ -140,7 +140,7 @@ class SettingsScreen(Dialog[None, Setting | Action | None]):
         yield None, Content("Keys")
         keys = self.app.keys
         for action in keys.actions.values():
-            names = visible(keys.shown(action.id, every=True))
+            names = visible(keys.shown(action.id, most=None))
             left = f"  {fit(action.id, _KEY_NAME_CELLS)}{names}"
             yield action, self._row(left, "yours" if action.id in keys.changed else "")
 

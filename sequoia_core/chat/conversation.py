@@ -269,10 +269,16 @@ class Conversation(ChatEngine):
             ids = self._template.whole(turns[left_out:], prompt)
         ids += begun
         if len(ids) >= window:
+            least = len(self._template.whole([], "?"))
+            if least >= window:
+                raise ContextFullError(
+                    f"the context window holds {window} tokens, but system prompt and chat "
+                    f"template take {least}; shorten the system prompt, or raise --context-window"
+                )
             what = "message and its answer have" if begun else "message has"
             raise ContextFullError(
-                f"the {what} {len(ids)} tokens with its surroundings, but the context window "
-                f"holds {window}; shorten it"
+                f"the {what} {len(ids)} tokens with system prompt and chat template, but the "
+                f"context window holds {window}; shorten it"
             )
         return turns[:left_out], turns[left_out:], ids
 

@@ -155,8 +155,8 @@ class ModelConfig:
         most = self.for_context(sys.maxsize).context_window
         if not 1 <= tokens <= most:
             raise ParameterError(
-                f"context_window is {tokens}, but {name} has 1 to {most} tokens of context; give "
-                "so many, or leave --context-window out"
+                f"context_window is {tokens}, but {name} has {most} tokens of context; give 1 to "
+                f"{most}, or leave --context-window out"
             )
         return replace(self.for_context(tokens), context_window=tokens)
 

@@ -43,7 +43,7 @@ def export_file(given: str, session: ChatSession) -> Path:
     """The file that a person named for an export; raises `SequoiaError` if it cannot be."""
     path = Path(given)
     if not given:
-        raise ChatError("a file is missing: /export FILE.md|.json|.jsonl|.svg, or /export tree")
+        raise ChatError("name a file: /export FILE.md|.json|.jsonl|.svg, or /export tree")
     if path.suffix not in ENDINGS:
         raise ChatError(f"the name must end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
     file = new_file(given)

@@ -154,7 +154,7 @@ class SessionActions:
 
     def _begin_import(self, file: str) -> None:
         if not file:
-            raise ChatError("a file is missing: /import FILE.json or FILE.jsonl")
+            raise ChatError("name a file: /import FILE.json or FILE.jsonl")
         path = expanded(file)
         if not is_file_name(str(path)):
             raise ChatError(f"{file!r} is no name of a file")

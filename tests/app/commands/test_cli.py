@@ -105,6 +105,27 @@ def test_completion_is_offered() -> None:
     assert "--install-completion" in sequoia("--help").stdout
 
 
+@pytest.mark.parametrize("command", ["", "ask", "growmap", "growmap show", "reproduce testbed"])
+def test_help_gives_no_type_to_a_flag_that_takes_no_value(command: str) -> None:
+    said = sequoia(*command.split(), "--help").stdout
+    assert "--help" in said
+    assert "bool" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--mode foo", "Invalid value for '--mode': 'foo' is not one of 'sequoia', 'greedy',"),
+        ("--temperature warm", "'--temperature': Input should be a valid number │"),
+        ("--top-k 1.5x", "Invalid value for '--top-k': Input should be a valid integer │"),
+    ],
+)
+def test_a_wrong_value_is_answered_without_the_librarys_words(arguments: str, words: str) -> None:
+    result = sequoia("ask", *arguments.split(), "hi")
+    assert result.exit_code == 2
+    assert words in " ".join(result.stderr.split())
+
+
 @pytest.mark.parametrize("arguments", [["nonsense"], ["growmap"], ["growmap", "show"], ["config"]])
 def test_wrong_usage_exits_2(arguments: list[str]) -> None:
     assert sequoia(*arguments).exit_code == 2
@@ -252,7 +273,7 @@ def test_doctor_exits_1_and_says_how_to_get_the_embedded_target(
         ("exact = true", "exact is no setting any more: at temperature 0 the text is plain"),
         ('weights = "full"', "weights: should be auto, native, int8 or torch"),
         ('weights = "int8"\ndtype = "float32"', "a number format itself; leave --dtype out"),
-        ("context_window = 65", "context_window is 65, but model has 1 to 64 tokens of context"),
+        ("context_window = 65", "context_window is 65, but model has 64 tokens of context"),
     ],
 )
 def test_doctor_finds_a_broken_setting(

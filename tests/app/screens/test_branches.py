@@ -400,7 +400,7 @@ async def test_the_palette_has_the_branches() -> None:
         await commands["Regenerate"].callback()
         await scene.chat.finish()
         assert scene.titles[-1] == "You  2 of 2"
-        await commands["Branch before"].callback()
+        await commands["Previous branch"].callback()
         await scene.chat.pilot.pause()
         assert scene.titles[-1] == "You  1 of 2"
         await commands["Edit a message"].callback()

@@ -209,7 +209,7 @@ async def test_what_cannot_be_written_is_told_in_one_line(here: Path) -> None:
         await chat.ask()
         (here / "there.md").write_text("mine", encoding="utf-8")
         for line, complaint in (
-            ("/export", "a file is missing"),
+            ("/export", "name a file"),
             ("/export chat.pdf", "must end in"),
             ("/export there.md", "is there already"),
             ("/export ~nobody-here/x.md", "no such home folder"),

@@ -531,7 +531,7 @@ async def test_an_imported_chat_is_shown_recorded_and_gone_on_with(
 async def test_importing_needs_a_file_that_is_a_chat(path: Path, file: str) -> None:
     async with chatting(path) as chat:
         await chat.type("/import", "enter")
-        assert "a file is missing" in chat.hint
+        assert "name a file" in chat.hint
         await chat.type(f" {file}", "enter")
         await chat.until(lambda: f"{file}: No such file" in chat.hint)
         assert chat.prompt.text == f"/import {file}"

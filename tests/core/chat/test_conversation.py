@@ -268,6 +268,12 @@ def test_a_prompt_longer_than_the_window_is_refused_and_nothing_is_lost() -> Non
     assert done_of(events).cached_tokens == len(ids) - 1
 
 
+def test_no_message_is_to_be_shortened_where_none_fits() -> None:
+    chat = Chat(byte_level(), window=3)
+    with pytest.raises(ContextFullError, match=r"holds 3 tokens, .* raise --context-window"):
+        chat.say("hee")
+
+
 def test_models_are_freed_with_their_conversation() -> None:
     """Without a garbage collection: other models may need the memory next."""
     chat = Chat(byte_level())

@@ -259,7 +259,7 @@ def test_longrope_ends_where_its_factors_change() -> None:
     assert config.limited(20, "it").context_window == 20
     assert config.limited(33, "it") == replace(long, context_window=33)
     for tokens in (0, 65):
-        with pytest.raises(ParameterError, match=f"context_window is {tokens}, but it has 1 to "):
+        with pytest.raises(ParameterError, match=f"context_window is {tokens}, but it has 64 "):
             config.limited(tokens, "it")
     same = {**LONG, "long_factor": LONG["short_factor"]}
     assert read("phi3", **{**stated, "rope_scaling": same}).context_window == 64

@@ -169,7 +169,7 @@ def test_what_was_measured_belongs_to_the_factors_and_not_to_the_window(
 
 @pytest.mark.parametrize("tokens", [0, -1, 65])
 def test_a_context_that_a_model_does_not_have_is_refused(tokens: int, phi: str) -> None:
-    words = f"context_window is {tokens}, but phi has 1 to 64 tokens of context; give so many"
+    words = f"context_window is {tokens}, but phi has 64 tokens of context; give 1 to 64"
     with pytest.raises(ParameterError, match=words) as caught:
         load_pair(phi, context_window=tokens)
     assert "\n" not in str(caught.value)
@@ -181,7 +181,7 @@ def test_any_model_may_have_a_shorter_context(tmp_path: Path, load: Callable[...
     assert pair.description.context_window == pair.target.context_window == 16
     with pytest.raises(ContextFullError):
         fresh_logits(pair.target, TEXT[:17])
-    with pytest.raises(ParameterError, match="but llama has 1 to 64 tokens"):
+    with pytest.raises(ParameterError, match="but llama has 64 tokens"):
         load(str(tmp_path / "llama"), context_window=65)
 
 
