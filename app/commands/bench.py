@@ -17,6 +17,7 @@ from sequoia_core.events import Progress
 from sequoia_core.model.loading.memory_plan import size_text
 
 from ..config import model_choice
+from ..config.interrupts import INTERRUPTS
 from ..config.paths import output_file
 from ..config.settings import Settings
 from .console import progress_line, stop
@@ -97,6 +98,8 @@ def _compare(
 
         findings = session.measure(pair, plan, progress)
         _measure_chat(findings, plan, flags, progress)
+    if findings.interrupted:
+        INTERRUPTS.forget()
     typer.echo(report.for_terminal(findings))
     source = "built-in prompts" if plan.prompts is None else f"prompts of {Path(plan.prompts).name}"
     memory = model_memory()

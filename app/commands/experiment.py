@@ -16,6 +16,7 @@ from sequoia_core.events import Progress
 from sequoia_core.reproduce.experiment import Experiment, Report
 
 from ..config import model_choice
+from ..config.interrupts import INTERRUPTS
 from ..config.paths import output_picture
 from .console import print_table, progress_line, stop
 from .options import MODEL_OPTIONS, Command, flag, with_settings
@@ -136,6 +137,7 @@ def experiment_command(*names: str, **defaults: Any) -> Callable[[Prepare], Comm
                     experiment.run(progress)
                 except KeyboardInterrupt:
                     interrupted = True
+                    INTERRUPTS.forget()
             report = _partial_report(experiment) if interrupted else experiment.report()
             if "dataset" in names:
                 report.values.update(dataset=options.data.source, start=options.start)

@@ -40,6 +40,11 @@ class Interrupts:
             if signal.SIGINT in os.read(self._noted, 4096):
                 raise KeyboardInterrupt
 
+    def forget(self) -> None:
+        """A command has handled those that came before, and goes on."""
+        with suppress(KeyboardInterrupt):
+            self.check()
+
 
 def _without_interrupts(unraisable: "UnraisableHookArgs") -> None:
     if not isinstance(unraisable.exc_value, KeyboardInterrupt):

@@ -1,6 +1,8 @@
 """`sequoia accept` and its two forms among the release's scripts, from a pair to a vector."""
 
 import json
+import signal
+import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -11,6 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from app.cli import app
+from app.config.interrupts import INTERRUPTS
 from sequoia_core.data.prompts import PROMPTS
 from sequoia_core.errors import ModelLoadError
 from sequoia_core.figures.charts import draw_vector
@@ -29,6 +32,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_small_pair(folder)
     save_texts(folder)
     return folder
+
+
+@pytest.fixture
+def interrupts_noted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As from the command's entry point on."""
+    monkeypatch.setattr(INTERRUPTS, "_noted", None)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    INTERRUPTS.note()
+    yield
+    signal.set_wakeup_fd(-1)
 
 
 def run(folder: Path, *arguments: str, width: int = WIDTH, code: int = 0) -> str:
@@ -180,6 +193,21 @@ def test_ctrl_c_leaves_what_was_measured_and_writes_no_vector(
     else:
         assert result.stdout == ""
         assert "before the first prompt was done" in result.stderr
+
+
+def test_an_error_after_ctrl_c_is_said(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, interrupts_noted: None
+) -> None:
+    def stopping(*arguments: Any) -> Iterator[Any]:
+        yield from islice(count_acceptance(*arguments), 1)
+        signal.raise_signal(signal.SIGINT)
+
+    def full(*_arguments: Any, **_options: Any) -> None:
+        raise OSError("no space is left")
+
+    monkeypatch.setattr("sequoia_core.reproduce.acceptance.count_acceptance", stopping)
+    monkeypatch.setattr("app.commands.experiment.print_report", full)
+    assert "no space is left" in run(folder, "accept", code=1)
 
 
 def test_a_window_without_room_for_text_and_tree_is_refused(folder: Path) -> None:
