@@ -7,7 +7,6 @@ from types import ModuleType
 
 import pytest
 
-
 setuptools = import_module("setuptools")  # it has no types
 ROOT = Path(__file__).parents[1]
 

@@ -166,7 +166,7 @@ def _state(row: ModelRow) -> str:
 def _description(row: ModelRow) -> str:
     if row.problem:
         return row.problem
-    parts = [f"needs {size_text(row.needed)} of memory"] if row.needed else []
+    parts = [f"needs at least {size_text(row.needed)} of memory"] if row.needed else []
     if not row.here:
         parts.append(f"{size_text(row.size)} are downloaded first" if row.size else "is downloaded")
     return "; ".join([*parts, row.detail])

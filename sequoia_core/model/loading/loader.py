@@ -20,7 +20,7 @@ from sequoia_core.model.loading.catalogue import HUB_ID, NO_DRAFT, catalogue
 from sequoia_core.model.loading.eagle3 import is_eagle3, open_eagle3, with_target_layers
 from sequoia_core.model.loading.foreign import foreign_files, foreign_settings, foreign_tensors
 from sequoia_core.model.loading.model_files import file_digest, first_line, read_json
-from sequoia_core.model.loading.ollama import pulled_file
+from sequoia_core.model.loading.ollama import is_tagged, pulled_file
 from sequoia_core.model.loading.packed_format import PackedFormat, packed_format
 from sequoia_core.model.loading.packed_weights import PackedWeights
 from sequoia_core.model.loading.text_part import text_settings, text_weights
@@ -112,7 +112,9 @@ def _open_local(source: str) -> Checkpoint | None:
     except OSError as error:
         raise ModelLoadError(f"{path}: {error.strerror or first_line(error)}") from None
     if not HUB_ID.fullmatch(source) or path.suffix.lower() == ".gguf" or source[0] in "./~":
-        raise ModelLoadError(f"{source!r}: no such file or folder, and no hub id (owner/name)")
+        named = f"ollama has it not; ollama pull {source}"
+        otherwise = named if is_tagged(source) else "no hub id (owner/name)"
+        raise ModelLoadError(f"{source!r}: no such file or folder, and {otherwise}")
     return None
 
 

@@ -33,6 +33,11 @@ def is_pulled(name: str) -> bool:
     return _manifest(name) is not None
 
 
+def is_tagged(name: str) -> bool:
+    """Whether a name is one of ollama's: NAME:TAG."""
+    return _NAME.fullmatch(name) is not None
+
+
 def pulled_file(name: str) -> Path | None:
     """The GGUF file of NAME:TAG; None if there is no such model.
 

@@ -100,7 +100,7 @@ def _library_refusal(backend: Backend, kind: Quantize, dtype: str) -> str:
         return ""
     for device in backend.placement.devices:
         if device.type != "cuda" or torch.cuda.get_device_capability(device) < AMPERE:
-            return "which needs a GPU of compute capability 8.0 or later; give nf4 or int8"
+            return "for which PyTorch needs a GPU of capability 8.0 or later; give nf4 or int8"
     return "" if dtype in ("auto", "bfloat16") else "which computes in bfloat16; leave --dtype out"
 
 

@@ -81,6 +81,11 @@ def test_no_name_leads_out_of_the_folder(name: str, folder: Path, tmp_path: Path
     assert not is_pulled(name)
 
 
+def test_a_model_that_is_not_pulled_is_to_be_pulled() -> None:
+    with pytest.raises(ModelLoadError, match="and ollama has it not; ollama pull a:b"):
+        open_checkpoint("a:b")
+
+
 def without_file(manifest: Path) -> None:
     (manifest.parents[4] / "blobs" / ("sha256-" + 64 * "0")).unlink()
 
