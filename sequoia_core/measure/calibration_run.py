@@ -8,7 +8,7 @@ from statistics import median
 from sequoia_core.config import Mode, SamplingParams
 from sequoia_core.data.prompts import PROMPTS
 from sequoia_core.decode.engine import Engine
-from sequoia_core.errors import ParameterError
+from sequoia_core.errors import ContextFullError, ParameterError
 from sequoia_core.events import Step
 from sequoia_core.measure.calibration import FOREVER, AcceptanceRecord, Band, Calibration
 from sequoia_core.measure.timings import ForwardTimer, MachineTimes, Overhead, drafted_rows
@@ -40,6 +40,8 @@ WIDE = GrowMap((-1, *[0] * 8, *[1] * 4, 2, 2, 3, 9, 9, 9, 10, 13, 16, 16), "cali
 SHAPES = (ROOT, GrowMap.k_ary([8]), GrowMap.chain(4))
 """With `WIDE` they separate the overhead of a level from that of a node."""
 
+_NO_ROOM = "the context window leaves no room for trees to be measured; take a larger one"
+
 
 class CalibrationRun:
     """Everything a calibration needs, at temperature 0 and at another, with caches of its own.
@@ -68,7 +70,10 @@ class CalibrationRun:
         self._timed = False
 
     def run(self) -> Iterator[tuple[str, float]]:
-        """Measure what is not known yet; yields what is being done and the part done."""
+        """Measure what is not known yet; yields what is being done and the part done.
+
+        Raises ParameterError if the context window does not hold an answer.
+        """
         if not self._timed:
             if self._timer is None:
                 yield from (("Timing forwards", 0.0) for _ in self._choose_rows())
@@ -127,7 +132,7 @@ class CalibrationRun:
                 alone = math.fsum(map(draft.at(step.context_length), drafted_rows(step)))
                 ratios.append(step.timings.draft_ms / alone)
         if self._pair.draft is not None and not records:
-            raise ParameterError("the context windows leave no room for trees to be measured")
+            raise ParameterError(_NO_ROOM)
         if ratios:  # alone, a draft's weights stay in the processor's caches
             draft = draft.scaled(median(ratios))
         overheads = self._overhead(0.0), self._overhead(self.temperature)
@@ -152,6 +157,9 @@ def decode_steps(pair: Pair, tree: GrowMap, prompt: str, params: SamplingParams)
     engine.clock = NoBaseline()
     engine.tree_choice = TreeChoice(Mode.SEQUOIA if tree.size > 1 else Mode.AR, tree)
     ids = ChatTemplate(pair.tokenizer, None).whole([], prompt)
-    for event in engine.generate(ids, params):
-        if isinstance(event, Step):
-            yield event
+    try:
+        for event in engine.generate(ids, params):
+            if isinstance(event, Step):
+                yield event
+    except ContextFullError:
+        raise ParameterError(_NO_ROOM) from None

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from typing_extensions import override
 
+from sequoia_core.errors import ParameterError
 from sequoia_core.events import Event, Notice, NoticeKind, Origin, Step
 from sequoia_core.measure.calibration import AcceptanceRecord, Band, Calibration
 from sequoia_core.measure.calibration_run import TEMPERATURE, CalibrationRun
@@ -208,6 +209,7 @@ class Tuner:
         self._kept: Calibration | None = None
         self.online: OnlineAdvisor | None = None  # once something was measured
         self._run: CalibrationRun | None = None
+        self._has_room = True
         self._load()
 
     @property
@@ -219,15 +221,24 @@ class Tuner:
         return self.online.calibration if self.online else None
 
     def tune(self, should_stop: Callable[[], bool]) -> Iterator[Event]:
-        """Measure, until `should_stop`, or keep what was learnt; a `Notice` when complete."""
+        """Measure, until `should_stop`, or keep what was learnt; a `Notice` when complete.
+
+        Where the context window has no room to measure, the packaged trees stay.
+        """
         if self.online is None:
             self._load()  # another conversation with this pair may have measured meanwhile
         if self.online is not None:
             self.keep()
             return
-        for _ in self.measure():
-            if should_stop():
-                return
+        if not self._has_room:
+            return
+        try:
+            for _ in self.measure():
+                if should_stop():
+                    return
+        except ParameterError:
+            self._has_room = False
+            return
         yield Notice(NoticeKind.CALIBRATION, self._news())
 
     def keep(self) -> None:

@@ -128,6 +128,24 @@ def test_windows_without_room_for_a_tree_are_called_that(monkeypatch: pytest.Mon
         list(Tuner(pair(window=len(prompt) + 3)).measure())
 
 
+@pytest.mark.parametrize("room", [-20, 0, 3])
+def test_a_chat_in_a_window_without_room_says_nothing_and_tries_once(
+    room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has asked for a measurement, so there is nothing to shorten either."""
+    monkeypatch.setattr(calibration_run, "PROMPTS", SHORT[:1])
+    prompt = ChatTemplate(byte_level(), None).whole([], SHORT[0])
+    tuner = Tuner(pair(window=len(prompt) + room))
+    asked = itertools.count()
+    assert list(tuner.tune(lambda: next(asked) < 0)) == []
+    tries = next(asked)
+    assert tries > 0
+    assert list(tuner.tune(lambda: next(asked) < 0)) == []
+    assert next(asked) == tries + 1
+    with pytest.raises(ParameterError, match=r"leaves no room .*; take a larger one"):
+        list(tuner.measure())
+
+
 def timed_steps(
     monkeypatch: pytest.MonkeyPatch, change: Callable[[Step], StepTimings]
 ) -> CalibrationRun:
