@@ -341,6 +341,11 @@ void geglu(float* gate, const float* up, int count) {
 
 // tanh(y) is 1 - 2 / (exp(2 y) + 1); what is no number stays none, although its exponential is a number
 void softcap(float* values, int count, float cap) {
+    constexpr float largest_by_exponential = 256.f;  // its error is 1e-7 of the cap, however small a value is
+    if (cap > largest_by_exponential) {
+        for (int i = 0; i < count; ++i) values[i] = cap * std::tanh(values[i] / cap);
+        return;
+    }
     const Floats most = broadcast(std::numeric_limits<float>::max());
     for (int i = 0; i < count; i += LANES) {
         const Floats value = load(values + i);

@@ -60,6 +60,7 @@ def uneven_norms(weights: dict[str, Tensor]) -> dict[str, Tensor]:
             "rope_factor": 4.0,
         },
         {"attention_softcap": 2.0, "logit_softcap": 3.0, "logits_divisor": 2.0},
+        {"attention_softcap": 1e6, "logit_softcap": 1e4},
         {"fused": True, "head_dim": 12},
         {"rotary_dim": 6, "rope_divisors": (1.0, 1.5, 4.0), "rope_magnitude": 1.2},
         {"unrotated_layers": (1,)},
