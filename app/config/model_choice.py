@@ -65,10 +65,7 @@ def chosen_models(settings: Settings) -> Models:
     if target is None or draft is not None:
         return Models(target, draft)
     draft = known_draft(target)
-    if draft is None:
-        remark = "no draft is named, so prompt lookup alone guesses; see --draft"
-        return Models(target, None, remark)
-    return Models(target, draft, f"draft: {draft}, from the catalogue")
+    return Models(target, draft, f"draft: {draft}, from the catalogue" if draft else "")
 
 
 def with_target(settings: Settings, words: str) -> Settings:

@@ -512,11 +512,12 @@ def test_sequoia_alone_opens_the_chat_with_its_settings(
 
     monkeypatch.setattr(model_choice, "build_chat", made)
     errors = sit_down(monkeypatch)
-    chat.open_chat({"target": "some/model", "temperature": 0.1})
+    target = "lmsys/vicuna-33b-v1.3"
+    chat.open_chat({"target": target, "temperature": 0.1})
     (opened,) = screen
-    assert opened.settings == Settings(target="some/model", temperature=0.1)
-    assert opened.engine_factory("progress") == ("some/model", "progress")
-    assert "prompt lookup alone guesses" in errors.getvalue()
+    assert opened.settings == Settings(target=target, temperature=0.1)
+    assert opened.engine_factory("progress") == (target, "progress")
+    assert errors.getvalue() == "draft: princeton-nlp/Sheared-LLaMA-1.3B, from the catalogue\n"
 
 
 @pytest.mark.parametrize("records", [True, False])

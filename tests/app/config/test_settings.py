@@ -176,7 +176,7 @@ def test_other_variables_of_ours_do_not_matter(monkeypatch: pytest.MonkeyPatch) 
             "",
         ),
         ({"pair": "llama-2-7b", "draft": "x"}, "meta-llama/Llama-2-7b-chat-hf", "x", ""),
-        ({"target": "some/model"}, "some/model", None, "prompt lookup alone guesses"),
+        ({"target": "some/model"}, "some/model", None, ""),
         ({"target": "some/model", "draft": "x"}, "some/model", "x", ""),
         (
             {"target": "lmsys/vicuna-33b-v1.3"},
