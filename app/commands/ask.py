@@ -17,6 +17,7 @@ from sequoia_core.text.detokenizer import well_formed
 from sequoia_core.tree.choice import ADAPTIVE
 
 from ..config import model_choice
+from ..config.interrupts import INTERRUPTS
 from ..config.paths import output_file
 from ..config.settings import Settings
 from ..state.answer import Answer
@@ -135,6 +136,7 @@ def ask(
             asked = Asked(text, uuid4().hex, None, time.time(), params.temperature)
             reply = recorded(file, chat.description, asked, reply)
         for event in reply:
+            INTERRUPTS.check()
             if isinstance(event, events.Notice):
                 say(event.message)
             if isinstance(event, events.TextDelta) and not as_json:

@@ -43,7 +43,10 @@ main()
 
 
 def interrupted(name: str, how: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    code = SIGNALLED.format(name=name, how=how, arguments=arguments)
+    return run(SIGNALLED.format(name=name, how=how, arguments=arguments))
+
+
+def run(code: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
@@ -71,6 +74,33 @@ def test_it_ends_an_answer_before_its_models_are_loaded(name: str, how: str) -> 
     """PyTorch imports NumPy in C and clears every error of that."""
     done = interrupted(name, how, "ask", "--max-new-tokens", "1", "Why?")
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "reached\n")
+
+
+DROPPED_WHILE_DECODING = """
+import signal, sys
+from sequoia_core.text.detokenizer import TextStream
+
+class Dropping:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+push = TextStream.push
+def pushed(*arguments):
+    TextStream.push = push
+    Dropping()
+    return push(*arguments)
+
+TextStream.push = pushed
+sys.argv = ["sequoia", "ask", "--max-new-tokens", "8", "--quiet", "Why?"]
+from app import main
+main()
+"""
+
+
+@pytest.mark.embedded
+def test_it_ends_an_answer_that_is_being_decoded() -> None:
+    done = run(DROPPED_WHILE_DECODING)
+    assert (done.returncode, done.stderr) == (130, "")
 
 
 def test_without_it_the_command_runs_to_its_end() -> None:
