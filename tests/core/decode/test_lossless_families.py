@@ -11,6 +11,8 @@ from sequoia_core.model.config import Eagle3
 from sequoia_core.model.eagle3 import Eagle3Llama
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.loader import open_directory
+from sequoia_core.model.native.library import Pool, find_library
+from sequoia_core.model.native.llama import NativeLlama
 from sequoia_core.tree.choice import TreeChoice
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.checkpoints import reference_logits
@@ -22,9 +24,10 @@ CPU = torch.device("cpu")
 TOKENS = 6  # so few that a random draft is right now and then
 PROMPT = [3, 1, 4, 1, 5, 0, 2, 4, 3, 1, 4]
 FEATURES = (0, 2)
+BUILT = pytest.mark.skipif(find_library() is None, reason="the native library was not built")
 
 
-def draft_of(kind: str) -> Llama | None:
+def draft_of(kind: str, native: bool) -> Llama | NativeLlama | None:
     if kind == "look-up":
         return None
     conditioned = kind == "conditioned"
@@ -35,17 +38,27 @@ def draft_of(kind: str) -> Llama | None:
         feature_layers=FEATURES,
         eagle3=None if conditioned else Eagle3(32),
     )
+    weights = random_weights(config, 2)
+    if native and conditioned:  # an EAGLE-3 draft of a native target is PyTorch's
+        return NativeLlama(config, weights, Pool(1))
     make = ConditionedLlama if conditioned else Eagle3Llama
-    return make(config, random_weights(config, 2), CPU, torch.float32)
+    return make(config, weights, CPU, torch.float32)
 
 
+@pytest.mark.parametrize("native", [False, pytest.param(True, marks=BUILT)])
 @pytest.mark.parametrize("kind", ["look-up", "conditioned", "EAGLE-3"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_tokens_are_those_of_plain_decoding(variant: str, kind: str, tmp_path: Path) -> None:
+def test_tokens_are_those_of_plain_decoding(
+    variant: str, kind: str, native: bool, tmp_path: Path
+) -> None:
     theirs = save_family(tmp_path, variant, vocab_size=TOKENS)
     opened = open_directory(tmp_path)
-    target = Llama(opened.config, opened.weights, CPU, torch.float32, FEATURES)
-    engine = make_engine(target, draft_of(kind))
+    target: Llama | NativeLlama
+    if native:
+        target = NativeLlama(opened.config, opened.weights, Pool(2), feature_layers=FEATURES)
+    else:
+        target = Llama(opened.config, opened.weights, CPU, torch.float32, FEATURES)
+    engine = make_engine(target, draft_of(kind, native))
     tree, lookup = (None, Lookup.ON) if kind == "look-up" else (GrowMap.k_ary([4, 2]), Lookup.OFF)
     engine.tree_choice = TreeChoice(Mode.SEQUOIA, tree, lookup=lookup)
     events = list(engine.generate(PROMPT, SamplingParams(temperature=0.0, max_new_tokens=24)))

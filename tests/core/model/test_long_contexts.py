@@ -13,6 +13,7 @@ from sequoia_core.errors import ContextFullError, ParameterError
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.loader import open_directory
 from sequoia_core.model.loading.pair import Pair, load_pair, with_other_draft
+from sequoia_core.model.native.library import find_library
 from sequoia_core.tree.growmap import GrowMap
 from tests.core.checkpoints import reference_logits, save_model, tiny_tokenizer
 from tests.core.engines import make_engine, tokens_of
@@ -23,6 +24,7 @@ CPU = torch.device("cpu")
 TEXT = (torch.arange(60) * 31 + 3) % 96  # longer than the original window of 32 or 48
 TREE = GrowMap((-1, 0, 0, 1, 1, 4))
 LONG = "phi3 with longrope"
+BUILT = pytest.mark.skipif(find_library() is None, reason="the native library was not built")
 ROPES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, a longer text": ("llama", YARN),
     "llama, all entries": (
@@ -110,7 +112,9 @@ def phi(tmp_path: Path) -> str:
     return str(tmp_path / "phi")
 
 
-@pytest.fixture(params=[WeightFormat.TORCH, WeightFormat.NATIVE], ids=str)
+@pytest.fixture(
+    params=[WeightFormat.TORCH, pytest.param(WeightFormat.NATIVE, marks=BUILT)], ids=str
+)
 def load(request: pytest.FixtureRequest) -> Callable[..., Pair]:
     return partial(load_pair, dtype="float32", weights=request.param)
 
