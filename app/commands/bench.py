@@ -98,8 +98,7 @@ def _compare(
 
         findings = session.measure(pair, plan, progress)
         _measure_chat(findings, plan, flags, progress)
-    if findings.interrupted:
-        INTERRUPTS.forget()
+    INTERRUPTS.forget()  # it ended the measuring, and what there is gets written
     typer.echo(report.for_terminal(findings))
     source = "built-in prompts" if plan.prompts is None else f"prompts of {Path(plan.prompts).name}"
     memory = model_memory()
