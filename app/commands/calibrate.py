@@ -4,8 +4,6 @@ from collections.abc import Iterator, Sequence
 from itertools import count, cycle
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-import typer
-
 from ..config import model_choice
 from ..config.settings import Settings
 from .console import progress_line
@@ -60,7 +58,7 @@ def calibrate(
         console.print(*_figures(tuner.calibration, temperature, console.width), sep="\n")
     if comparison is not None:
         console.print(*_compared(comparison, console.width), sep="\n")
-    typer.echo(tuner.summary(temperature))
+    console.print(tuner.summary(temperature), markup=False)
 
 
 def _figures(

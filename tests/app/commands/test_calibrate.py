@@ -146,6 +146,7 @@ def test_a_grid_says_how_far_the_picked_tree_is_from_the_best(
 @pytest.mark.parametrize("columns", [60, 80, 200])
 def test_no_line_is_wider_than_the_terminal(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(FakeTuner, "summary", lambda *_given: "best of a fixed shape; " * 9)
     printed, _ = calibrated(monkeypatch, "--grid")
     widest = max(map(len, printed.splitlines()))
     axis = next(line for line in printed.splitlines() if "└" in line)
