@@ -115,7 +115,7 @@ class Settings:
     )
     context_window: int | None = _models(
         None,
-        "most tokens of context; fewer take less memory (of longrope the guide says more)",
+        "most tokens of context; fewer take less memory (longrope: see the guide)",
         "NUMBER",
     )
     insight: bool = _models(
