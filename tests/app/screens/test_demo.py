@@ -208,6 +208,7 @@ async def test_tab_leads_to_the_nodes_and_every_key_is_named() -> None:
     async with demo((160, 50)) as (screen, pilot):
         await pilot.press("right", "right", "tab")
         assert screen.token_tree.has_focus
+        await settled(screen, pilot)  # the bar changes with the next picture
         bar = str(screen.key_bar.render())
         assert "up down node" in bar
         assert "enter why" in bar
