@@ -1,17 +1,12 @@
 """Fixtures shared by the app's tests."""
 
-import asyncio
 import os
-import time
 from pathlib import Path
 
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
 from tests.app.picturing import SIZES, Stage
-
-IDLE_SECONDS = 0.01
-ROUNDS = 10  # of the event loop
 
 
 @pytest.fixture(autouse=True)
@@ -32,29 +27,6 @@ def config_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def nobody_waits_for_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the parts of a picture."""
     monkeypatch.setattr("app.screens.chat.redraw.KEY_SECONDS", 0)
-
-
-async def until_idle(_min_sleep: float = 0.0, max_sleep: float = 1.0) -> None:
-    """Instead of Textual's `wait_for_idle`: in half its time, and on a machine that is busy too.
-
-    There a process that waits for the processor looks idle. So what has become ready is done
-    first, and a sleep that took much longer than it should does not count.
-    """
-    began = time.monotonic()
-    while time.monotonic() - began < max_sleep:
-        slept, used = time.monotonic(), time.process_time()
-        await asyncio.sleep(IDLE_SECONDS)
-        for _ in range(ROUNDS):
-            await asyncio.sleep(0)
-        idle = time.process_time() - used < IDLE_SECONDS / 20
-        if idle and time.monotonic() - slept < 1.5 * IDLE_SECONDS:
-            return
-
-
-@pytest.fixture(autouse=True)
-def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("app", "pilot"):
-        monkeypatch.setattr(f"textual.{module}.wait_for_idle", until_idle)
 
 
 @pytest.fixture(params=SIZES, ids=lambda size: "x".join(map(str, size)))
