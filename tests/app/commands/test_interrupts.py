@@ -46,9 +46,16 @@ def interrupted(name: str, how: str, *arguments: str) -> "subprocess.CompletedPr
     return run(SIGNALLED.format(name=name, how=how, arguments=arguments))
 
 
+HEARD = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""
+"""Also where the tests run in the background, in which a shell lets SIGINT be ignored."""
+
+
 def run(code: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", HEARD + code],
         cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
