@@ -36,12 +36,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def interrupts_noted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As from the command's entry point on."""
+    """As from the command's entry point on, where a shell lets SIGINT be ignored as well."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr(INTERRUPTS, "_noted", None)
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     INTERRUPTS.note()
     yield
     signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGINT, handler)
 
 
 def run(folder: Path, *arguments: str, width: int = WIDTH, code: int = 0) -> str:
