@@ -14,7 +14,6 @@ from sequoia_core.distill.options import Options
 from sequoia_core.distill.student import student_config
 from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.files import expanded
-from sequoia_core.model.config_entries import families
 from sequoia_core.model.device import Placement, choose_device, choose_dtype, prepare
 from sequoia_core.model.llama import Llama
 from sequoia_core.model.loading.backend import choose_backend
@@ -76,7 +75,7 @@ class DistillTarget:
             features = initial_draft.config.feature_layers
         template = TemplateTokens.of(tokenizer, ends, prompts, config.context_window // 2)
         dtype = choose_dtype("auto", (device,), stored=checkpoint.stored_dtype)
-        if dtype is torch.float16 and families()[config.family].float16_overflows:
+        if dtype is torch.float16 and config.overflows_float16:
             dtype = torch.float32
         return cls(checkpoint, template, layers, features, device, dtype, initial_draft)
 

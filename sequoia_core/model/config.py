@@ -150,7 +150,7 @@ class ModelConfig:
             return self
         return replace(self, rope_divisors=long.divisors, context_window=long.context_window)
 
-    def limited(self, tokens: int, name: str) -> "ModelConfig":
+    def limited(self, tokens: int, name: str = "the target") -> "ModelConfig":
         """With a context of so many tokens; raises ParameterError if the named model has none."""
         most = self.for_context(sys.maxsize).context_window
         if not 1 <= tokens <= most:
@@ -163,6 +163,11 @@ class ModelConfig:
     @property
     def takes_long_factors(self) -> bool:
         return self.long_rope is not None and self.rope_divisors == self.long_rope.divisors
+
+    @property
+    def overflows_float16(self) -> bool:
+        """Whether activations of the family can exceed that format's range."""
+        return families()[self.family].float16_overflows
 
     def has_bias(self, module: str) -> bool:
         return (

@@ -135,7 +135,7 @@ def _yarn(
     """YaRN (arXiv 2309.00071): of a head's `width` dimensions those that turn slowly are stretched.
 
     The window is the original one times the factor, where `max_position_embeddings` is not more:
-    people are told to add the entry to a file that states the original window.
+    model cards add the entry to a file that states the original window.
     """
     original, longest = _original_window(config, rope), whole(config, "max_position_embeddings")
     if (factor := number(rope, "factor")) is None:

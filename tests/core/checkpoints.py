@@ -1,7 +1,7 @@
 """Tiny random models and tokenizers on disk, as Hugging Face's own code writes them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,14 @@ def reference_logits(model: LlamaForCausalLM, token_ids: Tensor) -> Tensor:
     with torch.inference_mode():
         logits: Tensor = model(token_ids[None]).logits[0]
     return logits
+
+
+def reference_text(model: LlamaForCausalLM, prompt: Sequence[int], tokens: int) -> list[int]:
+    """A prompt and what transformers' logits continue it with at temperature 0."""
+    text = list(prompt)
+    for _ in range(tokens):
+        text.append(int(reference_logits(model, torch.tensor(text))[-1].argmax()))
+    return text
 
 
 def tiny_tokenizer(size: int = 96, first: str = "A") -> PreTrainedTokenizerFast:

@@ -15,7 +15,6 @@ from gguf import GGMLQuantizationType
 from sequoia_core.config import GraphChoice, Offload, Quantize, WeightFormat
 from sequoia_core.errors import ModelLoadError, ParameterError
 from sequoia_core.model.config import ModelConfig
-from sequoia_core.model.config_entries import families
 from sequoia_core.model.cpu import cpu_threads
 from sequoia_core.model.device import (
     Placement,
@@ -102,9 +101,7 @@ class Backend:
 
     def warning(self, target: ModelConfig) -> str:
         """What the number format does to such a target; "" if nothing is known."""
-        if self.native or self.dtype is not torch.float16:
-            return ""
-        if not families()[target.family].float16_overflows:
+        if self.native or self.dtype is not torch.float16 or not target.overflows_float16:
             return ""
         return f"{target.family} can overflow in float16; give --dtype bfloat16 or float32"
 

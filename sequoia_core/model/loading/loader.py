@@ -62,6 +62,10 @@ class Checkpoint:
         stated = [repr(shape), *([repr(packed)] if packed else [])]
         return hashlib.sha256("\n".join([*digests, *stated]).encode()).hexdigest()
 
+    def limited(self, context_window: int) -> "Checkpoint":
+        """With a context of so many tokens. See `ModelConfig.limited`."""
+        return replace(self, config=self.config.limited(context_window, self.name))
+
 
 Opener = Callable[[str, Progress], Checkpoint]
 

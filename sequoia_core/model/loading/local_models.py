@@ -187,11 +187,7 @@ class MemoryRoom(NamedTuple):
 
 def limited(target: Known, context_window: int | None) -> Known:
     """A target with the context that is asked for; None is its own. See `ModelConfig.limited`."""
-    if context_window is None:
-        return target
-    if isinstance(target, ModelConfig):
-        return target.limited(context_window, "the target")
-    return replace(target, config=target.config.limited(context_window, target.name))
+    return target if context_window is None else target.limited(context_window)
 
 
 @dataclass(frozen=True, slots=True)

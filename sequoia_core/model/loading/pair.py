@@ -85,7 +85,7 @@ class PairSource:
             return big, small
         if small is not None:
             small = replace(small, config=small.config.for_context(tokens))
-        return replace(big, config=big.config.limited(tokens, big.name)), small
+        return big.limited(tokens), small
 
     def backend(self, *models: Checkpoint | None) -> Backend:
         """What computes target and draft, if they are opened already; None is no draft."""

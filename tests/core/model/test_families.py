@@ -18,7 +18,7 @@ from sequoia_core.model.offload.model import load_offloaded
 from sequoia_core.model.recorded import RecordedForward
 from sequoia_core.model.tensor_names import EMBEDDING
 from sequoia_core.tree.growmap import GrowMap
-from tests.core.checkpoints import reference_logits
+from tests.core.checkpoints import reference_logits, reference_text
 from tests.core.engines import make_engine, tokens_of
 from tests.core.families import VARIANTS, save_family
 from tests.core.models import fresh_logits, path_to
@@ -114,9 +114,7 @@ def test_a_tree_gives_the_tokens_of_plain_decoding(variant: str, tmp_path: Path)
     prompt = TEXT[:12].tolist()
     engine = make_engine(target, draft, GrowMap.k_ary([3, 2, 1]))
     params = SamplingParams(temperature=0.0, max_new_tokens=24)
-    expected = list(prompt)
-    for _ in range(24):
-        expected.append(int(reference_logits(theirs, torch.tensor(expected))[-1].argmax()))
+    expected = reference_text(theirs, prompt, 24)
     assert prompt + tokens_of(list(engine.generate(prompt, params))) == expected
 
 

@@ -15,7 +15,7 @@ from sequoia_core.model.loading.loader import open_directory
 from sequoia_core.model.loading.pair import Pair, load_pair, with_other_draft
 from sequoia_core.model.native.library import find_library
 from sequoia_core.tree.growmap import GrowMap
-from tests.core.checkpoints import reference_logits, save_model, tiny_tokenizer
+from tests.core.checkpoints import reference_logits, reference_text, save_model, tiny_tokenizer
 from tests.core.engines import make_engine, tokens_of
 from tests.core.families import YARN, save_family
 from tests.core.models import fresh_logits, path_to
@@ -98,9 +98,7 @@ def test_a_tree_gives_the_tokens_of_plain_decoding(
     prompt = TEXT[:50].tolist()
     engine = make_engine(target, draft, GrowMap.k_ary([3, 2, 1]))
     params = SamplingParams(temperature=0.0, max_new_tokens=10)
-    expected = list(prompt)
-    for _ in range(10):
-        expected.append(int(reference_logits(theirs, torch.tensor(expected))[-1].argmax()))
+    expected = reference_text(theirs, prompt, 10)
     assert prompt + tokens_of(list(engine.generate(prompt, params))) == expected
 
 

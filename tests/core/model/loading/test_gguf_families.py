@@ -102,7 +102,7 @@ def test_what_is_not_computed_is_refused(
 
 
 def test_a_context_longer_than_the_original_window_takes_the_long_factors(tmp_path: Path) -> None:
-    """Which llama.cpp's converter stores beside the short ones."""
+    """Which llama.cpp's converter stores next to the short ones."""
     theirs, ids = tiny_model("phi3 with longrope"), (torch.arange(60) * 31 + 3) % 96
     save_family_gguf(tmp_path / "model.gguf", theirs)
     model = open_gguf(tmp_path / "model.gguf")
